@@ -1,0 +1,1 @@
+//! Measurements live in `src/bin`; see README.md.

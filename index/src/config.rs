@@ -1,0 +1,119 @@
+//! Settings and descriptions of collections, and the limits on them.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Limits as DEFAULT / MIN / MAX in one place.
+pub struct Limits;
+
+impl Limits {
+    pub const DEFAULT_M: usize = 16;
+    pub const MIN_M: usize = 4;
+    pub const MAX_M: usize = 64;
+    /// Below 200 hnsw_rs loses points when similar ones arrive together.
+    pub const DEFAULT_EF_CONSTRUCTION: usize = 200;
+    pub const MIN_EF_CONSTRUCTION: usize = 200;
+    pub const MAX_EF_CONSTRUCTION: usize = 2000;
+    pub const DEFAULT_EF_SEARCH: usize = 64;
+    pub const MIN_EF_SEARCH: usize = 1;
+    pub const MAX_EF_SEARCH: usize = 4096;
+    pub const MAX_DIM: usize = 16_384;
+    pub const MAX_VECTORS_PER_POINT: usize = 16;
+    pub const MAX_ID_BYTES: usize = 512;
+    pub const MAX_NAME_BYTES: usize = 128;
+    pub const MAX_TEXTS: usize = 256;
+    pub const MAX_TEXT_BYTES: usize = 256 * 1024;
+    pub const MAX_PAYLOAD_BYTES: usize = 1024 * 1024;
+    /// Rows of one collection, dead ones included.
+    pub const MAX_ROWS: u32 = u32::MAX - 1;
+    /// Hits of one search.
+    pub const MAX_LIMIT: usize = 10_000;
+}
+
+/// How a database is opened.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Bytes sled may keep in memory.
+    pub cache_bytes: u64,
+    /// A write that would leave less free disk than this is refused with `Error::DiskFull` and changes nothing.
+    pub min_free_bytes: u64,
+    /// Vectors that are searched exactly before a segment is built from them.
+    pub buffer_limit: usize,
+    /// Threads that build segments; 0 means one per core.
+    pub build_threads: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { cache_bytes: 256 << 20, min_free_bytes: 256 << 20, buffer_limit: 4096, build_threads: 0 }
+    }
+}
+
+/// The model that made a collection's embeddings.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelRef {
+    /// As the user wrote it: `builtin`, a folder, or `hf:org/name@rev`.
+    pub name: String,
+    /// Content hash, hexadecimal.
+    pub hash: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VectorConfig {
+    pub dim: usize,
+}
+
+/// Parameters of the HNSW graph, by the letters of Malkov and Yashunin (arXiv 1603.09320).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HnswConfig {
+    pub m: usize,
+    pub ef_construction: usize,
+    pub ef_search: usize,
+}
+
+impl Default for HnswConfig {
+    fn default() -> Self {
+        HnswConfig {
+            m: Limits::DEFAULT_M,
+            ef_construction: Limits::DEFAULT_EF_CONSTRUCTION,
+            ef_search: Limits::DEFAULT_EF_SEARCH,
+        }
+    }
+}
+
+/// What a collection is made with; it never changes afterwards.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CollectionConfig {
+    /// None: every point brings its vectors.
+    pub model: Option<ModelRef>,
+    pub vectors: BTreeMap<String, VectorConfig>,
+    pub hnsw: HnswConfig,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    Ready,
+    /// Serving while segments are built or compacted.
+    Indexing,
+    /// Damaged and set aside; the reason says what was found.
+    Quarantined(String),
+}
+
+/// A collection seen from outside.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct CollectionInfo {
+    pub name: String,
+    /// Made with the collection: another collection of the same name has another one.
+    pub uuid: String,
+    pub status: Status,
+    pub points_count: u64,
+    pub config: CollectionConfig,
+    pub segments_count: usize,
+    /// Vectors that are searched exactly because no segment holds them yet.
+    pub buffered_vectors_count: u64,
+    /// Vectors in segments whose point was deleted or replaced.
+    pub tombstones_count: u64,
+    pub aliases: Vec<String>,
+}

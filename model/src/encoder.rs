@@ -1,0 +1,109 @@
+//! The one face of every frozen encoder, and how a name becomes one.
+
+use std::{path::PathBuf, str::FromStr, sync::Arc};
+
+use image::RgbImage;
+
+use crate::{Error, Result};
+
+/// Unit length, `ModelInfo::dim` numbers.
+pub type Embedding = Vec<f32>;
+
+/// A picture as the network takes it: resized, cropped, normalised; (3, side, side), channel first.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pixels {
+    pub side: usize,
+    pub values: Vec<f32>,
+}
+
+/// An embedded text, with what was read of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TextEmbedding {
+    pub embedding: Embedding,
+    pub tokens_used: usize,
+    /// Tokens beyond the model's limit, which were not read.
+    pub tokens_cut: usize,
+}
+
+/// What an encoder is.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct ModelInfo {
+    /// As given: `builtin`, a folder, or `hf:org/name@rev`.
+    pub name: String,
+    /// Such as `clip` or `builtin`.
+    pub family: String,
+    /// First 32 hexadecimal digits of the BLAKE3 hash of every file that shapes an embedding.
+    pub hash: String,
+    pub dim: usize,
+    pub image_side_px: usize,
+    pub max_text_tokens: usize,
+    pub parameters: u64,
+    /// `cpu` or `cuda:0`.
+    pub device: String,
+}
+
+/// A frozen image and text encoder pair. Batches give the same embeddings as single calls.
+pub trait Encoder: Send + Sync {
+    fn info(&self) -> &ModelInfo;
+
+    /// Resizes, crops and normalises one picture; safe to call from many threads while a batch is embedded.
+    fn preprocess(&self, picture: &RgbImage) -> Pixels;
+
+    fn embed_images(&self, images: &[Pixels]) -> Result<Vec<Embedding>>;
+
+    /// `Error::EmptyText` for a text without a word.
+    fn embed_texts(&self, texts: &[&str]) -> Result<Vec<TextEmbedding>>;
+}
+
+/// Where a model comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ModelSpec {
+    Builtin,
+    Folder(PathBuf),
+    /// `hf:org/name` or `hf:org/name@revision`.
+    Hub {
+        repo: String,
+        revision: String,
+    },
+}
+
+impl FromStr for ModelSpec {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let Some(hub) = name.strip_prefix("hf:") else {
+            return Ok(if name == "builtin" { ModelSpec::Builtin } else { ModelSpec::Folder(name.into()) });
+        };
+        let (repo, revision) = hub.split_once('@').unwrap_or((hub, "main"));
+        Ok(ModelSpec::Hub { repo: repo.to_owned(), revision: revision.to_owned() })
+    }
+}
+
+/// Where a network computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Device {
+    /// CUDA if this binary has it and a card answers, else the CPU.
+    #[default]
+    Auto,
+    Cpu,
+    Cuda,
+}
+
+impl FromStr for Device {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "auto" => Ok(Device::Auto),
+            "cpu" => Ok(Device::Cpu),
+            "cuda" => Ok(Device::Cuda),
+            _ => Err(Error::UnknownDevice { received: name.to_owned() }),
+        }
+    }
+}
+
+/// Loads an encoder by name: `builtin`, a folder in the Hugging Face layout, or `hf:org/name@rev`.
+pub fn load(name: &str, device: Device) -> Result<Arc<dyn Encoder>> {
+    let _ = (name.parse::<ModelSpec>()?, device);
+    todo!()
+}

@@ -1,0 +1,44 @@
+//! What can go wrong, by what the caller can do about it.
+
+use std::path::PathBuf;
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    #[error("no model at {name:?}: expected `builtin`, a folder, or `hf:org/name@revision`")]
+    UnknownModel { name: String },
+    #[error("{folder}: {file} is missing")]
+    MissingFile { folder: PathBuf, file: String },
+    #[error("{file}: tensor {tensor}: expected {expected}, received {received}")]
+    WrongTensor { file: PathBuf, tensor: String, expected: String, received: String },
+    #[error("{file}: {detail}")]
+    BadFile { file: PathBuf, detail: String },
+    #[error("model family {received:?} is not known: expected one of {expected}")]
+    UnknownFamily { expected: String, received: String },
+    #[error("device {received:?} is not known: expected auto, cpu or cuda")]
+    UnknownDevice { received: String },
+    #[error("device {device} cannot be used: {detail}")]
+    NoDevice { device: String, detail: String },
+    #[error("the text is empty")]
+    EmptyText,
+    #[error("the image is empty")]
+    EmptyImage,
+    #[error("the image is {width} x {height} pixels: at most {max_side} a side and {max_pixels} in all")]
+    ImageTooLarge { width: u32, height: u32, max_side: u32, max_pixels: u64 },
+    #[error("not a picture that can be read ({detail}): expected JPEG, PNG, WebP or GIF")]
+    UnknownImage { detail: String },
+    #[error("the {format} image is broken: {detail}")]
+    BrokenImage { format: &'static str, detail: String },
+    #[error("model {repo}@{revision} is not in the cache, and the network is off")]
+    Offline { repo: String, revision: String },
+    #[error("{url}: {detail}")]
+    Hub { url: String, detail: String },
+    #[error("{file}: checksum: expected {expected}, received {received}")]
+    Checksum { file: PathBuf, expected: String, received: String },
+    #[error("inference: {0}")]
+    Inference(#[from] candle_core::Error),
+    #[error("{path}: {source}")]
+    Io { path: PathBuf, source: std::io::Error },
+}

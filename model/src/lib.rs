@@ -1,0 +1,11 @@
+//! Pixels and words in, numbers out.
+//!
+//! Frozen encoders behind one trait, the preprocessing that feeds them, and the training that made the builtin one. This
+//! crate knows no storage.
+
+mod encoder;
+mod error;
+pub mod picture;
+
+pub use encoder::{Device, Embedding, Encoder, ModelInfo, ModelSpec, Pixels, TextEmbedding, load};
+pub use error::{Error, Result};
