@@ -1,4 +1,6 @@
-//! The wire format: messages, servers and clients generated from `firn/v1/*.proto`, and nothing else.
+//! The wire format: messages, servers and clients generated from `firn/v1/*.proto`, and payloads as JSON.
+
+pub mod json;
 
 /// Package `firn.v1`.
 #[allow(clippy::all, clippy::pedantic, missing_docs)]
