@@ -1,1 +1,6 @@
 //! Files in, points written: `source` -> `decode` -> `embed` -> `sink`, with a journal and a report.
+
+pub mod embed;
+mod error;
+
+pub use error::ItemError;
