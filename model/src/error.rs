@@ -27,6 +27,8 @@ pub enum Error {
     EmptyImage,
     #[error("the image is {width} x {height} pixels: at most {max_side} a side and {max_pixels} in all")]
     ImageTooLarge { width: u32, height: u32, max_side: u32, max_pixels: u64 },
+    #[error("the image needs {needs_mib} MiB to decode: at most {max_mib}")]
+    ImageTooHeavy { needs_mib: u64, max_mib: u64 },
     #[error("not a picture that can be read ({detail}): expected JPEG, PNG, WebP or GIF")]
     UnknownImage { detail: String },
     #[error("the {format} image is broken: {detail}")]
