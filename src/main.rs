@@ -1,1 +1,7 @@
-fn main() {}
+//! The executable: reads the command line, runs one subcommand, prints an error once.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    firn::cmd::main()
+}

@@ -1,0 +1,34 @@
+//! The local data directory, for subcommands that work without a server.
+
+use firn_index::{Database, Options};
+
+use crate::{
+    engine::{Engine, Loading},
+    settings::Settings,
+};
+
+/// Opens the data directory, making it if need be; encoders are loaded when a collection needs one.
+pub fn engine(settings: &Settings) -> anyhow::Result<Engine> {
+    engine_on(Database::open(&settings.data_dir, Options::default())?, settings)
+}
+
+/// The same, for what only reads: a directory that is not there is an error.
+pub fn existing_engine(settings: &Settings) -> anyhow::Result<Engine> {
+    engine_on(database(settings)?, settings)
+}
+
+/// Opens the data directory without any encoder, and refuses to make one where there is none.
+pub fn database(settings: &Settings) -> anyhow::Result<Database> {
+    if !settings.data_dir.is_dir() {
+        anyhow::bail!("no data directory at {}", settings.data_dir.display());
+    }
+    Ok(Database::open(&settings.data_dir, Options::default())?)
+}
+
+fn engine_on(db: Database, settings: &Settings) -> anyhow::Result<Engine> {
+    let encoders = match &settings.model {
+        Some(name) => vec![firn_model::load(name, settings.device)?],
+        None => Vec::new(),
+    };
+    Ok(Engine::new(db, encoders, Loading::OnDemand(settings.device)))
+}

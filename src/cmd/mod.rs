@@ -1,0 +1,91 @@
+//! The command line: one file per subcommand.
+
+mod local;
+mod table;
+mod upkeep;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::{
+    exit,
+    settings::{CommonArgs, Settings},
+};
+
+/// Finds pictures and long texts, in any language, by what they show and say.
+#[derive(Parser)]
+#[command(name = "firn", version, propagate_version = true, after_help = EXAMPLE)]
+struct Cli {
+    #[command(flatten)]
+    common: CommonArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLE: &str = "Example: firn demo";
+
+#[derive(Subcommand)]
+enum Command {
+    Verify(upkeep::VerifyArgs),
+    Rebuild(upkeep::RebuildArgs),
+}
+
+/// Runs the program and prints its error, if any, once.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match Settings::resolve(&cli.common).map_err(anyhow::Error::from).and_then(|settings| run(cli.command, &settings)) {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            report(&error);
+            exit::code_of(&error).into()
+        }
+    }
+}
+
+fn run(command: Command, settings: &Settings) -> anyhow::Result<exit::Exit> {
+    match command {
+        Command::Verify(args) => upkeep::verify(&args, settings),
+        Command::Rebuild(args) => upkeep::rebuild(&args, settings),
+    }
+}
+
+fn report(error: &anyhow::Error) {
+    eprintln!("error: {error:#}");
+    if let Some(hint) = error.chain().find_map(hint) {
+        eprintln!("hint: {hint}");
+    }
+}
+
+/// What to do next, where there is something to do.
+fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
+    use firn_index::Error as Index;
+    use firn_model::Error as Model;
+    let index = cause.downcast_ref::<Index>().and_then(|error| match error {
+        Index::CollectionNotFound { .. } => Some("`firn collection list` shows what is there".to_owned()),
+        Index::CollectionExists { name } => Some(format!("use it as it is, or `firn collection delete {name}` first")),
+        Index::Locked { .. } => {
+            Some("ask the server that has it with --server http://127.0.0.1:50051, or stop it".to_owned())
+        }
+        Index::DiskFull { .. } => Some("free some space and try again; nothing was changed".to_owned()),
+        Index::Quarantined { name, .. } => {
+            Some(format!("`firn verify {name}` says more; restore the data directory from a backup"))
+        }
+        Index::ZeroVector { .. } | Index::NotFinite { .. } => Some("check what made this vector".to_owned()),
+        _ => None,
+    });
+    let model = cause.downcast_ref::<Model>().and_then(|error| match error {
+        Model::MissingFile { .. } => Some("a model folder needs config.json, model.safetensors, tokenizer.json and preprocessor_config.json; `firn model check FOLDER` names all that is amiss".to_owned()),
+        Model::Offline { .. } => Some("unset HF_HUB_OFFLINE, or copy the model folder here and name its path".to_owned()),
+        Model::NoDevice { .. } => Some("use --device cpu".to_owned()),
+        Model::UnknownModel { .. } => Some("try --model builtin".to_owned()),
+        _ => None,
+    });
+    let engine = cause.downcast_ref::<crate::engine::Error>().and_then(|error| match error {
+        crate::engine::Error::ModelMismatch { expected_name, .. } => {
+            Some(format!("use --model {expected_name}, with the same files as before"))
+        }
+        _ => None,
+    });
+    index.or(model).or(engine)
+}

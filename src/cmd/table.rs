@@ -1,0 +1,98 @@
+//! Tables and lines for people.
+
+use firn_index::Payload;
+
+use crate::query::Answer;
+
+/// Prints columns as wide as their widest cell; the last one runs free.
+pub fn print(head: &[&str], rows: &[Vec<String>]) {
+    let mut widths: Vec<usize> = head.iter().map(|h| width(h)).collect();
+    for row in rows {
+        for (column, cell) in row.iter().enumerate() {
+            widths[column] = widths[column].max(width(cell));
+        }
+    }
+    print_row(&head.iter().map(|h| (*h).to_owned()).collect::<Vec<_>>(), &widths);
+    for row in rows {
+        print_row(row, &widths);
+    }
+}
+
+fn print_row(cells: &[String], widths: &[usize]) {
+    let mut line = String::new();
+    for (cell, &wide) in cells.iter().zip(widths) {
+        line.push_str(cell);
+        line.push_str(&" ".repeat(wide.saturating_sub(width(cell)) + 2));
+    }
+    println!("{}", line.trim_end());
+}
+
+/// Columns a text takes in a terminal: two for East Asian wide characters, none for combining marks.
+pub fn width(text: &str) -> usize {
+    text.chars()
+        .map(|c| match c as u32 {
+            0x0300..=0x036f | 0x200b..=0x200f | 0xfe00..=0xfe0f => 0,
+            0x1100..=0x115f
+            | 0x2e80..=0xa4cf
+            | 0xac00..=0xd7a3
+            | 0xf900..=0xfaff
+            | 0xfe30..=0xfe6f
+            | 0xff00..=0xff60 => 2,
+            0x1f300..=0x1faff => 2,
+            _ => 1,
+        })
+        .sum()
+}
+
+/// At most `max` columns, with an ellipsis where something was left out.
+pub fn shorten(text: &str, max: usize) -> String {
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    if width(&text) <= max {
+        return text;
+    }
+    let mut short = String::new();
+    for c in text.chars() {
+        if width(&short) + width(c.encode_utf8(&mut [0; 4])) + 1 > max {
+            break;
+        }
+        short.push(c);
+    }
+    format!("{}…", short.trim_end())
+}
+
+/// A payload in one line.
+pub fn payload_line(payload: &Payload) -> String {
+    let field = |(key, value): (&String, &serde_json::Value)| match value {
+        serde_json::Value::String(text) => format!("{key}={text}"),
+        other => format!("{key}={other}"),
+    };
+    shorten(&payload.iter().map(field).collect::<Vec<_>>().join(" "), 100)
+}
+
+/// Where the time went.
+pub fn timings_line(answer: &Answer) -> String {
+    let t = &answer.timings;
+    let ms = |us: u64| format!("{:.2} ms", us as f64 / 1000.0);
+    format!(
+        "{} hits in {}: encode {}, retrieve {}, rerank {}, fetch {}",
+        answer.hits.len(),
+        ms(t.total_us),
+        ms(t.encode_us),
+        ms(t.retrieve_us),
+        ms(t.rerank_us),
+        ms(t.fetch_us)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn widths_and_shortening() {
+        assert_eq!(width("abc"), 3);
+        assert_eq!(width("红色"), 4);
+        assert_eq!(shorten("a  long\nline", 20), "a long line");
+        assert_eq!(shorten("红色的星星", 7), "红色的…");
+    }
+}

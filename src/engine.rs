@@ -1,0 +1,116 @@
+//! What the terminal and the server share: the open database and the encoders that go with its collections.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
+
+use firn_index::{CollectionConfig, Database, HnswConfig, ModelRef, VectorConfig};
+use firn_model::{Device, Encoder};
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Model(#[from] firn_model::Error),
+    #[error(
+        "model: the collection was made by {expected_name} ({expected_hash}), received {received_name} ({received_hash})"
+    )]
+    ModelMismatch { expected_name: String, expected_hash: String, received_name: String, received_hash: String },
+    #[error("model {name:?} is not loaded here")]
+    NotLoaded { name: String },
+}
+
+/// Whether an encoder that is not there yet may be loaded by the name a collection keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loading {
+    /// At the terminal: the user names the files.
+    OnDemand(Device),
+    /// In the server: only what it was started with. A client must not make it read a folder.
+    Fixed,
+}
+
+/// The database and the encoders.
+pub struct Engine {
+    db: Database,
+    encoders: Mutex<Vec<Arc<dyn Encoder>>>,
+    loading: Loading,
+}
+
+impl Engine {
+    pub fn new(db: Database, encoders: Vec<Arc<dyn Encoder>>, loading: Loading) -> Self {
+        Engine { db, encoders: Mutex::new(encoders), loading }
+    }
+
+    pub fn db(&self) -> &Database {
+        &self.db
+    }
+
+    /// The loaded encoders; the first is the default.
+    pub fn models(&self) -> Vec<Arc<dyn Encoder>> {
+        self.encoders.lock().expect("no holder of this lock panics").clone()
+    }
+
+    /// The encoder of that name, or the default one for none or an empty name.
+    pub fn encoder(&self, name: Option<&str>) -> Result<Arc<dyn Encoder>, Error> {
+        let loaded = self.models();
+        let name = name.filter(|n| !n.is_empty());
+        let found = match name {
+            None => loaded.first(),
+            Some(name) => loaded.iter().find(|e| e.info().name == name),
+        };
+        match found {
+            Some(encoder) => Ok(encoder.clone()),
+            None => self.load(name.unwrap_or(crate::settings::DEFAULT_MODEL)),
+        }
+    }
+
+    /// The encoder that made a collection's embeddings; none if the collection has no model.
+    pub fn encoder_of(&self, config: &CollectionConfig) -> Result<Option<Arc<dyn Encoder>>, Error> {
+        let Some(model) = &config.model else { return Ok(None) };
+        if let Some(encoder) = self.models().into_iter().find(|e| e.info().hash == model.hash) {
+            return Ok(Some(encoder));
+        }
+        let encoder = self.encoder(Some(&model.name)).or_else(|error| match self.models().first() {
+            Some(default) => Err(mismatch(model, default.as_ref())),
+            None => Err(error),
+        })?;
+        if encoder.info().hash != model.hash {
+            return Err(mismatch(model, encoder.as_ref()));
+        }
+        Ok(Some(encoder))
+    }
+
+    fn load(&self, name: &str) -> Result<Arc<dyn Encoder>, Error> {
+        let Loading::OnDemand(device) = self.loading else { return Err(Error::NotLoaded { name: name.to_owned() }) };
+        let encoder = firn_model::load(name, device)?;
+        self.encoders.lock().expect("no holder of this lock panics").push(encoder.clone());
+        Ok(encoder)
+    }
+}
+
+/// How a collection remembers a model.
+pub fn model_ref(encoder: &dyn Encoder) -> ModelRef {
+    ModelRef { name: encoder.info().name.clone(), hash: encoder.info().hash.clone() }
+}
+
+fn mismatch(expected: &ModelRef, received: &dyn Encoder) -> Error {
+    Error::ModelMismatch {
+        expected_name: expected.name.clone(),
+        expected_hash: expected.hash.clone(),
+        received_name: received.info().name.clone(),
+        received_hash: received.info().hash.clone(),
+    }
+}
+
+/// A collection for an encoder's embeddings: the given vectors, else "image" and "text" in its dimension.
+pub fn collection_config(
+    encoder: &dyn Encoder,
+    mut vectors: BTreeMap<String, VectorConfig>,
+    hnsw: HnswConfig,
+) -> CollectionConfig {
+    if vectors.is_empty() {
+        let dim = encoder.info().dim;
+        vectors = ["image", "text"].map(|name| (name.to_owned(), VectorConfig { dim })).into();
+    }
+    CollectionConfig { model: Some(model_ref(encoder)), vectors, hnsw }
+}

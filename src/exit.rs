@@ -1,0 +1,77 @@
+//! Exit codes, all of them.
+
+use std::process::ExitCode;
+
+/// How the program ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done.
+    Ok = 0,
+    /// Something in the world was in the way: a full disk, a server that does not answer, a damaged file.
+    Failure = 1,
+    /// The command line or a setting is wrong (clap uses the same number).
+    Usage = 2,
+    /// Done, but some items were skipped; the report names them.
+    Partial = 3,
+    /// There is no such collection, point or model.
+    NotFound = 4,
+    /// Another process has the data directory.
+    Locked = 5,
+    /// Damage was found: a checksum did not match, or a collection is quarantined.
+    Damaged = 6,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(exit as u8)
+    }
+}
+
+/// The exit code of an error: the first cause in its chain that has one of its own.
+pub fn code_of(error: &anyhow::Error) -> Exit {
+    error.chain().find_map(code_of_cause).unwrap_or(Exit::Failure)
+}
+
+fn code_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
+    if let Some(error) = cause.downcast_ref::<firn_index::Error>() {
+        return Some(code_of_index(error));
+    }
+    if let Some(error) = cause.downcast_ref::<firn_model::Error>() {
+        return Some(code_of_model(error));
+    }
+    if let Some(error) = cause.downcast_ref::<firn_client::Error>() {
+        return error.code().map(code_of_status);
+    }
+    cause.downcast_ref::<crate::settings::Error>().map(|_| Exit::Usage)
+}
+
+fn code_of_index(error: &firn_index::Error) -> Exit {
+    use firn_index::Error::*;
+    match error {
+        CollectionNotFound { .. } | AliasNotFound { .. } | PointNotFound { .. } => Exit::NotFound,
+        Locked { .. } => Exit::Locked,
+        Damaged { .. } | Quarantined { .. } => Exit::Damaged,
+        DiskFull { .. } | Closed | Storage(_) => Exit::Failure,
+        _ => Exit::Usage,
+    }
+}
+
+fn code_of_model(error: &firn_model::Error) -> Exit {
+    use firn_model::Error::*;
+    match error {
+        UnknownModel { .. } => Exit::NotFound,
+        UnknownDevice { .. } | EmptyText => Exit::Usage,
+        WrongTensor { .. } | BadFile { .. } | Checksum { .. } => Exit::Damaged,
+        _ => Exit::Failure,
+    }
+}
+
+fn code_of_status(code: tonic::Code) -> Exit {
+    match code {
+        tonic::Code::NotFound => Exit::NotFound,
+        tonic::Code::InvalidArgument | tonic::Code::AlreadyExists => Exit::Usage,
+        tonic::Code::DataLoss => Exit::Damaged,
+        _ => Exit::Failure,
+    }
+}

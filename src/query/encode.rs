@@ -1,0 +1,74 @@
+//! First stage: whatever is looked for becomes a vector.
+
+use firn_index::{Collection, CollectionConfig, PointId, Reader, Row};
+use firn_model::{Encoder, picture};
+
+use super::{Content, Error, Request, Truncation, request::invalid};
+use crate::engine::Engine;
+
+/// A question as a vector.
+pub struct Query {
+    pub vector: Vec<f32>,
+    /// The named vector that is searched.
+    pub using: String,
+    /// The point that asks, which is not an answer.
+    pub itself: Option<Row>,
+    pub truncation: Option<Truncation>,
+}
+
+/// Turns the content into a vector of the collection's space.
+pub fn query(engine: &Engine, collection: &Collection, reader: &Reader, request: &Request) -> Result<Query, Error> {
+    let using = named_vector(collection.config(), request.using.as_deref())?;
+    let plain = |vector| Query { vector, using: using.clone(), itself: None, truncation: None };
+    match &request.content {
+        Content::Vector(vector) => Ok(plain(vector.clone())),
+        Content::Id(id) => {
+            let vector = stored_vector(collection.config(), reader, id, &using)?;
+            Ok(Query { itself: reader.row(id)?, ..plain(vector) })
+        }
+        Content::Text(text) => {
+            let embedded = encoder(engine, collection)?.embed_texts(&[&text.text])?;
+            let embedded = embedded.into_iter().next().expect("one text gives one embedding");
+            let truncation = (embedded.tokens_cut > 0)
+                .then_some(Truncation { tokens_used: embedded.tokens_used, tokens_cut: embedded.tokens_cut });
+            Ok(Query { truncation, ..plain(embedded.embedding) })
+        }
+        Content::Image(bytes) => {
+            let encoder = encoder(engine, collection)?;
+            let pixels = encoder.preprocess(&picture::decode(bytes)?.rgb);
+            let embedded = encoder.embed_images(&[pixels])?;
+            Ok(plain(embedded.into_iter().next().expect("one image gives one embedding")))
+        }
+    }
+}
+
+/// The vector to search: the one asked for, else "image", else the only one, else "text".
+fn named_vector(config: &CollectionConfig, asked: Option<&str>) -> Result<String, Error> {
+    let names: Vec<&String> = config.vectors.keys().collect();
+    let has = |name: &str| config.vectors.contains_key(name).then(|| name.to_owned());
+    let found = match (asked, names.as_slice()) {
+        (Some(name), _) => has(name),
+        (None, [only]) => Some((*only).clone()),
+        (None, _) => has("image").or_else(|| has("text")),
+    };
+    found.ok_or_else(|| invalid("using", format!("one of {names:?}"), format!("{:?}", asked.unwrap_or(""))))
+}
+
+/// A point's own vector; in a collection with a model, where all vectors share one space, any other of its vectors will do.
+fn stored_vector(config: &CollectionConfig, reader: &Reader, id: &PointId, using: &str) -> Result<Vec<f32>, Error> {
+    if let Some(vector) = reader.vector(id, using)? {
+        return Ok(vector);
+    }
+    let shared = config.model.is_some().then(|| config.vectors.keys()).into_iter().flatten();
+    for name in shared.filter(|name| config.vectors[*name] == config.vectors[using]) {
+        if let Some(vector) = reader.vector(id, name)? {
+            return Ok(vector);
+        }
+    }
+    Err(Error::NoVector { id: id.clone(), using: using.to_owned() })
+}
+
+fn encoder(engine: &Engine, collection: &Collection) -> Result<std::sync::Arc<dyn Encoder>, Error> {
+    let encoder = engine.encoder_of(collection.config())?;
+    encoder.ok_or_else(|| Error::NoModel { collection: collection.name().to_owned() })
+}

@@ -1,0 +1,49 @@
+//! The way of a question: content in, hits out, one file per stage.
+
+mod encode;
+mod error;
+mod fetch;
+mod request;
+mod rerank;
+mod retrieve;
+
+use std::time::Instant;
+
+pub use error::Error;
+pub use request::{Answer, Content, Hit, Limits, Request, Timings, Truncation};
+
+use crate::engine::Engine;
+
+/// Answers one request from one generation of the collection.
+pub fn run(engine: &Engine, request: &Request) -> Result<Answer, Error> {
+    let start = Instant::now();
+    let mut clock = Clock(start);
+    let plan = request.plan()?;
+    let collection = engine.db().collection(&request.collection)?;
+    let reader = collection.reader();
+
+    let query = encode::query(engine, &collection, &reader, request)?;
+    let encode_us = clock.lap_us();
+    let candidates = retrieve::candidates(&reader, &query, &plan)?;
+    let retrieve_us = clock.lap_us();
+    let ranked = rerank::by_cosine(candidates, &plan);
+    let rerank_us = clock.lap_us();
+    let hits = fetch::hits(&reader, ranked, request.fields)?;
+    let fetch_us = clock.lap_us();
+
+    let total_us = start.elapsed().as_micros() as u64;
+    let timings = Timings { encode_us, retrieve_us, rerank_us, fetch_us, total_us };
+    Ok(Answer { hits, timings, truncation: query.truncation, rerank_applied: false })
+}
+
+/// Measures one stage after the other.
+struct Clock(Instant);
+
+impl Clock {
+    fn lap_us(&mut self) -> u64 {
+        let now = Instant::now();
+        let lap = now - self.0;
+        self.0 = now;
+        lap.as_micros() as u64
+    }
+}

@@ -1,0 +1,182 @@
+//! A question and its answer, as plain types: the terminal and the wire both turn into them.
+
+use std::collections::BTreeMap;
+
+use firn_index::{Fields, Payload, PointId, Text};
+use serde::{Deserialize, Serialize};
+
+use super::Error;
+
+/// Limits of a question.
+pub struct Limits;
+
+impl Limits {
+    pub const DEFAULT_LIMIT: usize = 10;
+    pub const MAX_LIMIT: usize = 1000;
+    /// Largest `offset + limit`, and most candidates.
+    pub const MAX_WINDOW: usize = firn_index::Limits::MAX_LIMIT;
+    pub const MAX_EF: usize = firn_index::Limits::MAX_EF_SEARCH;
+}
+
+/// What is looked for.
+#[derive(Clone, Debug)]
+pub enum Content {
+    Text(Text),
+    /// An encoded picture.
+    Image(Vec<u8>),
+    Id(PointId),
+    Vector(Vec<f32>),
+}
+
+/// A question.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// A collection or alias.
+    pub collection: String,
+    pub content: Content,
+    /// The named vector to search; none: "image" if there is one, else the only one, else "text".
+    pub using: Option<String>,
+    /// None: `Limits::DEFAULT_LIMIT`.
+    pub limit: Option<usize>,
+    pub offset: usize,
+    /// None: `offset + limit`.
+    pub candidates: Option<usize>,
+    pub ef: Option<usize>,
+    pub exact: bool,
+    pub fields: Fields,
+    pub score_threshold: Option<f32>,
+}
+
+/// The numbers of a request, checked.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Plan {
+    pub limit: usize,
+    pub offset: usize,
+    pub candidates: usize,
+    pub ef: Option<usize>,
+    pub exact: bool,
+    pub score_threshold: f32,
+}
+
+impl Request {
+    pub(super) fn plan(&self) -> Result<Plan, Error> {
+        let limit = self.limit.unwrap_or(Limits::DEFAULT_LIMIT);
+        within("limit", limit, 1, Limits::MAX_LIMIT)?;
+        let window = limit.saturating_add(self.offset);
+        within("offset + limit", window, 1, Limits::MAX_WINDOW)?;
+        let candidates = self.candidates.unwrap_or(window);
+        within("candidates", candidates, 1, Limits::MAX_WINDOW)?;
+        if let Some(ef) = self.ef {
+            within("ef", ef, 1, Limits::MAX_EF)?;
+        }
+        let score_threshold = self.score_threshold.unwrap_or(f32::NEG_INFINITY);
+        if score_threshold.is_nan() {
+            return Err(invalid("score_threshold", "a number".into(), "NaN".into()));
+        }
+        Ok(Plan {
+            limit,
+            offset: self.offset,
+            candidates: candidates.max(window),
+            ef: self.ef,
+            exact: self.exact,
+            score_threshold,
+        })
+    }
+}
+
+fn within(field: &'static str, received: usize, min: usize, max: usize) -> Result<(), Error> {
+    if (min..=max).contains(&received) {
+        return Ok(());
+    }
+    Err(invalid(field, format!("{min} to {max}"), received.to_string()))
+}
+
+pub(super) fn invalid(field: &'static str, expected: String, received: String) -> Error {
+    Error::Invalid { field, expected, received }
+}
+
+/// An answer given to the user.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Hit {
+    pub id: PointId,
+    /// What the list is sorted by.
+    pub score: f32,
+    pub cosine: f32,
+    pub payload: Payload,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub texts: Vec<Text>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub vectors: BTreeMap<String, Vec<f32>>,
+    pub version: u64,
+}
+
+/// Time spent in each stage, in microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timings {
+    pub encode_us: u64,
+    pub retrieve_us: u64,
+    pub rerank_us: u64,
+    pub fetch_us: u64,
+    pub total_us: u64,
+}
+
+/// A query text that was longer than the model reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Truncation {
+    pub tokens_used: usize,
+    pub tokens_cut: usize,
+}
+
+/// Hits, best first, and how they came about.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    pub hits: Vec<Hit>,
+    pub timings: Timings,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub truncation: Option<Truncation>,
+    pub rerank_applied: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request() -> Request {
+        Request {
+            collection: "c".into(),
+            content: Content::Vector(vec![1.0]),
+            using: None,
+            limit: None,
+            offset: 0,
+            candidates: None,
+            ef: None,
+            exact: false,
+            fields: Fields::default(),
+            score_threshold: None,
+        }
+    }
+
+    #[test]
+    fn defaults_ask_for_ten() {
+        let plan = request().plan().unwrap();
+        assert_eq!((plan.limit, plan.offset, plan.candidates), (10, 0, 10));
+        let plan = Request { offset: 20, candidates: Some(5), ..request() }.plan().unwrap();
+        assert_eq!(plan.candidates, 30, "never fewer candidates than the window needs");
+    }
+
+    #[test]
+    fn numbers_out_of_range_are_named() {
+        let cases = [
+            (Request { limit: Some(0), ..request() }, "limit"),
+            (Request { limit: Some(1001), ..request() }, "limit"),
+            (Request { offset: usize::MAX, ..request() }, "offset + limit"),
+            (Request { candidates: Some(10_001), ..request() }, "candidates"),
+            (Request { ef: Some(4097), ..request() }, "ef"),
+            (Request { score_threshold: Some(f32::NAN), ..request() }, "score_threshold"),
+        ];
+        for (request, name) in cases {
+            let Err(Error::Invalid { field, .. }) = request.plan() else { panic!("{name} was taken") };
+            assert_eq!(field, name);
+        }
+    }
+}
