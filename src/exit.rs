@@ -41,7 +41,7 @@ fn code_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
         return Some(code_of_model(error));
     }
     if let Some(error) = cause.downcast_ref::<firn_client::Error>() {
-        return error.code().map(code_of_status);
+        return Some(code_of_status(error.code));
     }
     cause.downcast_ref::<crate::settings::Error>().map(|_| Exit::Usage)
 }
