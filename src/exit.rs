@@ -43,6 +43,9 @@ fn code_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     if let Some(error) = cause.downcast_ref::<firn_client::Error>() {
         return Some(code_of_status(error.code));
     }
+    if let Some(crate::query::Error::Invalid { .. } | crate::query::Error::NoModel { .. }) = cause.downcast_ref() {
+        return Some(Exit::Usage);
+    }
     cause.downcast_ref::<crate::settings::Error>().map(|_| Exit::Usage)
 }
 

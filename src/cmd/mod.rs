@@ -1,8 +1,12 @@
 //! The command line: one file per subcommand.
 
+mod collection;
 mod local;
+mod query;
+mod remote;
 mod table;
 mod upkeep;
+mod vector_file;
 
 use std::process::ExitCode;
 
@@ -27,6 +31,9 @@ const EXAMPLE: &str = "Example: firn demo";
 
 #[derive(Subcommand)]
 enum Command {
+    Query(query::QueryArgs),
+    #[command(subcommand)]
+    Collection(collection::CollectionCommand),
     Verify(upkeep::VerifyArgs),
     Rebuild(upkeep::RebuildArgs),
 }
@@ -45,6 +52,8 @@ pub fn main() -> ExitCode {
 
 fn run(command: Command, settings: &Settings) -> anyhow::Result<exit::Exit> {
     match command {
+        Command::Query(args) => query::run(&args, settings),
+        Command::Collection(command) => collection::run(&command, settings),
         Command::Verify(args) => upkeep::verify(&args, settings),
         Command::Rebuild(args) => upkeep::rebuild(&args, settings),
     }

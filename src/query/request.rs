@@ -59,6 +59,11 @@ pub(super) struct Plan {
 }
 
 impl Request {
+    /// Whether the numbers are within their limits.
+    pub fn check(&self) -> Result<(), Error> {
+        self.plan().map(drop)
+    }
+
     pub(super) fn plan(&self) -> Result<Plan, Error> {
         let limit = self.limit.unwrap_or(Limits::DEFAULT_LIMIT);
         within("limit", limit, 1, Limits::MAX_LIMIT)?;

@@ -1,0 +1,199 @@
+//! `firn collection`: make, list, describe and delete collections.
+
+use std::{collections::BTreeMap, io::IsTerminal as _, io::Write as _};
+
+use anyhow::{Context as _, bail};
+use firn_index::{CollectionConfig, CollectionInfo, HnswConfig, Status, VectorConfig};
+
+use super::{local, remote, table};
+use crate::{engine, exit::Exit, settings::Settings};
+
+/// Make, list, describe and delete collections
+#[derive(Debug, clap::Subcommand)]
+pub enum CollectionCommand {
+    /// Make an empty collection
+    ///
+    /// Example: firn collection create photos --model builtin
+    Create(CreateArgs),
+    /// List collections
+    ///
+    /// Example: firn collection list
+    List(TargetArgs),
+    /// Describe one collection
+    ///
+    /// Example: firn collection get photos --json
+    Get {
+        name: String,
+        #[command(flatten)]
+        target: TargetArgs,
+    },
+    /// Delete a collection with all its points
+    ///
+    /// Example: firn collection delete photos --yes
+    Delete {
+        name: String,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+        #[command(flatten)]
+        target: TargetArgs,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub struct TargetArgs {
+    /// Ask this server instead of the local data directory
+    #[arg(long, env = "FIRN_SERVER", value_name = "URL")]
+    server: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct CreateArgs {
+    pub name: String,
+    /// A named vector and its dimension, such as image=768; may be repeated. Without it: image and text, as the model says
+    #[arg(long = "vector", value_name = "NAME=DIM", value_parser = named_dim)]
+    pub vectors: Vec<(String, usize)>,
+    /// Links per point of the HNSW graph [default: 16]
+    #[arg(long)]
+    pub m: Option<usize>,
+    /// Candidates looked at when a point is linked [default: 200]
+    #[arg(long)]
+    pub ef_construction: Option<usize>,
+    /// Candidates looked at when searching [default: 64]
+    #[arg(long)]
+    pub ef_search: Option<usize>,
+    #[command(flatten)]
+    target: TargetArgs,
+}
+
+fn named_dim(text: &str) -> Result<(String, usize), String> {
+    let parsed = text.split_once('=').and_then(|(name, dim)| Some((name.to_owned(), dim.parse().ok()?)));
+    parsed.ok_or_else(|| "expected NAME=DIM, such as image=768".to_owned())
+}
+
+impl CreateArgs {
+    pub fn hnsw(&self) -> HnswConfig {
+        let default = HnswConfig::default();
+        HnswConfig {
+            m: self.m.unwrap_or(default.m),
+            ef_construction: self.ef_construction.unwrap_or(default.ef_construction),
+            ef_search: self.ef_search.unwrap_or(default.ef_search),
+        }
+    }
+}
+
+pub fn run(command: &CollectionCommand, settings: &Settings) -> anyhow::Result<Exit> {
+    match command {
+        CollectionCommand::Create(args) => {
+            let info = match settings.server(args.target.server.as_deref()) {
+                Some(server) => remote::create(&server, args, settings)?,
+                None => create(args, settings)?,
+            };
+            print_one(&info, settings)?;
+        }
+        CollectionCommand::List(target) => {
+            let all = match settings.server(target.server.as_deref()) {
+                Some(server) => remote::collections(&server)?,
+                None => local::database(settings)?.collections(),
+            };
+            print_list(&all, settings)?;
+        }
+        CollectionCommand::Get { name, target } => {
+            let info = match settings.server(target.server.as_deref()) {
+                Some(server) => remote::collection(&server, name)?,
+                None => local::database(settings)?.collection_info(name)?,
+            };
+            print_one(&info, settings)?;
+        }
+        CollectionCommand::Delete { name, yes, target } => {
+            confirm(name, *yes)?;
+            match settings.server(target.server.as_deref()) {
+                Some(server) => remote::delete(&server, name)?,
+                None => local::database(settings)?.delete_collection(name)?,
+            }
+            eprintln!("deleted {name}");
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+fn create(args: &CreateArgs, settings: &Settings) -> anyhow::Result<CollectionInfo> {
+    let engine = local::engine(settings)?;
+    let config = config(&engine, args, settings)?;
+    Ok(engine.db().create_collection(&args.name, config)?.info())
+}
+
+/// Named vectors as given; without any, or with a model named, the model's space.
+fn config(engine: &engine::Engine, args: &CreateArgs, settings: &Settings) -> anyhow::Result<CollectionConfig> {
+    let given = args.vectors.iter().map(|(name, dim)| (name.clone(), VectorConfig { dim: *dim }));
+    let vectors: BTreeMap<String, VectorConfig> = given.collect();
+    if !vectors.is_empty() && settings.model.is_none() {
+        return Ok(CollectionConfig { model: None, vectors, hnsw: args.hnsw() });
+    }
+    let encoder = engine.encoder(settings.model.as_deref())?;
+    Ok(engine::collection_config(encoder.as_ref(), vectors, args.hnsw()))
+}
+
+fn confirm(name: &str, yes: bool) -> anyhow::Result<()> {
+    if yes {
+        return Ok(());
+    }
+    if !std::io::stdin().is_terminal() {
+        bail!("deleting {name:?} cannot be undone: say --yes");
+    }
+    eprint!("Delete {name:?} with all its points? It cannot be undone. [y/N] ");
+    std::io::stderr().flush().context("standard error")?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer).context("standard input")?;
+    if answer.trim().eq_ignore_ascii_case("y") { Ok(()) } else { bail!("nothing was deleted") }
+}
+
+fn print_list(all: &[CollectionInfo], settings: &Settings) -> anyhow::Result<()> {
+    if settings.json {
+        println!("{}", serde_json::json!({ "collections": all }));
+        return Ok(());
+    }
+    let row = |c: &CollectionInfo| {
+        let vectors: Vec<_> = c.config.vectors.iter().map(|(name, v)| format!("{name}:{}", v.dim)).collect();
+        let model = c.config.model.as_ref().map_or("-", |m| &m.name);
+        vec![c.name.clone(), c.points_count.to_string(), status(c), model.to_owned(), vectors.join(" ")]
+    };
+    table::print(&["collection", "points", "status", "model", "vectors"], &all.iter().map(row).collect::<Vec<_>>());
+    Ok(())
+}
+
+fn print_one(info: &CollectionInfo, settings: &Settings) -> anyhow::Result<()> {
+    if settings.json {
+        println!("{}", serde_json::to_string(info)?);
+        return Ok(());
+    }
+    let row = |name: &str, value: String| vec![name.to_owned(), value];
+    let mut rows = vec![
+        row("uuid", info.uuid.clone()),
+        row("status", status(info)),
+        row("points", info.points_count.to_string()),
+        row("model", info.config.model.as_ref().map_or("-".into(), |m| format!("{} ({})", m.name, m.hash))),
+    ];
+    for (name, vector) in &info.config.vectors {
+        rows.push(row("vector", format!("{name}, {} dimensions", vector.dim)));
+    }
+    let hnsw = &info.config.hnsw;
+    rows.push(row(
+        "hnsw",
+        format!("m {}, ef_construction {}, ef_search {}", hnsw.m, hnsw.ef_construction, hnsw.ef_search),
+    ));
+    rows.push(row("segments", info.segments_count.to_string()));
+    rows.push(row("buffered", format!("{} vectors", info.buffered_vectors_count)));
+    rows.push(row("tombstones", format!("{} vectors", info.tombstones_count)));
+    rows.push(row("aliases", if info.aliases.is_empty() { "-".into() } else { info.aliases.join(" ") }));
+    table::print(&["collection", &info.name], &rows);
+    Ok(())
+}
+
+fn status(info: &CollectionInfo) -> String {
+    match &info.status {
+        Status::Ready => "ready".into(),
+        Status::Indexing => "indexing".into(),
+        Status::Quarantined(reason) => format!("quarantined: {reason}"),
+    }
+}

@@ -1,0 +1,163 @@
+//! `firn query`: asks a collection, in the local data directory or at a server.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use firn_index::{Fields, PointId, Text};
+
+use super::{local, remote, table};
+use crate::{
+    exit::Exit,
+    query::{self, Answer, Content, Request},
+    settings::Settings,
+};
+
+/// Find the points nearest to a text, an image, a point or a vector
+///
+/// Example: firn query photos --text "a red kite over a beach" --limit 5
+#[derive(Debug, clap::Args)]
+pub struct QueryArgs {
+    /// The collection, or an alias
+    collection: String,
+    #[command(flatten)]
+    content: ContentArgs,
+    /// Language of --text, such as `de`; kept with the question, never guessed
+    #[arg(long, requires = "text", value_name = "TAG")]
+    language: Option<String>,
+    /// The named vector to search [default: image if there is one]
+    #[arg(long, value_name = "NAME")]
+    using: Option<String>,
+    /// Hits wanted, 1 to 1000
+    #[arg(long, default_value_t = 10)]
+    limit: usize,
+    /// Hits to skip
+    #[arg(long, default_value_t = 0)]
+    offset: usize,
+    /// Candidates retrieved before the best are taken [default: limit]
+    #[arg(long)]
+    candidates: Option<usize>,
+    /// Compare with every vector: slow, and right by definition
+    #[arg(long)]
+    exact: bool,
+    /// Candidates the graph search looks at [default: the collection's]
+    #[arg(long)]
+    ef: Option<usize>,
+    /// Leave out hits below this score
+    #[arg(long, value_name = "SCORE", allow_negative_numbers = true)]
+    score_threshold: Option<f32>,
+    /// Show the texts of the hits too
+    #[arg(long)]
+    with_texts: bool,
+    /// Give the vectors of the hits too (JSON only)
+    #[arg(long)]
+    with_vectors: bool,
+    /// Ask this server instead of the local data directory
+    #[arg(long, env = "FIRN_SERVER", value_name = "URL")]
+    server: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct ContentArgs {
+    /// A text in any language
+    #[arg(long)]
+    text: Option<String>,
+    /// A picture file
+    #[arg(long, value_name = "FILE")]
+    image: Option<PathBuf>,
+    /// A stored point
+    #[arg(long, value_name = "ID")]
+    id: Option<String>,
+    /// A file with one vector: a JSON list, .npy, or one number a line
+    #[arg(long, value_name = "FILE")]
+    vector: Option<PathBuf>,
+}
+
+pub fn run(args: &QueryArgs, settings: &Settings) -> anyhow::Result<Exit> {
+    let request = request(args)?;
+    request.check()?;
+    let answer = match settings.server(args.server.as_deref()) {
+        Some(server) => remote::query(&server, &request)?,
+        None => query::run(&local::existing_engine(settings)?, &request)?,
+    };
+    if settings.json {
+        println!("{}", serde_json::to_string(&answer)?);
+    } else {
+        print(&answer);
+    }
+    Ok(Exit::Ok)
+}
+
+fn request(args: &QueryArgs) -> anyhow::Result<Request> {
+    Ok(Request {
+        collection: args.collection.clone(),
+        content: content(args)?,
+        using: args.using.clone(),
+        limit: Some(args.limit),
+        offset: args.offset,
+        candidates: args.candidates,
+        ef: args.ef,
+        exact: args.exact,
+        fields: Fields { payload: true, texts: args.with_texts, vectors: args.with_vectors },
+        score_threshold: args.score_threshold,
+    })
+}
+
+fn content(args: &QueryArgs) -> anyhow::Result<Content> {
+    let given = &args.content;
+    if let Some(text) = &given.text {
+        let language = args.language.clone().unwrap_or_default();
+        return Ok(Content::Text(Text { text: text.clone(), language }));
+    }
+    if let Some(path) = &given.image {
+        return Ok(Content::Image(read(path)?));
+    }
+    if let Some(id) = &given.id {
+        return Ok(Content::Id(point_id(id)));
+    }
+    let path = given.vector.as_ref().expect("clap asks for one of the four");
+    let vector = super::vector_file::parse(&read(path)?).with_context(|| path.display().to_string())?;
+    Ok(Content::Vector(vector))
+}
+
+/// An id at the terminal: digits are a number, anything else, or digits after `text:`, a string.
+pub fn point_id(id: &str) -> PointId {
+    match (id.strip_prefix("text:"), id.parse()) {
+        (Some(text), _) => PointId::Text(text.to_owned()),
+        (None, Ok(num)) => PointId::Num(num),
+        (None, Err(_)) => PointId::Text(id.to_owned()),
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| path.display().to_string())
+}
+
+fn print(answer: &Answer) {
+    let row = |(rank, hit): (usize, &query::Hit)| {
+        let mut about = table::payload_line(&hit.payload);
+        for text in &hit.texts {
+            about.push_str(&format!("  [{}] {}", text.language, text.text));
+        }
+        vec![(rank + 1).to_string(), format!("{:.4}", hit.score), hit.id.to_string(), about]
+    };
+    let rows: Vec<_> = answer.hits.iter().enumerate().map(row).collect();
+    table::print(&["#", "score", "id", "payload"], &rows);
+    if let Some(cut) = answer.truncation {
+        eprintln!("note: the text was cut: {} tokens read, {} left out", cut.tokens_used, cut.tokens_cut);
+    }
+    eprintln!("{}", table::timings_line(answer));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_at_the_terminal() {
+        let cases = [("7", PointId::Num(7)), ("text:7", "7".into()), ("a-7", "a-7".into()), ("-7", "-7".into())];
+        for (input, expected) in cases {
+            assert_eq!(point_id(input), expected);
+        }
+    }
+}
