@@ -1,6 +1,6 @@
 //! Exit codes, all of them.
 
-use std::process::ExitCode;
+use std::{error::Error as StdError, process::ExitCode};
 
 /// How the program ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,10 +30,25 @@ impl From<Exit> for ExitCode {
 
 /// The exit code of an error: the first cause in its chain that has one of its own.
 pub fn code_of(error: &anyhow::Error) -> Exit {
-    error.chain().find_map(code_of_cause).unwrap_or(Exit::Failure)
+    causes(error).find_map(code_of_cause).unwrap_or(Exit::Failure)
 }
 
-fn code_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
+/// The chain of causes, with every wrapper that speaks with its content's words replaced by that content.
+pub fn causes(error: &anyhow::Error) -> impl Iterator<Item = &(dyn StdError + 'static)> {
+    error.chain().map(unwrapped)
+}
+
+fn unwrapped<'a>(cause: &'a (dyn StdError + 'static)) -> &'a (dyn StdError + 'static) {
+    use crate::{engine::Error as Engine, query::Error as Query};
+    match (cause.downcast_ref::<Query>(), cause.downcast_ref::<Engine>()) {
+        (Some(Query::Index(inner)), _) => inner,
+        (Some(Query::Model(inner)), _) | (_, Some(Engine::Model(inner))) => inner,
+        (Some(Query::Engine(inner)), _) => unwrapped(inner),
+        _ => cause,
+    }
+}
+
+fn code_of_cause(cause: &(dyn StdError + 'static)) -> Option<Exit> {
     if let Some(error) = cause.downcast_ref::<firn_index::Error>() {
         return Some(code_of_index(error));
     }
@@ -76,5 +91,26 @@ fn code_of_status(code: tonic::Code) -> Exit {
         tonic::Code::InvalidArgument | tonic::Code::AlreadyExists => Exit::Usage,
         tonic::Code::DataLoss => Exit::Damaged,
         _ => Exit::Failure,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrapped_errors_keep_their_code() {
+        let not_found = || firn_index::Error::CollectionNotFound { name: "c".into() };
+        let cases: [(anyhow::Error, Exit); 6] = [
+            (not_found().into(), Exit::NotFound),
+            (crate::query::Error::from(not_found()).into(), Exit::NotFound),
+            (anyhow::Error::from(not_found()).context("while reading"), Exit::NotFound),
+            (crate::query::Error::from(crate::engine::Error::from(firn_model::Error::EmptyText)).into(), Exit::Usage),
+            (firn_index::Error::Locked { path: "d".into() }.into(), Exit::Locked),
+            (anyhow::anyhow!("something else"), Exit::Failure),
+        ];
+        for (error, expected) in cases {
+            assert_eq!(code_of(&error), expected, "{error:#}");
+        }
     }
 }

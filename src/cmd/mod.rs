@@ -61,7 +61,7 @@ fn run(command: Command, settings: &Settings) -> anyhow::Result<exit::Exit> {
 
 fn report(error: &anyhow::Error) {
     eprintln!("error: {error:#}");
-    if let Some(hint) = error.chain().find_map(hint) {
+    if let Some(hint) = exit::causes(error).find_map(hint) {
         eprintln!("hint: {hint}");
     }
 }
