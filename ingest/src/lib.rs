@@ -2,5 +2,6 @@
 
 pub mod embed;
 mod error;
+pub mod source;
 
 pub use error::ItemError;

@@ -1,0 +1,165 @@
+//! A folder of pictures, walked in the order of names. Beside `x.jpg`, `x.txt` is one text and `x.json` may hold texts, an
+//! id and payload. Links are followed, except back into a folder on the way.
+
+use std::{
+    ffi::OsString,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    vec,
+};
+
+use super::{
+    Fault, Item, Next, Progress, SourceError,
+    fields::{self, Fields},
+    kind::{OTHER_PICTURES, PICTURES, extension},
+    stream::read_file,
+};
+
+/// Folders inside folders that are followed.
+const MAX_DEPTH: usize = 128;
+
+pub struct Folder {
+    root: PathBuf,
+    /// From the root to the folder that is read now.
+    levels: Vec<Level>,
+    progress: Arc<Progress>,
+}
+
+struct Level {
+    /// Relative to the root.
+    path: PathBuf,
+    /// Without links, to know a folder again.
+    real: PathBuf,
+    names: vec::IntoIter<OsString>,
+}
+
+impl Folder {
+    pub fn open(root: &Path, progress: Arc<Progress>) -> Result<Folder, SourceError> {
+        let io = |source| SourceError::Io { path: root.to_owned(), source };
+        progress.expect(count(root, 0));
+        let level = Level::read(root, PathBuf::new()).map_err(io)?;
+        Ok(Folder { root: root.to_owned(), levels: vec![level], progress })
+    }
+
+    /// One picture, as if its folder held nothing else.
+    pub fn single(path: &Path, progress: Arc<Progress>) -> Folder {
+        progress.expect(1);
+        let root = path.parent().unwrap_or(Path::new("")).to_owned();
+        let names = vec![path.file_name().unwrap_or_default().to_owned()].into_iter();
+        Folder { root, levels: vec![Level { path: PathBuf::new(), real: PathBuf::new(), names }], progress }
+    }
+
+    /// What an entry is: an item, nothing, or a folder that is read next.
+    fn entry(&mut self, path: PathBuf) -> Option<Next> {
+        let name = path.to_string_lossy().into_owned();
+        let extension = extension(&name);
+        let is_picture = PICTURES.contains(&extension.as_str());
+        let found = match fs::metadata(self.root.join(&path)) {
+            Ok(found) => found,
+            Err(error) => return Some(Err(Fault::Unreadable(error).at(name))),
+        };
+        if found.is_dir() {
+            let entered = self.enter(path).map_err(|fault| fault.at(name.clone()));
+            let odd = is_picture.then(|| Err(Fault::NotAFile.at(name)));
+            return entered.err().map(Err).or(odd);
+        }
+        if is_picture {
+            self.progress.advance(1);
+            return Some(self.item(&path, &name).map_err(|fault| fault.at(name)));
+        }
+        if OTHER_PICTURES.contains(&extension.as_str()) {
+            return Some(Err(Fault::UnsupportedImage { extension }.at(name)));
+        }
+        if !self.is_sidecar(&path, &extension) {
+            self.progress.ignore();
+        }
+        None
+    }
+
+    fn enter(&mut self, path: PathBuf) -> Result<(), Fault> {
+        let level = Level::read(&self.root, path)?;
+        if self.levels.len() >= MAX_DEPTH || self.levels.iter().any(|above| above.real == level.real) {
+            return Err(Fault::SymlinkLoop);
+        }
+        self.levels.push(level);
+        Ok(())
+    }
+
+    fn item(&self, path: &Path, name: &str) -> Result<Item, Fault> {
+        if path.to_str().is_none() {
+            return Err(Fault::NotUtf8 { what: "the file's name" });
+        }
+        let path = self.root.join(path);
+        let image = read_file(&path)?;
+        let mut item = match sidecar(&path, "json")? {
+            Some(json) => self.described(&json, name)?,
+            None => Item { name: name.to_owned(), ..Item::default() },
+        };
+        if let Some(text) = sidecar(&path, "txt")? {
+            item.texts.insert(0, fields::text_file(&text)?);
+        }
+        item.image = Some(image);
+        fields::set_path(&mut item.payload, &name.replace('\\', "/"));
+        Ok(item)
+    }
+
+    /// An item from its `x.json`; which picture it goes with is told by its name, so "image" is payload there.
+    fn described(&self, json: &[u8], name: &str) -> Result<Item, Fault> {
+        let mut fields = Fields::parse(json)?;
+        if let Some(image) = fields.image.take() {
+            fields.payload.insert("image".to_owned(), image.into());
+        }
+        Ok(fields.into_item(name.to_owned()))
+    }
+
+    fn is_sidecar(&self, path: &Path, extension: &str) -> bool {
+        let has_picture = |picture: &&str| self.root.join(path.with_extension(picture)).exists();
+        matches!(extension, "txt" | "json") && PICTURES.iter().any(|picture| has_picture(&picture))
+    }
+}
+
+impl Iterator for Folder {
+    type Item = Next;
+
+    fn next(&mut self) -> Option<Next> {
+        loop {
+            let level = self.levels.last_mut()?;
+            let Some(name) = level.names.next() else {
+                self.levels.pop();
+                continue;
+            };
+            let path = level.path.join(name);
+            if let Some(next) = self.entry(path) {
+                return Some(next);
+            }
+        }
+    }
+}
+
+impl Level {
+    fn read(root: &Path, path: PathBuf) -> io::Result<Level> {
+        let full = root.join(&path);
+        let mut names = fs::read_dir(&full)?.map(|e| Ok(e?.file_name())).collect::<io::Result<Vec<_>>>()?;
+        names.sort();
+        Ok(Level { path, real: fs::canonicalize(&full)?, names: names.into_iter() })
+    }
+}
+
+fn sidecar(picture: &Path, extension: &str) -> Result<Option<Vec<u8>>, Fault> {
+    let path = picture.with_extension(extension);
+    match fs::symlink_metadata(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        _ => read_file(&path).map(Some),
+    }
+}
+
+/// Pictures below a folder, for the progress bar only: links and faults are left to the walk itself.
+fn count(folder: &Path, depth: usize) -> u64 {
+    let Ok(entries) = fs::read_dir(folder) else { return 0 };
+    let below = |entry: fs::DirEntry| match entry.file_type() {
+        Ok(kind) if kind.is_dir() && depth < MAX_DEPTH => count(&entry.path(), depth + 1),
+        _ => u64::from(PICTURES.contains(&extension(&entry.file_name().to_string_lossy()).as_str())),
+    };
+    entries.flatten().map(below).sum()
+}

@@ -1,0 +1,114 @@
+//! Which kind of source stands at a path: by its name, or where that says nothing, by its first bytes.
+
+use std::{fs, io::Read, path::Path};
+
+use serde::Serialize;
+
+use super::{SourceError, stream};
+
+/// Names of pictures that are read.
+pub const PICTURES: [&str; 5] = ["jpg", "jpeg", "png", "webp", "gif"];
+/// Names of pictures that are not: they are reported, not ignored.
+pub const OTHER_PICTURES: [&str; 16] = [
+    "avif", "bmp", "heic", "heif", "ico", "jp2", "jxl", "svg", "tif", "tiff", "psd", "raw", "cr2", "nef", "arw", "dng",
+];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Pictures with sidecar texts.
+    Folder,
+    /// One such picture.
+    Picture,
+    Jsonl,
+    Csv,
+    Tsv,
+    /// A tar whose members are grouped by name.
+    WebDataset,
+    Npy,
+    Safetensors,
+}
+
+pub fn of(path: &Path) -> Result<Kind, SourceError> {
+    let io = |source| SourceError::Io { path: path.to_owned(), source };
+    if fs::metadata(path).map_err(io)?.is_dir() {
+        return Ok(Kind::Folder);
+    }
+    if let Some(kind) = by_name(path) {
+        return Ok(kind);
+    }
+    let mut start = Vec::new();
+    stream::open(path, None).map_err(io)?.take(512).read_to_end(&mut start).map_err(io)?;
+    by_content(&start).ok_or_else(|| SourceError::UnknownKind { path: path.to_owned() })
+}
+
+/// The extension in lower case; empty when there is none.
+pub fn extension(name: &str) -> String {
+    Path::new(name).extension().map_or_else(String::new, |e| e.to_string_lossy().to_lowercase())
+}
+
+fn by_name(path: &Path) -> Option<Kind> {
+    let name = path.file_name()?.to_string_lossy().to_lowercase();
+    let name = name.strip_suffix(".gz").unwrap_or(&name);
+    match extension(name).as_str() {
+        "jsonl" | "ndjson" => Some(Kind::Jsonl),
+        "csv" => Some(Kind::Csv),
+        "tsv" => Some(Kind::Tsv),
+        "tar" | "tgz" => Some(Kind::WebDataset),
+        "npy" => Some(Kind::Npy),
+        "safetensors" => Some(Kind::Safetensors),
+        picture if PICTURES.contains(&picture) => Some(Kind::Picture),
+        _ => None,
+    }
+}
+
+fn by_content(start: &[u8]) -> Option<Kind> {
+    let trimmed = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start).trim_ascii_start();
+    let is = |at: usize, magic: &[u8]| start.get(at..at + magic.len()) == Some(magic);
+    match () {
+        _ if is(0, b"\x93NUMPY") => Some(Kind::Npy),
+        _ if is(257, b"ustar") => Some(Kind::WebDataset),
+        _ if is(8, b"{\"") => Some(Kind::Safetensors),
+        _ if is(0, b"\xff\xd8\xff") || is(0, b"\x89PNG") || is(0, b"GIF8") || is(8, b"WEBP") => Some(Kind::Picture),
+        _ if trimmed.starts_with(b"{") => Some(Kind::Jsonl),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_tell_the_kind() {
+        let check = |name: &str, expected| assert_eq!(by_name(Path::new(name)), expected, "{name}");
+        check("a/b.jsonl", Some(Kind::Jsonl));
+        check("b.JSONL.GZ", Some(Kind::Jsonl));
+        check("b.ndjson", Some(Kind::Jsonl));
+        check("b.csv.gz", Some(Kind::Csv));
+        check("b.tsv", Some(Kind::Tsv));
+        check("shard-{0}.tar", Some(Kind::WebDataset));
+        check("b.tar.gz", Some(Kind::WebDataset));
+        check("b.tgz", Some(Kind::WebDataset));
+        check("b.npy", Some(Kind::Npy));
+        check("b.safetensors", Some(Kind::Safetensors));
+        check("b.JPG", Some(Kind::Picture));
+        check("b.json", None);
+        check("b", None);
+    }
+
+    #[test]
+    fn content_tells_the_kind_where_the_name_does_not() {
+        let check = |start: &[u8], expected| assert_eq!(by_content(start), expected, "{start:?}");
+        check(b"\x93NUMPY\x01\x00", Some(Kind::Npy));
+        check(b"\xef\xbb\xbf \n{\"text\":1}", Some(Kind::Jsonl));
+        check(b"\x40\0\0\0\0\0\0\0{\"a\":", Some(Kind::Safetensors));
+        check(b"GIF89a", Some(Kind::Picture));
+        check(b"RIFF\0\0\0\0WEBPVP8 ", Some(Kind::Picture));
+        check(b"hello", None);
+        check(b"", None);
+        let mut tar = vec![0; 512];
+        tar[257..262].copy_from_slice(b"ustar");
+        check(&tar, Some(Kind::WebDataset));
+    }
+}

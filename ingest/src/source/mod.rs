@@ -1,0 +1,138 @@
+//! What is read: one file per kind of source, each an iterator over items.
+//!
+//! A source is opened before anything is written, so that a wrong path or an unknown kind stops the run at once. From then on
+//! an item that cannot be read is a `Skipped` among the others; sources read in a fixed order and hold one item in memory.
+
+mod csv;
+mod fault;
+mod fields;
+mod folder;
+mod jsonl;
+mod kind;
+mod npy;
+mod pictures;
+mod safetensors;
+mod stream;
+mod webdataset;
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use firn_index::{Payload, PointId, Text};
+
+pub use fault::{Fault, Skipped, SourceError};
+pub use kind::Kind;
+
+/// Largest file, tar member or line's picture that is read.
+pub const MAX_FILE_BYTES: u64 = 64 << 20;
+/// Longest line or CSV record.
+pub const MAX_LINE_BYTES: usize = 16 << 20;
+
+/// What one point is made from, as it was read.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Item {
+    /// How a report names it: a relative path, `line 12`, `row 7`.
+    pub name: String,
+    /// None: derived from the content.
+    pub id: Option<PointId>,
+    pub image: Option<Vec<u8>>,
+    pub texts: Vec<Text>,
+    pub payload: Payload,
+    pub vectors: BTreeMap<String, Vec<f32>>,
+}
+
+pub type Next = Result<Item, Skipped>;
+
+/// How sources are read.
+#[derive(Clone, Debug)]
+pub struct SourceOptions {
+    /// Where the pictures of JSON Lines and CSV are: a folder or a tar. None: beside the file.
+    pub images: Option<PathBuf>,
+    /// The vector that .npy rows are.
+    pub vector_name: String,
+}
+
+impl Default for SourceOptions {
+    fn default() -> Self {
+        SourceOptions { images: None, vector_name: "image".to_owned() }
+    }
+}
+
+/// An open source.
+pub struct Source {
+    pub path: PathBuf,
+    pub kind: Kind,
+    /// Dimensions of the precomputed vectors, where the file declares them.
+    pub dims: BTreeMap<String, usize>,
+    pub progress: Arc<Progress>,
+    pub items: Box<dyn Iterator<Item = Next> + Send>,
+}
+
+impl Source {
+    /// Opens what stands at `path`; its kind is told by its name, or by its content.
+    pub fn open(path: &Path, options: &SourceOptions) -> Result<Source, SourceError> {
+        let kind = kind::of(path)?;
+        let progress = Arc::new(Progress::default());
+        let mut dims = BTreeMap::new();
+        let items: Box<dyn Iterator<Item = Next> + Send> = match kind {
+            Kind::Folder => Box::new(folder::Folder::open(path, progress.clone())?),
+            Kind::Picture => Box::new(folder::Folder::single(path, progress.clone())),
+            Kind::Jsonl => Box::new(jsonl::Jsonl::open(path, options, progress.clone())?),
+            Kind::Csv | Kind::Tsv => {
+                let delimiter = if kind == Kind::Tsv { b'\t' } else { b',' };
+                Box::new(csv::Csv::open(path, delimiter, options, progress.clone())?)
+            }
+            Kind::WebDataset => Box::new(webdataset::WebDataset::open(path, options, progress.clone())?),
+            Kind::Npy => {
+                let npy = npy::Npy::open(path, &options.vector_name, progress.clone())?;
+                dims.insert(options.vector_name.clone(), npy.dim());
+                Box::new(npy)
+            }
+            Kind::Safetensors => {
+                let tensors = safetensors::Safetensors::open(path, progress.clone())?;
+                dims = tensors.dims();
+                Box::new(tensors)
+            }
+        };
+        Ok(Source { path: path.to_owned(), kind, dims, progress, items })
+    }
+}
+
+/// How far a source is read, in its own unit: files, rows or bytes.
+#[derive(Debug, Default)]
+pub struct Progress {
+    done: AtomicU64,
+    total: AtomicU64,
+    ignored: AtomicU64,
+}
+
+impl Progress {
+    /// 0 to 1.
+    pub fn fraction(&self) -> f64 {
+        let total = self.total.load(Relaxed);
+        if total == 0 { 0.0 } else { (self.done.load(Relaxed) as f64 / total as f64).min(1.0) }
+    }
+
+    /// Files that are no pictures and belong to none.
+    pub fn ignored(&self) -> u64 {
+        self.ignored.load(Relaxed)
+    }
+
+    fn expect(&self, total: u64) {
+        self.total.store(total, Relaxed);
+    }
+
+    fn advance(&self, by: u64) {
+        self.done.fetch_add(by, Relaxed);
+    }
+
+    fn ignore(&self) {
+        self.ignored.fetch_add(1, Relaxed);
+    }
+}
