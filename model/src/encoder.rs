@@ -1,10 +1,18 @@
 //! The one face of every frozen encoder, and how a name becomes one.
 
-use std::{path::PathBuf, str::FromStr, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    str::FromStr,
+    sync::Arc,
+};
 
 use image::RgbImage;
 
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    clip::{self, Clip},
+    device, folder, hub,
+};
 
 /// Unit length, `ModelInfo::dim` numbers.
 pub type Embedding = Vec<f32>;
@@ -75,6 +83,9 @@ impl FromStr for ModelSpec {
             return Ok(if name == "builtin" { ModelSpec::Builtin } else { ModelSpec::Folder(name.into()) });
         };
         let (repo, revision) = hub.split_once('@').unwrap_or((hub, "main"));
+        if !hub::is_repo(repo) || !hub::is_revision(revision) {
+            return Err(Error::UnknownModel { name: name.to_owned() });
+        }
         Ok(ModelSpec::Hub { repo: repo.to_owned(), revision: revision.to_owned() })
     }
 }
@@ -104,6 +115,29 @@ impl FromStr for Device {
 
 /// Loads an encoder by name: `builtin`, a folder in the Hugging Face layout, or `hf:org/name@rev`.
 pub fn load(name: &str, device: Device) -> Result<Arc<dyn Encoder>> {
-    let _ = (name.parse::<ModelSpec>()?, device);
-    todo!()
+    let spec: ModelSpec = name.parse()?;
+    let device = device::open(device)?;
+    match spec {
+        ModelSpec::Builtin => crate::builtin::load(&device),
+        ModelSpec::Folder(folder) if !folder.is_dir() => Err(Error::UnknownModel { name: name.to_owned() }),
+        ModelSpec::Folder(folder) => load_folder(name, &folder, &device),
+        ModelSpec::Hub { repo, revision } => load_folder(name, &hub::fetch(&repo, &revision)?, &device),
+    }
+}
+
+fn load_folder(name: &str, folder: &Path, device: &candle_core::Device) -> Result<Arc<dyn Encoder>> {
+    match family(folder)?.as_str() {
+        clip::FAMILY => Clip::load(name, folder, device),
+        other => Err(Error::UnknownFamily { expected: clip::FAMILY.to_owned(), received: other.to_owned() }),
+    }
+}
+
+/// `model_type` of config.json.
+pub(crate) fn family(folder: &Path) -> Result<String> {
+    let path = folder.join(clip::CONFIG_FILE);
+    let config = folder::read_json(&path)?;
+    match config["model_type"].as_str() {
+        Some(family) => Ok(family.to_owned()),
+        None => Err(Error::BadFile { file: path, detail: "model_type: expected a name".to_owned() }),
+    }
 }

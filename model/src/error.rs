@@ -23,6 +23,14 @@ pub enum Error {
     NoDevice { device: String, detail: String },
     #[error("the text is empty")]
     EmptyText,
+    #[error("the text has {bytes} bytes: at most {max_bytes}")]
+    TextTooLong { bytes: usize, max_bytes: usize },
+    #[error("the text cannot be tokenized: {detail}")]
+    Tokenizer { detail: String },
+    #[error("pixels of {received_px} x {received_px}: expected {expected_px} x {expected_px}")]
+    WrongPixels { expected_px: usize, received_px: usize },
+    #[error("inference: an embedding is not finite; hint: the weights are damaged, see `firn model check`")]
+    NotFinite,
     #[error("the image is empty")]
     EmptyImage,
     #[error("the image is {width} x {height} pixels: at most {max_side} a side and {max_pixels} in all")]

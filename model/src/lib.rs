@@ -3,9 +3,15 @@
 //! Frozen encoders behind one trait, the preprocessing that feeds them, and the training that made the builtin one. This
 //! crate knows no storage.
 
+pub mod builtin;
+mod clip;
+mod device;
 mod encoder;
 mod error;
+mod folder;
+mod hub;
 pub mod picture;
+mod preprocess;
 
 pub use encoder::{Device, Embedding, Encoder, ModelInfo, ModelSpec, Pixels, TextEmbedding, load};
 pub use error::{Error, Result};

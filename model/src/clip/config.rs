@@ -1,0 +1,255 @@
+//! `config.json` of a CLIP model, as transformers 4 and 5 write it, with the defaults that transformers fills in.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::{Error, Result, folder};
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Config {
+    pub projection_dim: usize,
+    pub text: TextConfig,
+    pub vision: VisionConfig,
+}
+
+/// What both towers have.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct TowerConfig {
+    pub hidden_size: usize,
+    pub intermediate_size: usize,
+    pub n_layers: usize,
+    pub n_heads: usize,
+    pub activation: Activation,
+    pub layer_norm_eps: f64,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct TextConfig {
+    pub tower: TowerConfig,
+    pub vocab_size: usize,
+    pub max_position_embeddings: usize,
+    pub pooling: Pooling,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct VisionConfig {
+    pub tower: TowerConfig,
+    pub image_size: usize,
+    pub patch_size: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Activation {
+    /// x * sigmoid(1.702 x), of the OpenAI weights.
+    QuickGelu,
+    /// The exact one, of most OpenCLIP weights.
+    Gelu,
+    GeluTanh,
+}
+
+/// Which token stands for a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pooling {
+    /// Where the largest id stands: for configs from before transformers 4.31, whose `eos_token_id` is 2 and meaningless.
+    LargestId,
+    /// Where this id first stands.
+    First(u32),
+}
+
+impl Config {
+    pub(crate) fn read(path: &Path) -> Result<Config> {
+        let json = folder::read_json(path)?;
+        Config::from_json(&json).map_err(|detail| Error::BadFile { file: path.to_owned(), detail })
+    }
+
+    fn from_json(json: &Value) -> Result<Config, String> {
+        let text = Fields::of_tower(json, "text_config")?;
+        let vision = Fields::of_tower(json, "vision_config")?;
+        let top = Fields { json, at: "" };
+        let config = Config {
+            projection_dim: top.count("projection_dim", 512, 1 << 16)?,
+            text: TextConfig::from_fields(&text)?,
+            vision: VisionConfig::from_fields(&vision)?,
+        };
+        Ok(config)
+    }
+
+    /// Name and shape of every tensor that is read.
+    pub(crate) fn tensors(&self) -> Vec<(String, Vec<usize>)> {
+        let (text, vision) = (&self.text, &self.vision);
+        let (t, v, patch) = (text.tower.hidden_size, vision.tower.hidden_size, vision.patch_size);
+        let mut tensors = vec![
+            ("text_model.embeddings.token_embedding.weight".to_owned(), vec![text.vocab_size, t]),
+            ("text_model.embeddings.position_embedding.weight".to_owned(), vec![text.max_position_embeddings, t]),
+            ("vision_model.embeddings.class_embedding".to_owned(), vec![v]),
+            ("vision_model.embeddings.patch_embedding.weight".to_owned(), vec![v, 3, patch, patch]),
+            ("vision_model.embeddings.position_embedding.weight".to_owned(), vec![vision.n_patches() + 1, v]),
+            ("text_projection.weight".to_owned(), vec![self.projection_dim, t]),
+            ("visual_projection.weight".to_owned(), vec![self.projection_dim, v]),
+        ];
+        for (name, dim) in
+            [("text_model.final_layer_norm", t), ("vision_model.pre_layrnorm", v), ("vision_model.post_layernorm", v)]
+        {
+            tensors.extend(with_bias(name, vec![dim]));
+        }
+        for (name, tower) in [("text_model", &text.tower), ("vision_model", &vision.tower)] {
+            for layer in 0..tower.n_layers {
+                tensors.extend(tower.layer_tensors(&format!("{name}.encoder.layers.{layer}")));
+            }
+        }
+        tensors
+    }
+
+    pub(crate) fn n_parameters(&self) -> u64 {
+        self.tensors().iter().map(|(_, shape)| shape.iter().map(|&n| n as u64).product::<u64>()).sum()
+    }
+}
+
+impl TowerConfig {
+    fn from_fields(fields: &Fields, default_width: usize) -> Result<TowerConfig, String> {
+        let tower = TowerConfig {
+            hidden_size: fields.count("hidden_size", default_width, 1 << 15)?,
+            intermediate_size: fields.count("intermediate_size", default_width * 4, 1 << 17)?,
+            n_layers: fields.count("num_hidden_layers", 12, 512)?,
+            n_heads: fields.count("num_attention_heads", default_width / 64, 1 << 10)?,
+            activation: fields.activation()?,
+            layer_norm_eps: fields.number("layer_norm_eps", 1e-5)?,
+        };
+        if tower.hidden_size % tower.n_heads != 0 {
+            let TowerConfig { hidden_size, n_heads, .. } = tower;
+            return Err(format!("{}: hidden_size {hidden_size} is not a multiple of {n_heads} heads", fields.at));
+        }
+        Ok(tower)
+    }
+
+    fn layer_tensors(&self, layer: &str) -> Vec<(String, Vec<usize>)> {
+        let (dim, wide) = (self.hidden_size, self.intermediate_size);
+        let parts = [
+            ("self_attn.q_proj", vec![dim, dim]),
+            ("self_attn.k_proj", vec![dim, dim]),
+            ("self_attn.v_proj", vec![dim, dim]),
+            ("self_attn.out_proj", vec![dim, dim]),
+            ("layer_norm1", vec![dim]),
+            ("mlp.fc1", vec![wide, dim]),
+            ("mlp.fc2", vec![dim, wide]),
+            ("layer_norm2", vec![dim]),
+        ];
+        parts.into_iter().flat_map(|(name, shape)| with_bias(&format!("{layer}.{name}"), shape)).collect()
+    }
+}
+
+impl TextConfig {
+    fn from_fields(fields: &Fields) -> Result<TextConfig, String> {
+        let pooling = match fields.count("eos_token_id", 49_407, u32::MAX as usize)? {
+            2 => Pooling::LargestId,
+            eos => Pooling::First(eos as u32),
+        };
+        Ok(TextConfig {
+            tower: TowerConfig::from_fields(fields, 512)?,
+            vocab_size: fields.count("vocab_size", 49_408, 1 << 22)?,
+            max_position_embeddings: fields.count("max_position_embeddings", 77, 1 << 14)?,
+            pooling,
+        })
+    }
+}
+
+impl VisionConfig {
+    fn from_fields(fields: &Fields) -> Result<VisionConfig, String> {
+        let config = VisionConfig {
+            tower: TowerConfig::from_fields(fields, 768)?,
+            image_size: fields.side("image_size", 224, 2048)?,
+            patch_size: fields.side("patch_size", 32, 2048)?,
+        };
+        if fields.count("num_channels", 3, 64)? != 3 {
+            return Err(format!("{}: num_channels: expected 3", fields.at));
+        }
+        if config.patch_size > config.image_size {
+            let VisionConfig { image_size, patch_size, .. } = config;
+            return Err(format!("{}: patch_size {patch_size} is larger than image_size {image_size}", fields.at));
+        }
+        Ok(config)
+    }
+
+    /// Patches a side.
+    pub(crate) fn grid(&self) -> usize {
+        self.image_size / self.patch_size
+    }
+
+    pub(crate) fn n_patches(&self) -> usize {
+        self.grid() * self.grid()
+    }
+}
+
+/// One object of the file, read with defaults and limits.
+struct Fields<'a> {
+    json: &'a Value,
+    at: &'a str,
+}
+
+impl<'a> Fields<'a> {
+    /// `text_config_dict`, a leftover of old files, replaces `text_config` where both stand, as in transformers.
+    fn of_tower(json: &'a Value, at: &'a str) -> Result<Fields<'a>, String> {
+        if !json.is_object() {
+            return Err("expected a JSON object".to_owned());
+        }
+        let old = format!("{at}_dict");
+        let json = [&json[old.as_str()], &json[at]].into_iter().find(|v| !v.is_null()).unwrap_or(&Value::Null);
+        if !json.is_object() && !json.is_null() {
+            return Err(format!("{at}: expected a JSON object, received {json}"));
+        }
+        Ok(Fields { json, at })
+    }
+
+    fn error(&self, name: &str, expected: &str, received: &Value) -> String {
+        let dot = if self.at.is_empty() { "" } else { "." };
+        let received: String = received.to_string().chars().take(80).collect();
+        format!("{}{dot}{name}: expected {expected}, received {received}", self.at)
+    }
+
+    fn count(&self, name: &str, default: usize, max: usize) -> Result<usize, String> {
+        let value = &self.json[name];
+        if value.is_null() {
+            return Ok(default);
+        }
+        match value.as_u64() {
+            Some(n) if n > 0 && n <= max as u64 => Ok(n as usize),
+            _ => Err(self.error(name, &format!("a whole number from 1 to {max}"), value)),
+        }
+    }
+
+    /// A number, or a pair of equal numbers.
+    fn side(&self, name: &str, default: usize, max: usize) -> Result<usize, String> {
+        let value = &self.json[name];
+        let Some(pair) = value.as_array() else {
+            return self.count(name, default, max);
+        };
+        match pair.iter().map(Value::as_u64).collect::<Option<Vec<_>>>().as_deref() {
+            Some([a, b]) if a == b && *a > 0 && *a <= max as u64 => Ok(*a as usize),
+            _ => Err(self.error(name, "a square", value)),
+        }
+    }
+
+    fn number(&self, name: &str, default: f64) -> Result<f64, String> {
+        let value = &self.json[name];
+        if value.is_null() {
+            return Ok(default);
+        }
+        value.as_f64().filter(|x| *x >= 0.0 && *x < 1.0).ok_or_else(|| self.error(name, "a number from 0 to 1", value))
+    }
+
+    fn activation(&self) -> Result<Activation, String> {
+        let value = &self.json["hidden_act"];
+        match value.as_str() {
+            None if value.is_null() => Ok(Activation::QuickGelu),
+            Some("quick_gelu") => Ok(Activation::QuickGelu),
+            Some("gelu") => Ok(Activation::Gelu),
+            Some("gelu_new" | "gelu_pytorch_tanh") => Ok(Activation::GeluTanh),
+            _ => Err(self.error("hidden_act", "quick_gelu, gelu or gelu_pytorch_tanh", value)),
+        }
+    }
+}
+
+fn with_bias(name: &str, shape: Vec<usize>) -> [(String, Vec<usize>); 2] {
+    [(format!("{name}.bias"), vec![shape[0]]), (format!("{name}.weight"), shape)]
+}
