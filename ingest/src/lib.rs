@@ -1,7 +1,13 @@
-//! Files in, points written: `source` -> `decode` -> `embed` -> `sink`, with a journal and a report.
+//! Files in, points written: `source` -> `embed` -> `sink`, with a journal and a report. `pipeline::run` is the list.
 
 pub mod embed;
 mod error;
+pub mod gate;
+pub mod identity;
+pub mod journal;
+pub mod pipeline;
+pub mod report;
+pub mod sink;
 pub mod source;
 
 pub use error::ItemError;

@@ -1,0 +1,81 @@
+//! Where points go. This crate writes to an open collection; the command has another sink that writes to a server.
+
+use std::error::Error;
+
+use firn_index::{Collection, NewPoint};
+
+use crate::{ItemError, embed::Input};
+
+/// A point on its way; the number is the pipeline's own.
+pub type Ticket = u64;
+/// What ends the run: a full disk, a server that is gone.
+pub type SinkError = Box<dyn Error + Send + Sync>;
+
+/// How a point ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is on disk.
+    Written { truncated_texts: usize },
+    /// It will be refused again.
+    Refused { reason: String, message: String },
+}
+
+impl From<&ItemError> for Outcome {
+    fn from(error: &ItemError) -> Self {
+        Outcome::Refused { reason: error.reason().to_owned(), message: error.to_string() }
+    }
+}
+
+/// Writes points. Answers may come later than their batch, in any order; no id stands twice in one run.
+pub trait Sink {
+    /// Whether points must be embedded before they come here.
+    fn needs_vectors(&self) -> bool;
+
+    /// Takes a batch (an empty one only asks for answers) and adds the answers that are known to `settled`. They count even
+    /// when an error follows.
+    fn put(&mut self, batch: Vec<(Ticket, Input)>, settled: &mut Vec<(Ticket, Outcome)>) -> Result<(), SinkError>;
+
+    /// Waits for the answers that are missing.
+    fn finish(&mut self, settled: &mut Vec<(Ticket, Outcome)>) -> Result<(), SinkError>;
+}
+
+/// Writes to a collection of an open database: a batch is one commit.
+pub struct CollectionSink {
+    collection: Collection,
+}
+
+impl CollectionSink {
+    pub fn new(collection: Collection) -> Self {
+        CollectionSink { collection }
+    }
+}
+
+impl Sink for CollectionSink {
+    fn needs_vectors(&self) -> bool {
+        true
+    }
+
+    fn put(&mut self, batch: Vec<(Ticket, Input)>, settled: &mut Vec<(Ticket, Outcome)>) -> Result<(), SinkError> {
+        let mut tickets = Vec::with_capacity(batch.len());
+        let mut points = Vec::with_capacity(batch.len());
+        for (ticket, Input { id, texts, payload, vectors, .. }) in batch {
+            let point = NewPoint { id, texts, payload, vectors };
+            match self.collection.check(&point) {
+                Ok(()) => {
+                    tickets.push(ticket);
+                    points.push(point);
+                }
+                Err(error) => settled.push((ticket, Outcome::from(&ItemError::from(error)))),
+            }
+        }
+        if !points.is_empty() {
+            self.collection.upsert(points)?;
+        }
+        settled.extend(tickets.into_iter().map(|ticket| (ticket, Outcome::Written { truncated_texts: 0 })));
+        Ok(())
+    }
+
+    fn finish(&mut self, _settled: &mut Vec<(Ticket, Outcome)>) -> Result<(), SinkError> {
+        Ok(())
+    }
+}
