@@ -1,9 +1,12 @@
 //! A file that holds one vector: a JSON list, a NumPy array, or numbers between white space.
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 
 /// Reads the numbers; the kind is seen from the first bytes.
 pub fn parse(bytes: &[u8]) -> anyhow::Result<Vec<f32>> {
+    if bytes.starts_with(b"\x93NUMPY") {
+        return firn_ingest::source::npy::vector(bytes).map_err(|fault| anyhow!("{fault}"));
+    }
     let text = std::str::from_utf8(bytes).context("neither a NumPy array nor text")?.trim();
     let vector: Vec<f32> = if text.starts_with('[') {
         serde_json::from_str(text).context("not a JSON list of numbers")?

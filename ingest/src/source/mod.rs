@@ -9,7 +9,7 @@ mod fields;
 mod folder;
 mod jsonl;
 mod kind;
-mod npy;
+pub mod npy;
 mod pictures;
 mod safetensors;
 mod stream;

@@ -1,0 +1,149 @@
+//! The executable as a user drives it, on a local data directory.
+
+mod common;
+
+use common::{Scratch, json};
+
+/// A collection without a model, with three points that bring their vectors.
+fn scratch_with_points() -> Scratch {
+    let scratch = Scratch::new();
+    scratch.ok(&["collection", "create", "c", "--vector", "image=3"]);
+    scratch.write(
+        "points.jsonl",
+        r#"{"id": 1, "vectors": {"image": [1, 0, 0]}, "colour": "red"}
+{"id": "two", "vectors": {"image": [0, 2, 0]}, "colour": "green"}
+{"id": 3, "vectors": {"image": [0.6, 0.8, 0]}, "text": "between the two", "colour": "olive"}
+"#,
+    );
+    scratch.ok(&["ingest", "points.jsonl", "--collection", "c"]);
+    scratch
+}
+
+#[test]
+fn collections_are_made_listed_described_and_deleted() {
+    let scratch = Scratch::new();
+    scratch.ok(&["collection", "create", "photos"]);
+    scratch.ok(&["collection", "create", "vectors", "--vector", "a=3", "--vector", "b=5", "--ef-search", "32"]);
+    let list = json(&scratch.ok(&["collection", "list", "--json"]));
+    let names: Vec<_> = list["collections"].as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["photos", "vectors"]);
+    let photos = json(&scratch.ok(&["collection", "get", "photos", "--json"]));
+    assert_eq!((photos["points_count"].as_u64(), photos["status"].as_str()), (Some(0), Some("ready")));
+    assert_eq!(photos["config"]["model"]["name"], "builtin");
+    let vectors = json(&scratch.ok(&["collection", "get", "vectors", "--json"]));
+    assert_eq!(vectors["config"]["vectors"]["b"]["dim"], 5);
+    assert_eq!(vectors["config"]["hnsw"]["ef_search"], 32);
+    assert!(vectors["config"]["model"].is_null());
+    scratch.ok(&["collection", "delete", "vectors", "--yes"]);
+    scratch.fails(4, &["collection", "get", "vectors"], "no collection named \"vectors\"");
+}
+
+#[test]
+fn a_query_finds_by_vector_and_by_id() {
+    let scratch = scratch_with_points();
+    scratch.write("query.json", "[1.0, 0.1, 0.0]");
+    let by_vector = json(&scratch.ok(&["query", "c", "--vector", "query.json", "--json"]));
+    let ids: Vec<String> = by_vector["hits"].as_array().unwrap().iter().map(|h| h["id"].to_string()).collect();
+    assert_eq!(ids, ["1", "3", "\"two\""]);
+    assert_eq!(by_vector["hits"][0]["payload"]["colour"], "red");
+    let cosine = by_vector["hits"][0]["cosine"].as_f64().unwrap();
+    assert!((cosine - 1.0 / 1.01f64.sqrt()).abs() < 1e-6, "{cosine}");
+    assert_eq!(by_vector["rerank_applied"], false);
+    assert!(by_vector["timings"]["total_us"].is_u64());
+
+    let by_id = json(&scratch.ok(&["query", "c", "--id", "two", "--limit", "1", "--with-texts", "--json"]));
+    assert_eq!(by_id["hits"].as_array().unwrap().len(), 1, "as many as asked for");
+    assert_eq!(by_id["hits"][0]["id"], 3, "the point that asks is not an answer");
+    assert_eq!(by_id["hits"][0]["texts"][0]["text"], "between the two");
+    let far = json(&scratch.ok(&["query", "c", "--id", "two", "--score-threshold", "0.9", "--exact", "--json"]));
+    assert_eq!(far["hits"].as_array().unwrap().len(), 0);
+    let table = scratch.ok(&["query", "c", "--id", "two"]);
+    assert!(table.contains("0.8000") && table.contains("colour=olive"), "{table}");
+}
+
+#[test]
+fn mistakes_are_named_and_have_their_exit_codes() {
+    let scratch = scratch_with_points();
+    scratch.write("short.json", "[1, 2]");
+    scratch.write("nan.txt", "1 NaN 2");
+    scratch.write("zero.txt", "0 0 0");
+    scratch.write("words.txt", "three little words");
+    scratch.write("bad.toml", "colour = 'red'");
+    let cases: [(i32, &[&str], &str); 14] = [
+        (4, &["query", "nowhere", "--text", "x"], "no collection named \"nowhere\""),
+        (2, &["query", "c", "--vector", "short.json"], "expected 3 dimensions, received 2"),
+        (2, &["query", "c", "--vector", "nan.txt"], "not finite"),
+        (2, &["query", "c", "--vector", "zero.txt"], "length zero"),
+        (1, &["query", "c", "--vector", "words.txt"], "\"three\" is not a number"),
+        (1, &["query", "c", "--vector", "missing.json"], "missing.json"),
+        (2, &["query", "c", "--text", "x"], "has no model"),
+        (4, &["query", "c", "--id", "9"], "no point with id 9"),
+        (2, &["query", "c", "--id", "1", "--limit", "0"], "limit: expected 1 to 1000, received 0"),
+        (2, &["query", "c", "--id", "1", "--using", "text"], "using: expected one of [\"image\"]"),
+        (2, &["query", "c"], "--text"),
+        (2, &["--config", "bad.toml", "collection", "list"], "unknown field `colour`"),
+        (2, &["--device", "gpu", "collection", "list"], "expected auto, cpu or cuda"),
+        (2, &["collection", "create", ".hidden"], "\".hidden\" is not a name"),
+    ];
+    for (code, args, part) in cases {
+        scratch.fails(code, args, part);
+    }
+    scratch.fails(1, &["--data-dir", "elsewhere", "collection", "list"], "no data directory at elsewhere");
+    scratch.fails(2, &["collection", "create", "c"], "exists");
+    assert_eq!(json(&scratch.ok(&["collection", "get", "c", "--json"]))["points_count"], 3, "nothing was lost");
+}
+
+#[test]
+fn verify_and_rebuild_say_what_they_read_and_built() {
+    let scratch = scratch_with_points();
+    let report = json(&scratch.ok(&["verify", "--json"]));
+    assert_eq!(report["whole"], true);
+    assert_eq!(report["collections"]["c"]["points_checked"], 3);
+    let rebuilt = json(&scratch.ok(&["rebuild", "c", "--json"]));
+    assert_eq!(rebuilt["collections"]["c"]["vectors_indexed"], 3);
+    let by_id = json(&scratch.ok(&["query", "c", "--id", "1", "--json"]));
+    assert_eq!(by_id["hits"][0]["id"], 3);
+    scratch.fails(4, &["verify", "nowhere"], "no collection named");
+}
+
+#[test]
+fn settings_come_from_flag_then_variable_then_file() {
+    let scratch = Scratch::new();
+    scratch.write("firn.toml", "data_dir = 'from-file'\n");
+    scratch.run_plain(&[], &["collection", "create", "f", "--vector", "v=2"]);
+    scratch.run_plain(&[("FIRN_DATA_DIR", "from-variable")], &["collection", "create", "v", "--vector", "v=2"]);
+    let both = [("FIRN_DATA_DIR", "from-variable")];
+    scratch.run_plain(&both, &["--data-dir", "from-flag", "collection", "create", "g", "--vector", "v=2"]);
+    for (dir, name) in [("from-file", "f"), ("from-variable", "v"), ("from-flag", "g")] {
+        let list = json(&scratch.run_plain(&[], &["--data-dir", dir, "collection", "list", "--json"]));
+        assert_eq!(list["collections"][0]["name"], name, "{dir}");
+        assert_eq!(list["collections"].as_array().unwrap().len(), 1);
+    }
+}
+
+#[test]
+fn every_subcommand_has_help_with_an_example() {
+    let scratch = Scratch::new();
+    let commands: [&[&str]; 13] = [
+        &["query"],
+        &["ingest"],
+        &["serve"],
+        &["demo"],
+        &["verify"],
+        &["rebuild"],
+        &["train", "align"],
+        &["collection", "create"],
+        &["collection", "list"],
+        &["collection", "get"],
+        &["collection", "delete"],
+        &["model", "info"],
+        &["model", "check"],
+    ];
+    for command in commands {
+        let help = scratch.ok(&[command, &["--help"]].concat());
+        let example = format!("Example: firn {}", command.join(" "));
+        assert!(help.contains(&example), "{command:?} has no example:\n{help}");
+        let opening = help.lines().next().unwrap_or_default();
+        assert!(opening.len() > 20 && !opening.starts_with("Usage"), "{command:?} opens with {opening:?}");
+    }
+}
