@@ -12,6 +12,7 @@ mod folder;
 mod hub;
 pub mod picture;
 mod preprocess;
+pub mod scenes;
 
 pub use encoder::{Device, Embedding, Encoder, ModelInfo, ModelSpec, Pixels, TextEmbedding, load};
 pub use error::{Error, Result};

@@ -1,0 +1,450 @@
+//! Sentences of the captions, by language. Several ways to say a thing stand in one list.
+//!
+//! `{np}`, `{x}`, `{y}`: noun phrases; `{place}`: one of `places`; `{a}`, `{b}`: tones; `{n}`, `{g}`: counts of things and
+//! groups; `{r}`: a relation. Sentences are worded so that nothing must agree with what is put in.
+
+pub struct Templates {
+    pub intro: &'static [&'static str],
+    pub plain: &'static [&'static str],
+    pub gradient: &'static [&'static str],
+    pub ground: &'static [&'static str],
+    pub group: &'static [&'static str],
+    /// Left of, right of, above, below.
+    pub relations: [&'static str; 4],
+    pub related: &'static [&'static str],
+    pub empty: &'static [&'static str],
+    pub total: &'static [&'static str],
+    pub fillers: &'static [&'static str],
+    /// From the top left, row by row.
+    pub places: [&'static str; 9],
+    /// A short caption: what and where.
+    pub placed: &'static str,
+    pub tones: [&'static str; 7],
+    pub comma: &'static str,
+    pub and: &'static str,
+    /// Between sentences.
+    pub gap: &'static str,
+}
+
+pub fn templates(language: &str) -> &'static Templates {
+    match language {
+        "de" => &GERMAN,
+        "fr" => &FRENCH,
+        "es" => &SPANISH,
+        "it" => &ITALIAN,
+        "pt" => &PORTUGUESE,
+        "nl" => &DUTCH,
+        "zh" => &CHINESE,
+        "ja" => &JAPANESE,
+        "ar" => &ARABIC,
+        _ => &ENGLISH,
+    }
+}
+
+const ENGLISH: Templates = Templates {
+    intro: &[
+        "This is a simple drawing with clear shapes and flat colours.",
+        "The picture is a plain illustration made of simple coloured shapes.",
+        "A child could have drawn this scene of simple coloured things.",
+    ],
+    plain: &["The whole background is {a}.", "Everything stands on a plain {a} background."],
+    gradient: &[
+        "The background changes slowly from {a} at the top to {b} at the bottom.",
+        "Behind it all, {a} at the top fades into {b} at the bottom.",
+    ],
+    ground: &["The sky is {a} and the ground below is {b}.", "Under a {a} sky lies a strip of {b} ground."],
+    group: &["{place} you can see {np}.", "{place} we find {np}.", "{place} the artist has put {np}."],
+    relations: ["{x} to the left of {y}", "{x} to the right of {y}", "{x} above {y}", "{x} below {y}"],
+    related: &["Looking closer, there is a pair worth a mention: {r}.", "So the scene shows {r}."],
+    empty: &["{place} there is nothing at all.", "{place} the space was left empty."],
+    total: &[
+        "All in all, {n} things in {g} groups were drawn.",
+        "If you count everything, you get {n} things in {g} groups.",
+    ],
+    fillers: &[
+        "The outlines are sharp and no line is missing.",
+        "There are no people and no letters anywhere in the picture.",
+        "The style is calm, bright and easy to understand.",
+        "Nothing else draws attention away from this arrangement.",
+    ],
+    places: [
+        "in the top left corner",
+        "at the top in the middle",
+        "in the top right corner",
+        "on the left side",
+        "in the centre",
+        "on the right side",
+        "in the bottom left corner",
+        "at the bottom in the middle",
+        "in the bottom right corner",
+    ],
+    placed: "{np} {place}",
+    tones: ["white", "light blue", "cream", "light green", "light grey", "dark blue", "black"],
+    comma: ", ",
+    and: " and ",
+    gap: " ",
+};
+
+const GERMAN: Templates = Templates {
+    intro: &[
+        "Dies ist eine einfache Zeichnung mit klaren Formen und flächigen Farben.",
+        "Das Bild ist eine schlichte Illustration aus einfachen bunten Formen.",
+        "So eine Szene aus einfachen bunten Dingen könnte ein Kind gemalt haben.",
+    ],
+    plain: &["Der ganze Hintergrund ist {a}.", "Alles steht vor einem Hintergrund, der einfarbig {a} ist."],
+    gradient: &[
+        "Der Hintergrund ist oben {a} und geht nach unten langsam in eine andere Farbe über, bis er {b} ist.",
+        "Hinter allem liegt ein Farbverlauf: oben ist er {a}, unten ist er {b}.",
+    ],
+    ground: &[
+        "Der Himmel ist {a} und der Boden darunter ist {b}.",
+        "Oben ist der Himmel {a}, unten ist der Boden {b}.",
+    ],
+    group: &["{place} sieht man {np}.", "{place} finden wir {np}.", "{place} hat der Künstler {np} gemalt."],
+    relations: ["{x} links von {y}", "{x} rechts von {y}", "{x} über {y}", "{x} unter {y}"],
+    related: &["Bei genauerem Hinsehen erkennt man {r}.", "Die Szene zeigt also {r}."],
+    empty: &["{place} ist gar nichts zu sehen.", "{place} wurde der Platz frei gelassen."],
+    total: &[
+        "Insgesamt wurden {n} Dinge in {g} Gruppen gezeichnet.",
+        "Wer alles zählt, kommt auf {n} Dinge in {g} Gruppen.",
+    ],
+    fillers: &[
+        "Die Umrisse sind scharf und keine Linie fehlt.",
+        "Nirgends im Bild gibt es Menschen oder Buchstaben.",
+        "Der Stil ist ruhig, hell und leicht zu verstehen.",
+        "Sonst lenkt nichts von dieser Anordnung ab.",
+    ],
+    places: [
+        "oben links",
+        "oben in der Mitte",
+        "oben rechts",
+        "auf der linken Seite",
+        "genau in der Mitte",
+        "auf der rechten Seite",
+        "unten links",
+        "unten in der Mitte",
+        "unten rechts",
+    ],
+    placed: "{np} {place}",
+    tones: ["weiß", "hellblau", "cremefarben", "hellgrün", "hellgrau", "dunkelblau", "schwarz"],
+    comma: ", ",
+    and: " und ",
+    gap: " ",
+};
+
+const FRENCH: Templates = Templates {
+    intro: &[
+        "C'est un dessin simple aux formes nettes et aux couleurs unies.",
+        "L'image est une illustration sobre faite de formes simples et colorées.",
+        "Un enfant aurait pu dessiner cette scène de choses simples et colorées.",
+    ],
+    plain: &["Tout le fond est {a}.", "Tout repose sur un fond uni, {a}."],
+    gradient: &[
+        "Le fond est {a} en haut et devient peu à peu {b} vers le bas.",
+        "Derrière, le dégradé est {a} en haut et {b} en bas.",
+    ],
+    ground: &["Le ciel est {a} et le sol en dessous est {b}.", "En haut le ciel est {a}, en bas le sol est {b}."],
+    group: &["{place}, on voit {np}.", "{place}, on trouve {np}.", "{place}, l'artiste a placé {np}."],
+    relations: ["{x} à gauche d'{y}", "{x} à droite d'{y}", "{x} au-dessus d'{y}", "{x} en dessous d'{y}"],
+    related: &["En regardant de plus près, on remarque {r}.", "La scène montre donc {r}."],
+    empty: &["{place}, il n'y a rien du tout.", "{place}, l'espace est resté vide."],
+    total: &[
+        "En tout, {n} choses en {g} groupes ont été dessinées.",
+        "Si l'on compte tout, on arrive à {n} choses en {g} groupes.",
+    ],
+    fillers: &[
+        "Les contours sont nets et aucune ligne ne manque.",
+        "Il n'y a ni personnes ni lettres nulle part dans l'image.",
+        "Le style est calme, clair et facile à comprendre.",
+        "Rien d'autre ne détourne l'attention de cet ensemble.",
+    ],
+    places: [
+        "en haut à gauche",
+        "en haut au milieu",
+        "en haut à droite",
+        "sur le côté gauche",
+        "au centre",
+        "sur le côté droit",
+        "en bas à gauche",
+        "en bas au milieu",
+        "en bas à droite",
+    ],
+    placed: "{np} {place}",
+    tones: ["blanc", "bleu clair", "crème", "vert clair", "gris clair", "bleu foncé", "noir"],
+    comma: ", ",
+    and: " et ",
+    gap: " ",
+};
+
+const SPANISH: Templates = Templates {
+    intro: &[
+        "Es un dibujo sencillo con formas claras y colores planos.",
+        "La imagen es una ilustración sobria hecha de formas sencillas de colores.",
+        "Un niño podría haber dibujado esta escena de cosas sencillas de colores.",
+    ],
+    plain: &["Todo el fondo es {a}.", "Todo está sobre un fondo liso que es {a}."],
+    gradient: &[
+        "El fondo es {a} arriba y poco a poco se vuelve {b} hacia abajo.",
+        "Detrás, el degradado es {a} arriba y {b} abajo.",
+    ],
+    ground: &["El cielo es {a} y el suelo de abajo es {b}.", "Arriba el cielo es {a}, abajo el suelo es {b}."],
+    group: &["{place} se puede ver {np}.", "{place} hay {np}.", "{place} el artista ha puesto {np}."],
+    relations: ["{x} a la izquierda de {y}", "{x} a la derecha de {y}", "{x} encima de {y}", "{x} debajo de {y}"],
+    related: &["Si se mira más de cerca, hay {r}.", "Así que la escena muestra {r}."],
+    empty: &["{place} no hay nada en absoluto.", "{place} el espacio quedó vacío."],
+    total: &["En total se dibujaron {n} cosas en {g} grupos.", "Si se cuenta todo, hay {n} cosas en {g} grupos."],
+    fillers: &[
+        "Los contornos son nítidos y no falta ninguna línea.",
+        "No hay personas ni letras en ninguna parte de la imagen.",
+        "El estilo es tranquilo, claro y fácil de entender.",
+        "Nada más distrae la atención de este conjunto.",
+    ],
+    places: [
+        "arriba a la izquierda",
+        "arriba en el medio",
+        "arriba a la derecha",
+        "en el lado izquierdo",
+        "en el centro",
+        "en el lado derecho",
+        "abajo a la izquierda",
+        "abajo en el medio",
+        "abajo a la derecha",
+    ],
+    placed: "{np} {place}",
+    tones: ["blanco", "azul claro", "crema", "verde claro", "gris claro", "azul oscuro", "negro"],
+    comma: ", ",
+    and: " y ",
+    gap: " ",
+};
+
+const ITALIAN: Templates = Templates {
+    intro: &[
+        "È un disegno semplice con forme chiare e colori piatti.",
+        "L'immagine è un'illustrazione sobria fatta di semplici forme colorate.",
+        "Un bambino avrebbe potuto disegnare questa scena di cose semplici e colorate.",
+    ],
+    plain: &["Tutto lo sfondo è {a}.", "Tutto poggia su uno sfondo uniforme che è {a}."],
+    gradient: &[
+        "Lo sfondo è {a} in alto e a poco a poco diventa {b} verso il basso.",
+        "Dietro, la sfumatura è {a} in alto e {b} in basso.",
+    ],
+    ground: &["Il cielo è {a} e il terreno sotto è {b}.", "In alto il cielo è {a}, in basso il terreno è {b}."],
+    group: &["{place} possiamo vedere {np}.", "{place} troviamo {np}.", "{place} l'artista ha messo {np}."],
+    relations: ["{x} a sinistra di {y}", "{x} a destra di {y}", "{x} sopra {y}", "{x} sotto {y}"],
+    related: &["Guardando più da vicino, notiamo {r}.", "La scena mostra quindi {r}."],
+    empty: &["{place} non c'è proprio niente.", "{place} lo spazio è rimasto vuoto."],
+    total: &[
+        "In tutto sono state disegnate {n} cose in {g} gruppi.",
+        "Se si conta tutto, si arriva a {n} cose in {g} gruppi.",
+    ],
+    fillers: &[
+        "I contorni sono nitidi e non manca nessuna linea.",
+        "Non ci sono persone né lettere in nessuna parte dell'immagine.",
+        "Lo stile è calmo, chiaro e facile da capire.",
+        "Nient'altro distoglie l'attenzione da questo insieme.",
+    ],
+    places: [
+        "in alto a sinistra",
+        "in alto al centro",
+        "in alto a destra",
+        "sul lato sinistro",
+        "proprio al centro",
+        "sul lato destro",
+        "in basso a sinistra",
+        "in basso al centro",
+        "in basso a destra",
+    ],
+    placed: "{np} {place}",
+    tones: ["bianco", "azzurro chiaro", "crema", "verde chiaro", "grigio chiaro", "blu scuro", "nero"],
+    comma: ", ",
+    and: " e ",
+    gap: " ",
+};
+
+const PORTUGUESE: Templates = Templates {
+    intro: &[
+        "É um desenho simples com formas claras e cores lisas.",
+        "A imagem é uma ilustração sóbria feita de formas simples e coloridas.",
+        "Uma criança poderia ter desenhado esta cena de coisas simples e coloridas.",
+    ],
+    plain: &["Todo o fundo é {a}.", "Tudo está sobre um fundo liso que é {a}."],
+    gradient: &[
+        "O fundo é {a} em cima e aos poucos fica {b} em direção à parte de baixo.",
+        "Atrás, o degradê é {a} em cima e {b} embaixo.",
+    ],
+    ground: &["O céu é {a} e o chão embaixo é {b}.", "Em cima o céu é {a}, embaixo o chão é {b}."],
+    group: &["{place} podemos ver {np}.", "{place} há {np}.", "{place} o artista colocou {np}."],
+    relations: ["{x} à esquerda de {y}", "{x} à direita de {y}", "{x} acima de {y}", "{x} abaixo de {y}"],
+    related: &["Olhando mais de perto, notamos {r}.", "Assim, a cena mostra {r}."],
+    empty: &["{place} não há absolutamente nada.", "{place} o espaço ficou vazio."],
+    total: &["Ao todo foram desenhadas {n} coisas em {g} grupos.", "Contando tudo, são {n} coisas em {g} grupos."],
+    fillers: &[
+        "Os contornos são nítidos e não falta nenhuma linha.",
+        "Não há pessoas nem letras em nenhuma parte da imagem.",
+        "O estilo é calmo, claro e fácil de entender.",
+        "Nada mais desvia a atenção deste conjunto.",
+    ],
+    places: [
+        "no canto superior esquerdo",
+        "em cima no meio",
+        "no canto superior direito",
+        "no lado esquerdo",
+        "bem no centro",
+        "no lado direito",
+        "no canto inferior esquerdo",
+        "embaixo no meio",
+        "no canto inferior direito",
+    ],
+    placed: "{np} {place}",
+    tones: ["branco", "azul-claro", "creme", "verde-claro", "cinza-claro", "azul-escuro", "preto"],
+    comma: ", ",
+    and: " e ",
+    gap: " ",
+};
+
+const DUTCH: Templates = Templates {
+    intro: &[
+        "Dit is een eenvoudige tekening met duidelijke vormen en egale kleuren.",
+        "De afbeelding is een sobere illustratie van eenvoudige gekleurde vormen.",
+        "Een kind had dit tafereel van eenvoudige gekleurde dingen kunnen tekenen.",
+    ],
+    plain: &["De hele achtergrond is {a}.", "Alles staat voor een egale achtergrond die {a} is."],
+    gradient: &[
+        "De achtergrond is bovenaan {a} en wordt naar beneden toe langzaam {b}.",
+        "Achter alles ligt een kleurverloop: bovenaan {a}, onderaan {b}.",
+    ],
+    ground: &["De lucht is {a} en de grond eronder is {b}.", "Bovenaan is de lucht {a}, onderaan is de grond {b}."],
+    group: &["{place} zie je {np}.", "{place} vinden we {np}.", "{place} heeft de tekenaar {np} gezet."],
+    relations: ["{x} links van {y}", "{x} rechts van {y}", "{x} boven {y}", "{x} onder {y}"],
+    related: &["Wie beter kijkt, ziet {r}.", "Het tafereel toont dus {r}."],
+    empty: &["{place} is helemaal niets te zien.", "{place} is de ruimte leeg gelaten."],
+    total: &[
+        "In totaal zijn er {n} dingen in {g} groepen getekend.",
+        "Wie alles telt, komt op {n} dingen in {g} groepen.",
+    ],
+    fillers: &[
+        "De omtrekken zijn scherp en er ontbreekt geen lijn.",
+        "Nergens in de afbeelding staan mensen of letters.",
+        "De stijl is rustig, helder en makkelijk te begrijpen.",
+        "Verder leidt niets de aandacht af van dit geheel.",
+    ],
+    places: [
+        "linksboven",
+        "bovenaan in het midden",
+        "rechtsboven",
+        "aan de linkerkant",
+        "precies in het midden",
+        "aan de rechterkant",
+        "linksonder",
+        "onderaan in het midden",
+        "rechtsonder",
+    ],
+    placed: "{np} {place}",
+    tones: ["wit", "lichtblauw", "crèmekleurig", "lichtgroen", "lichtgrijs", "donkerblauw", "zwart"],
+    comma: ", ",
+    and: " en ",
+    gap: " ",
+};
+
+const CHINESE: Templates = Templates {
+    intro: &[
+        "这是一幅线条清楚、色彩均匀的简单图画。",
+        "这张图是由简单的彩色形状组成的插图。",
+        "这个由简单彩色物体组成的画面，像是孩子画的。",
+    ],
+    plain: &["整个背景是{a}。", "所有东西都画在纯{a}的背景上。"],
+    gradient: &["背景从上方的{a}慢慢变成下方的{b}。", "后面的底色上面是{a}，往下渐渐变成{b}。"],
+    ground: &["天空是{a}，下面的地面是{b}。", "上面是{a}的天空，下面是{b}的地面。"],
+    group: &["{place}可以看到{np}。", "{place}有{np}。", "画家在{place}画了{np}。"],
+    relations: ["{x}在{y}的左边", "{x}在{y}的右边", "{x}在{y}的上面", "{x}在{y}的下面"],
+    related: &["仔细看，{r}。", "所以在画面中，{r}。"],
+    empty: &["{place}什么也没有。", "{place}的地方是空着的。"],
+    total: &["总共画了{n}个东西，分成{g}组。", "全部数一数，一共有{n}个东西，分为{g}组。"],
+    fillers: &[
+        "轮廓很清晰，没有缺少任何线条。",
+        "图中没有人物，也没有任何文字。",
+        "整体风格安静、明亮，很容易看懂。",
+        "除此之外，没有别的东西分散注意力。",
+        "画面的安排很简单，一眼就能看明白。",
+        "每一种颜色都很鲜明，不会混在一起。",
+    ],
+    places: ["左上角", "上方中间", "右上角", "左边", "正中间", "右边", "左下角", "下方中间", "右下角"],
+    placed: "{place}的{np}",
+    tones: ["白色", "浅蓝色", "米色", "浅绿色", "浅灰色", "深蓝色", "黑色"],
+    comma: "、",
+    and: "和",
+    gap: "",
+};
+
+const JAPANESE: Templates = Templates {
+    intro: &[
+        "これは、はっきりした形と均一な色で描かれた簡単な絵です。",
+        "この絵は、単純な色つきの形でできたイラストです。",
+        "単純な色つきの物を並べた、子どもが描いたような場面です。",
+    ],
+    plain: &["背景は全体が{a}です。", "すべてが{a}一色の背景の上にあります。"],
+    gradient: &["背景は上の{a}から下の{b}へゆっくり変わります。", "後ろの色は上が{a}で、下に行くほど{b}になります。"],
+    ground: &["空は{a}で、下の地面は{b}です。", "上には{a}の空、下には{b}の地面があります。"],
+    group: &["{place}に{np}が見えます。", "{place}には{np}があります。", "{place}には{np}が描かれています。"],
+    relations: ["{y}の左にある{x}", "{y}の右にある{x}", "{y}の上にある{x}", "{y}の下にある{x}"],
+    related: &["よく見ると、{r}が目に入ります。", "つまり、この場面は{r}を表しています。"],
+    empty: &["{place}には何もありません。", "{place}は空いたままです。"],
+    total: &["全部で{n}個の物が{g}組に分けて描かれています。", "すべて数えると、{g}組で{n}個の物になります。"],
+    fillers: &[
+        "輪郭はくっきりしていて、欠けた線はありません。",
+        "絵の中には人も文字もありません。",
+        "全体は静かで明るく、分かりやすい画風です。",
+        "ほかに目を引くものはありません。",
+    ],
+    places: ["左上", "上の中央", "右上", "左側", "真ん中", "右側", "左下", "下の中央", "右下"],
+    placed: "{place}の{np}",
+    tones: ["白色", "水色", "クリーム色", "薄緑色", "薄い灰色", "紺色", "黒色"],
+    comma: "、",
+    and: "と",
+    gap: "",
+};
+
+const ARABIC: Templates = Templates {
+    intro: &[
+        "هذا رسم بسيط بأشكال واضحة وألوان متجانسة.",
+        "الصورة رسم توضيحي بسيط مكون من أشكال ملونة.",
+        "كان بإمكان طفل أن يرسم هذا المشهد من أشياء بسيطة ملونة.",
+    ],
+    plain: &["الخلفية كلها باللون {a}.", "كل شيء مرسوم على خلفية سادة باللون {a}."],
+    gradient: &[
+        "تتدرج الخلفية من اللون {a} في الأعلى إلى اللون {b} في الأسفل.",
+        "في الخلف يتحول اللون ببطء من {a} في الأعلى إلى {b} في الأسفل.",
+    ],
+    ground: &["السماء باللون {a} والأرض تحتها باللون {b}.", "في الأعلى سماء باللون {a} وفي الأسفل أرض باللون {b}."],
+    group: &["{place} هناك {np}.", "{place} يظهر لنا {np}.", "{place} من الصورة {np}."],
+    relations: ["{x} على يسار {y}", "{x} على يمين {y}", "{x} فوق {y}", "{x} تحت {y}"],
+    related: &["عند النظر عن قرب هناك {r}.", "إذن في هذا المشهد {r}."],
+    empty: &["{place} لا يوجد أي شيء على الإطلاق.", "{place} بقي المكان فارغا."],
+    total: &[
+        "عدد الأشياء المرسومة {n} وعدد المجموعات {g}.",
+        "إذا عددنا كل شيء فهناك {n} من الأشياء في {g} من المجموعات.",
+    ],
+    fillers: &[
+        "الخطوط واضحة ولا ينقص أي خط منها.",
+        "لا يوجد أشخاص ولا حروف في أي مكان من الصورة.",
+        "الأسلوب هادئ ومشرق وسهل الفهم.",
+        "لا شيء آخر يصرف الانتباه عن هذا الترتيب.",
+        "الألوان نقية ولا تختلط ببعضها.",
+    ],
+    places: [
+        "في أعلى اليسار",
+        "في الأعلى في الوسط",
+        "في أعلى اليمين",
+        "على الجانب الأيسر",
+        "في وسط الصورة تماما",
+        "على الجانب الأيمن",
+        "في أسفل اليسار",
+        "في الأسفل في الوسط",
+        "في أسفل اليمين",
+    ],
+    placed: "{np} {place}",
+    tones: ["الأبيض", "الأزرق الفاتح", "الكريمي", "الأخضر الفاتح", "الرمادي الفاتح", "الأزرق الداكن", "الأسود"],
+    comma: "، ",
+    and: " و",
+    gap: " ",
+};
