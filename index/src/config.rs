@@ -24,7 +24,12 @@ impl Limits {
     pub const MAX_NAME_BYTES: usize = 128;
     pub const MAX_TEXTS: usize = 256;
     pub const MAX_TEXT_BYTES: usize = 256 * 1024;
+    pub const MAX_LANGUAGE_BYTES: usize = 64;
     pub const MAX_PAYLOAD_BYTES: usize = 1024 * 1024;
+    /// Objects and arrays inside each other; the payload itself is the first.
+    pub const MAX_PAYLOAD_DEPTH: usize = 64;
+    /// Each of a model's name and hash.
+    pub const MAX_MODEL_BYTES: usize = 4096;
     /// Rows of one collection, dead ones included.
     pub const MAX_ROWS: u32 = u32::MAX - 1;
     /// Hits of one search.

@@ -1,12 +1,28 @@
-//! One data directory: its collections, aliases, and the one thread that writes.
+//! One data directory: its collections, aliases, and the threads that write and index.
 
-use std::path::Path;
+use std::{
+    fs,
+    path::Path,
+    sync::{Arc, Mutex},
+    thread::JoinHandle,
+};
 
-use crate::{Collection, CollectionConfig, CollectionInfo, Options, Result};
+use crate::{
+    Collection, CollectionConfig, CollectionInfo, Error, Options, Result,
+    catalog::{Catalog, CollectionRecord, Entry},
+    check, commit,
+    commit::Operation,
+    engine::Engine,
+    load,
+    lock::Lock,
+    store::Store,
+};
 
 /// An open data directory. Clones share it; the last one to go closes it.
 #[derive(Clone)]
-pub struct Database {}
+pub struct Database {
+    handle: Arc<Handle>,
+}
 
 /// A change of an alias.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,54 +31,141 @@ pub enum AliasChange {
     Delete { alias: String },
 }
 
+/// Closes the database when it goes.
+struct Handle {
+    engine: Arc<Engine>,
+    /// Emptied by `close`.
+    running: Mutex<Option<Running>>,
+}
+
+struct Running {
+    writer: JoinHandle<()>,
+    /// Let go of last.
+    _lock: Lock,
+}
+
 impl Database {
     /// Opens or makes the data directory at `path`. `Error::Locked` when another process has it.
     pub fn open(path: &Path, options: Options) -> Result<Self> {
-        let _ = (path, options);
-        todo!()
+        check::options(&options)?;
+        fs::create_dir_all(path).map_err(|e| Error::Storage(format!("{}: {e}", path.display())))?;
+        let lock = Lock::take(path)?;
+        let store = Store::open(&path.join("store"), options.cache_bytes)?;
+        let loaded = load::database(&store)?;
+        let engine = Arc::new(Engine::new(path.to_owned(), options, store, loaded.catalog, loaded.sequence));
+        let writer = start_writer(&engine)?;
+        let running = Mutex::new(Some(Running { writer, _lock: lock }));
+        let database = Database { handle: Arc::new(Handle { engine, running }) };
+        database.remove_leftovers(loaded.leftovers);
+        Ok(database)
     }
 
     /// Makes an empty collection.
     pub fn create_collection(&self, name: &str, config: CollectionConfig) -> Result<Collection> {
-        let _ = (name, config);
-        todo!()
+        check::name(name)?;
+        check::config(&config)?;
+        let record = CollectionRecord { uuid: new_uuid(), config };
+        self.engine().submit(Operation::CreateCollection { name: name.to_owned(), record })?;
+        self.collection(name)
     }
 
     /// A collection by name or alias. `Error::Quarantined` if it is damaged.
     pub fn collection(&self, name: &str) -> Result<Collection> {
-        let _ = name;
-        todo!()
+        self.check_open()?;
+        let catalog = self.engine().catalog();
+        let (name, entry) = catalog.find(name)?;
+        Ok(Collection::new(self.engine().clone(), entry.serving(name)?.clone()))
     }
 
     /// One collection seen from outside, by name or alias; quarantined ones too.
     pub fn collection_info(&self, name: &str) -> Result<CollectionInfo> {
-        let _ = name;
-        todo!()
+        self.check_open()?;
+        let catalog = self.engine().catalog();
+        let (name, entry) = catalog.find(name)?;
+        Ok(self.info(&catalog, name, entry))
     }
 
     /// All collections in the order of their names, quarantined ones too.
     pub fn collections(&self) -> Vec<CollectionInfo> {
-        todo!()
+        let catalog = self.engine().catalog();
+        catalog.collections.iter().map(|(name, entry)| self.info(&catalog, name, entry)).collect()
     }
 
     pub fn delete_collection(&self, name: &str) -> Result<()> {
-        let _ = name;
-        todo!()
+        self.engine().submit(Operation::DeleteCollection { name: name.to_owned() })?;
+        Ok(())
     }
 
     /// All changes or none.
     pub fn update_aliases(&self, changes: &[AliasChange]) -> Result<()> {
-        let _ = changes;
-        todo!()
+        self.engine().submit(Operation::UpdateAliases { changes: changes.to_vec() })?;
+        Ok(())
     }
 
     /// Bytes the data directory takes on disk.
     pub fn disk_bytes(&self) -> u64 {
-        todo!()
+        self.engine().store.disk_bytes()
     }
 
     /// Finishes what was submitted, stops background work and releases the directory. Later calls answer `Error::Closed`.
     pub fn close(&self) -> Result<()> {
-        todo!()
+        self.handle.close()
     }
+
+    fn engine(&self) -> &Arc<Engine> {
+        &self.handle.engine
+    }
+
+    fn check_open(&self) -> Result<()> {
+        let running = self.handle.running.lock().unwrap_or_else(|e| e.into_inner());
+        if running.is_some() { Ok(()) } else { Err(Error::Closed) }
+    }
+
+    fn info(&self, catalog: &Catalog, name: &str, entry: &Entry) -> CollectionInfo {
+        match entry {
+            Entry::Serving(state) => self.engine().info_of(state),
+            Entry::Quarantined(quarantined) => quarantined.info(name, catalog.aliases_of(name)),
+        }
+    }
+
+    /// What cannot be removed now, for want of space perhaps, is found again at the next opening.
+    fn remove_leftovers(&self, leftovers: Vec<crate::key::Key>) {
+        for keys in leftovers.chunks(10_000) {
+            if let Err(error) = self.engine().submit(Operation::Remove { keys: keys.to_vec() }) {
+                tracing::warn!(%error, "leftovers stay on disk");
+                return;
+            }
+        }
+    }
+}
+
+impl Handle {
+    fn close(&self) -> Result<()> {
+        let Some(running) = self.running.lock().unwrap_or_else(|e| e.into_inner()).take() else { return Ok(()) };
+        self.engine.refuse_requests();
+        let writer = running.writer.join();
+        self.engine.store.close()?;
+        writer.map_err(|_| Error::Storage("the writer thread panicked".to_owned()))
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            tracing::error!(%error, "closing the database");
+        }
+    }
+}
+
+fn start_writer(engine: &Arc<Engine>) -> Result<JoinHandle<()>> {
+    let (engine, requests) = (engine.clone(), engine.accept_requests());
+    let thread = std::thread::Builder::new().name("firn-writer".to_owned());
+    thread.spawn(move || commit::run(&engine, &requests)).map_err(|e| Error::Storage(format!("writer thread: {e}")))
+}
+
+/// A random (version 4) UUID.
+fn new_uuid() -> String {
+    let bits = rand::random::<u128>() & !(0xf << 76) & !(0x3 << 62) | 0x4 << 76 | 0x2 << 62;
+    let hex = format!("{bits:032x}");
+    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
 }

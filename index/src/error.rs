@@ -50,3 +50,17 @@ pub enum Error {
     #[error("storage: {0}")]
     Storage(String),
 }
+
+impl Error {
+    /// The same answer for another caller of a commit that failed.
+    pub(crate) fn again(&self) -> Error {
+        match self {
+            Error::DiskFull { path, free, needed } => {
+                Error::DiskFull { path: path.clone(), free: *free, needed: *needed }
+            }
+            Error::Storage(detail) => Error::Storage(detail.clone()),
+            Error::Closed => Error::Closed,
+            other => Error::Storage(other.to_string()),
+        }
+    }
+}

@@ -3,16 +3,33 @@
 //! Points in sled are the truth; HNSW segments are derived from them and can always be rebuilt. This crate knows no model:
 //! vectors come in as `&[f32]` and are compared by cosine.
 
+mod buffer;
+mod catalog;
+mod check;
 mod collection;
+mod commit;
 mod config;
 mod database;
+mod distance;
+mod draft;
+mod engine;
 mod error;
+mod fetch;
+mod generation;
+mod key;
+mod load;
+mod lock;
 mod point;
+mod reader;
+mod record;
+mod select;
+mod state;
+mod store;
+mod stored;
 
-pub use collection::{
-    Candidate, Collection, Commit, Damage, PayloadChange, Reader, RebuildReport, Search, VerifyReport,
-};
+pub use collection::{Candidate, Collection, Commit, Damage, PayloadChange, RebuildReport, Search, VerifyReport};
 pub use config::{CollectionConfig, CollectionInfo, HnswConfig, Limits, ModelRef, Options, Status, VectorConfig};
 pub use database::{AliasChange, Database};
 pub use error::{Error, Result};
 pub use point::{Fields, NewPoint, Page, Payload, Point, PointId, Row, Text};
+pub use reader::Reader;

@@ -1,0 +1,281 @@
+//! The one thread that writes. Operations that wait at the same time are put into one commit: one atomic batch, one sync,
+//! then memory, then the answers.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::Ordering,
+        mpsc::{Receiver, SyncSender},
+    },
+};
+
+use crate::{
+    AliasChange, CollectionConfig, Commit, Error, Payload, PayloadChange, PointId, Result, Row,
+    catalog::{Catalog, CollectionRecord, Entry},
+    check,
+    draft::Draft,
+    engine::Engine,
+    key::{self, Key},
+    load, record,
+    state::CollectionState,
+    store::{Changes, Tree},
+};
+
+/// A commit takes no more operations once it has so many bytes.
+const GROUP_BYTES: usize = 32 << 20;
+
+/// Keys of dropped rows that one commit removes for each collection.
+const GARBAGE_PER_COMMIT: usize = 10_000;
+
+pub struct Request {
+    pub operation: Operation,
+    pub reply: SyncSender<Result<Commit>>,
+}
+
+pub enum Operation {
+    Upsert {
+        collection: Arc<CollectionState>,
+        points: Vec<PreparedPoint>,
+    },
+    Delete {
+        collection: Arc<CollectionState>,
+        ids: Vec<PointId>,
+    },
+    SetPayload {
+        collection: Arc<CollectionState>,
+        ids: Vec<PointId>,
+        payload: Payload,
+        change: PayloadChange,
+    },
+    CreateCollection {
+        name: String,
+        record: CollectionRecord,
+    },
+    DeleteCollection {
+        name: String,
+    },
+    UpdateAliases {
+        changes: Vec<AliasChange>,
+    },
+    /// Removes keys that nothing needs.
+    Remove {
+        keys: Vec<Key>,
+    },
+}
+
+/// A checked point, encoded but for its version.
+pub struct PreparedPoint {
+    pub id: PointId,
+    pub rest: Vec<u8>,
+    /// Unit vectors by their place in the configuration.
+    pub vectors: Vec<(u8, Vec<f32>)>,
+}
+
+/// Answers requests until nobody can send any.
+pub fn run(engine: &Engine, requests: &Receiver<Request>) {
+    while let Ok(first) = requests.recv() {
+        let (group, replies) = collect(engine, first, requests);
+        let outcome = group.commit();
+        for (reply, result) in replies {
+            let answer = match &outcome {
+                Ok(sequence) => result.map(|changed| Commit { sequence: *sequence, changed }),
+                Err(error) => result.and(Err(error.again())),
+            };
+            // A caller that has gone needs no answer.
+            let _ = reply.send(answer);
+        }
+    }
+}
+
+type Reply = (SyncSender<Result<Commit>>, Result<u64>);
+
+/// Stages the first request and all that wait behind it.
+fn collect<'a>(engine: &'a Engine, first: Request, requests: &Receiver<Request>) -> (Group<'a>, Vec<Reply>) {
+    let mut group = Group::new(engine);
+    let mut replies = Vec::new();
+    let mut next = Some(first);
+    while let Some(Request { operation, reply }) = next {
+        let result = engine.check_writable().and_then(|()| group.stage(operation));
+        replies.push((reply, result));
+        next = if group.bytes < GROUP_BYTES { requests.try_recv().ok() } else { None };
+    }
+    (group, replies)
+}
+
+/// One commit in the making.
+struct Group<'a> {
+    engine: &'a Engine,
+    sequence: u64,
+    changes: Changes,
+    bytes: usize,
+    drafts: HashMap<u32, Draft>,
+    /// The names as they will be, if they change.
+    catalog: Option<Catalog>,
+    retired: Vec<Entry>,
+}
+
+impl<'a> Group<'a> {
+    fn new(engine: &'a Engine) -> Group<'a> {
+        Group {
+            engine,
+            sequence: engine.last_sequence() + 1,
+            changes: Changes::new(),
+            bytes: 0,
+            drafts: HashMap::new(),
+            catalog: None,
+            retired: Vec::new(),
+        }
+    }
+
+    /// Adds an operation as a whole, or not at all, and says how many points it changes.
+    fn stage(&mut self, operation: Operation) -> Result<u64> {
+        match operation {
+            Operation::Upsert { collection, points } => self.with_draft(collection, |d, c| d.upsert(points, c)),
+            Operation::Delete { collection, ids } => self.with_draft(collection, |d, c| d.delete(&ids, c)),
+            Operation::SetPayload { collection, ids, payload, change } => {
+                self.with_draft(collection, |d, c| d.set_payload(&ids, &payload, change, c))
+            }
+            Operation::CreateCollection { name, record } => self.create_collection(name, &record),
+            Operation::DeleteCollection { name } => self.delete_collection(&name),
+            Operation::UpdateAliases { changes } => self.update_aliases(&changes),
+            Operation::Remove { keys } => {
+                self.changes.extend(keys.into_iter().map(|key| (key, None)));
+                Ok(0)
+            }
+        }
+    }
+
+    fn with_draft(
+        &mut self,
+        collection: Arc<CollectionState>,
+        stage: impl FnOnce(&mut Draft, &mut Staging<'_>) -> Result<u64>,
+    ) -> Result<u64> {
+        if self.retired.iter().any(|entry| entry.number() == collection.number) || collection.is_deleted() {
+            return Err(Error::CollectionNotFound { name: collection.name.clone() });
+        }
+        let draft = self.drafts.entry(collection.number).or_insert_with(|| Draft::new(collection));
+        let mut staging = Staging {
+            engine: self.engine,
+            sequence: self.sequence,
+            changes: &mut self.changes,
+            bytes: &mut self.bytes,
+        };
+        stage(draft, &mut staging)
+    }
+
+    fn create_collection(&mut self, name: String, collection: &CollectionRecord) -> Result<u64> {
+        check::name(&name)?;
+        let mut catalog = self.catalog();
+        catalog.check_free(&name)?;
+        let number = catalog.next_number;
+        catalog.next_number = number.checked_add(1).ok_or(Error::LimitExceeded {
+            what: "collections ever made",
+            max: u32::MAX.into(),
+            received: 1 << 32,
+        })?;
+        let state = load::empty(number, name.clone(), collection.clone());
+        let bytes = postcard::to_stdvec(collection).expect("plain data can be written");
+        self.put(key::collection(number, &name), &bytes);
+        self.put(key::next_collection(), &catalog.next_number.to_le_bytes());
+        catalog.collections.insert(name, Entry::Serving(Arc::new(state)));
+        self.catalog = Some(catalog);
+        Ok(0)
+    }
+
+    fn delete_collection(&mut self, name: &str) -> Result<u64> {
+        let mut catalog = self.catalog();
+        let name = catalog.find(name)?.0.to_owned();
+        let entry = catalog.collections.remove(&name).expect("the name was just found");
+        for alias in catalog.aliases_of(&name) {
+            catalog.aliases.remove(&alias);
+            self.changes.insert(key::alias(&alias), None);
+        }
+        self.changes.insert(key::collection(entry.number(), &name), None);
+        self.put(key::doomed(entry.number()), &[]);
+        self.retired.push(entry);
+        self.catalog = Some(catalog);
+        Ok(0)
+    }
+
+    fn update_aliases(&mut self, changes: &[AliasChange]) -> Result<u64> {
+        let catalog = self.catalog().with_aliases(changes)?;
+        for change in changes {
+            let (AliasChange::Set { alias, .. } | AliasChange::Delete { alias }) = change;
+            match catalog.aliases.get(alias) {
+                Some(target) => {
+                    let number = catalog.collections[target].number();
+                    self.put(key::alias(alias), &number.to_le_bytes());
+                }
+                None => {
+                    self.changes.insert(key::alias(alias), None);
+                }
+            }
+        }
+        self.catalog = Some(catalog);
+        Ok(0)
+    }
+
+    fn catalog(&self) -> Catalog {
+        let now = || self.engine.catalog.read().unwrap_or_else(|e| e.into_inner()).clone();
+        self.catalog.clone().unwrap_or_else(now)
+    }
+
+    fn put(&mut self, key: Key, payload: &[u8]) {
+        let value = record::seal(&key, payload);
+        self.bytes += value.len();
+        self.changes.insert(key, Some(value));
+    }
+
+    /// Writes, syncs, and only then changes what readers see.
+    fn commit(mut self) -> Result<u64> {
+        if self.changes.is_empty() {
+            return Ok(self.engine.last_sequence());
+        }
+        self.put(key::sequence(), &self.sequence.to_le_bytes());
+        self.engine.check_free_space(self.bytes as u64)?;
+        for draft in self.drafts.values() {
+            draft.remember();
+            self.changes.extend(draft.state.take_garbage(GARBAGE_PER_COMMIT).into_iter().map(|key| (key, None)));
+        }
+        if let Err(error) = self.engine.store.commit(Tree::Points, self.changes) {
+            self.engine.stop_writing(&error);
+            return Err(error);
+        }
+        self.engine.sequence.store(self.sequence, Ordering::Release);
+        self.retired.iter().for_each(Entry::retire);
+        if let Some(catalog) = self.catalog {
+            *self.engine.catalog.write().unwrap_or_else(|e| e.into_inner()) = catalog;
+        }
+        for draft in self.drafts.into_values() {
+            draft.publish(self.sequence);
+        }
+        Ok(self.sequence)
+    }
+}
+
+/// Where a draft puts its changes.
+pub struct Staging<'a> {
+    pub engine: &'a Engine,
+    pub sequence: u64,
+    changes: &'a mut Changes,
+    bytes: &'a mut usize,
+}
+
+impl Staging<'_> {
+    pub fn put(&mut self, key: Key, payload: &[u8]) {
+        let value = record::seal(&key, payload);
+        *self.bytes += value.len();
+        self.changes.insert(key, Some(value));
+    }
+
+    /// Removes a key from disk.
+    pub fn remove(&mut self, key: Key) {
+        self.changes.insert(key, None);
+    }
+
+    /// Forgets a key that this commit was to write.
+    pub fn take_back(&mut self, key: &Key) {
+        self.changes.remove(key);
+    }
+}

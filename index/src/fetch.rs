@@ -1,0 +1,53 @@
+//! Reading rows, records and vectors from disk, checked.
+
+use crate::{Error, PointId, Result, Row, key, record, store::Store, store::Tree, stored};
+
+/// The row that `id` has now.
+pub fn row_on_disk(store: &Store, collection: u32, id: &PointId) -> Result<Option<Row>> {
+    let key = key::row_of(collection, id);
+    match store.get(Tree::Points, &key)? {
+        None => Ok(None),
+        Some(value) => decode_row(&key, &value).map(Some),
+    }
+}
+
+/// The record of `row` as it is now; a row whose record is missing is damaged.
+pub fn record_on_disk(store: &Store, collection: u32, row: Row) -> Result<Vec<u8>> {
+    let key = key::point(collection, row);
+    let value = store.get(Tree::Points, &key)?.ok_or_else(|| missing(format!("point in row {row}")))?;
+    Ok(record::unseal(&key, &value, || format!("point in row {row}"))?.to_vec())
+}
+
+/// The vector of `row` at a place of the configuration; the caller knows that the point has one.
+pub fn vector_on_disk(store: &Store, collection: u32, place: u8, row: Row, dim: usize) -> Result<Vec<f32>> {
+    let key = key::vector(collection, place, row);
+    let what = || format!("vector {place} in row {row}");
+    let value = store.get(Tree::Points, &key)?.ok_or_else(|| missing(what()))?;
+    let mut vector = Vec::with_capacity(dim);
+    stored::decode_vector(record::unseal(&key, &value, what)?, dim, &mut vector)?;
+    Ok(vector)
+}
+
+/// The row in the value of a `row_of` key.
+pub fn decode_row(key: &[u8], value: &[u8]) -> Result<Row> {
+    let what = || format!("row of an id, key {}", hex(key));
+    let bytes = record::unseal(key, value, what)?;
+    decode_u32(bytes)
+        .ok_or_else(|| Error::Damaged { what: what(), detail: format!("expected 4 bytes, received {}", bytes.len()) })
+}
+
+pub fn decode_u32(bytes: &[u8]) -> Option<u32> {
+    Some(u32::from_le_bytes(bytes.try_into().ok()?))
+}
+
+pub fn decode_u64(bytes: &[u8]) -> Option<u64> {
+    Some(u64::from_le_bytes(bytes.try_into().ok()?))
+}
+
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn missing(what: String) -> Error {
+    Error::Damaged { what, detail: "it is missing".to_owned() }
+}

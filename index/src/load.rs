@@ -1,0 +1,233 @@
+//! From disk to memory when a database is opened: the catalog, then each collection, every value checked.
+//!
+//! The `row_of` keys say which points exist. Rows that no id points to are leftovers of an update that had readers; they
+//! are reported for removal. A live point without its record or one of its vectors is damage.
+
+use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc};
+
+use roaring::RoaringBitmap;
+
+use crate::{
+    Error, Result, Row,
+    buffer::{Block, Buffer},
+    catalog::{Catalog, CollectionRecord, Entry, Quarantined},
+    fetch,
+    generation::{Generation, VectorView},
+    key::{self, Key},
+    record,
+    state::CollectionState,
+    store::{Store, Tree},
+    stored,
+};
+
+const BLOCK_VECTORS: usize = 1024;
+
+/// A database as it was found.
+pub struct Loaded {
+    pub catalog: Catalog,
+    pub sequence: u64,
+    /// Keys of the points tree that nothing needs.
+    pub leftovers: Vec<Key>,
+    /// Deleted collections whose data is still there.
+    pub doomed: Vec<u32>,
+}
+
+pub fn database(store: &Store) -> Result<Loaded> {
+    let mut loaded = Loaded {
+        catalog: Catalog { next_number: counter(store, key::next_collection())?, ..Catalog::default() },
+        sequence: sequence(store)?,
+        leftovers: Vec::new(),
+        doomed: doomed(store)?,
+    };
+    let mut names = BTreeMap::new();
+    for (number, name, record) in catalog_records(store)? {
+        let opened = record.and_then(|record| Ok((collection(store, number, &name, &record), record)));
+        let entry = match opened {
+            Ok((Ok(opened), _)) => {
+                loaded.leftovers.extend(opened.leftovers);
+                Entry::Serving(Arc::new(opened.state))
+            }
+            Ok((Err(error), record)) => quarantine(number, &name, Some(record), &error),
+            Err(error) => quarantine(number, &name, None, &error),
+        };
+        names.insert(number, name.clone());
+        loaded.catalog.next_number = loaded.catalog.next_number.max(number.saturating_add(1));
+        loaded.catalog.collections.insert(name, entry);
+    }
+    loaded.catalog.aliases = aliases(store, &names)?;
+    Ok(loaded)
+}
+
+/// A new collection.
+pub fn empty(number: u32, name: String, record: CollectionRecord) -> CollectionState {
+    let view = |dim| VectorView { dim, buffer: Buffer::default() };
+    let vectors = record.config.vectors.values().map(|v| view(v.dim)).collect();
+    let first = Generation { number: 0, sequence: 0, live: Arc::default(), vectors };
+    CollectionState::new(number, name, record.uuid, record.config, 0, first)
+}
+
+struct Opened {
+    state: CollectionState,
+    leftovers: Vec<Key>,
+}
+
+fn collection(store: &Store, number: u32, name: &str, record: &CollectionRecord) -> Result<Opened> {
+    let next_row = counter(store, key::next_row(number))?;
+    let live = live_rows(store, number, next_row)?;
+    let n_vectors = record.config.vectors.len();
+    let Points { with_vector, version, mut leftovers } = points(store, number, n_vectors, &live)?;
+    let mut views = Vec::new();
+    for (place, settings) in record.config.vectors.values().enumerate() {
+        let buffer = vectors(store, number, place as u8, settings.dim, &with_vector[place], &mut leftovers)?;
+        views.push(VectorView { dim: settings.dim, buffer });
+    }
+    let first = Generation { number: 0, sequence: version, live: Arc::new(live), vectors: views };
+    let CollectionRecord { uuid, config } = record.clone();
+    let state = CollectionState::new(number, name.to_owned(), uuid, config, next_row, first);
+    Ok(Opened { state, leftovers })
+}
+
+fn live_rows(store: &Store, number: u32, next_row: Row) -> Result<RoaringBitmap> {
+    let mut live = RoaringBitmap::new();
+    store.scan(Tree::Points, &key::rows_of(number), |key, value| {
+        let row = fetch::decode_row(key, value)?;
+        if row >= next_row || !live.insert(row) {
+            let detail = format!("expected a row below {next_row} that no other id has, received {row}");
+            return Err(Error::Damaged { what: format!("row of an id, key {}", fetch::hex(key)), detail });
+        }
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(live)
+}
+
+struct Points {
+    /// For each vector of the configuration, the rows whose point has it.
+    with_vector: Vec<RoaringBitmap>,
+    /// The youngest.
+    version: u64,
+    leftovers: Vec<Key>,
+}
+
+fn points(store: &Store, number: u32, n_vectors: usize, live: &RoaringBitmap) -> Result<Points> {
+    let mut points = Points { with_vector: vec![RoaringBitmap::new(); n_vectors], version: 0, leftovers: Vec::new() };
+    let mut missing = live.clone();
+    store.scan(Tree::Points, &key::points(number), |key, value| {
+        let Some(row) = key::parse_row(key).filter(|row| live.contains(*row)) else {
+            points.leftovers.push(key.to_vec());
+            return Ok(ControlFlow::Continue(()));
+        };
+        let prefix = stored::decode_prefix(record::unseal(key, value, || format!("point in row {row}"))?)?;
+        points.version = points.version.max(prefix.version);
+        for (place, rows) in points.with_vector.iter_mut().enumerate() {
+            if prefix.vectors >> place & 1 == 1 {
+                rows.insert(row);
+            }
+        }
+        missing.remove(row);
+        Ok(ControlFlow::Continue(()))
+    })?;
+    none_missing("point", &missing)?;
+    Ok(points)
+}
+
+fn vectors(
+    store: &Store,
+    number: u32,
+    place: u8,
+    dim: usize,
+    expected: &RoaringBitmap,
+    leftovers: &mut Vec<Key>,
+) -> Result<Buffer> {
+    let (mut buffer, mut block) = (Buffer::default(), Block::default());
+    let mut missing = expected.clone();
+    store.scan(Tree::Points, &key::vectors(number, place), |key, value| {
+        let Some(row) = key::parse_row(key).filter(|row| expected.contains(*row)) else {
+            leftovers.push(key.to_vec());
+            return Ok(ControlFlow::Continue(()));
+        };
+        let bytes = record::unseal(key, value, || format!("vector {place} in row {row}"))?;
+        stored::decode_vector(bytes, dim, &mut block.numbers)?;
+        block.rows.push(row);
+        missing.remove(row);
+        if block.rows.len() == BLOCK_VECTORS {
+            buffer.append(std::mem::take(&mut block));
+        }
+        Ok(ControlFlow::Continue(()))
+    })?;
+    buffer.append(block);
+    none_missing("vector", &missing)?;
+    Ok(buffer)
+}
+
+fn none_missing(what: &str, missing: &RoaringBitmap) -> Result<()> {
+    match missing.min() {
+        None => Ok(()),
+        Some(first) => {
+            let detail = format!("it is missing, and so are {} others", missing.len() - 1);
+            Err(Error::Damaged { what: format!("{what} in row {first}"), detail })
+        }
+    }
+}
+
+fn quarantine(number: u32, name: &str, record: Option<CollectionRecord>, error: &Error) -> Entry {
+    tracing::error!(collection = name, %error, "collection quarantined");
+    Entry::Quarantined(Arc::new(Quarantined { number, record, reason: error.to_string() }))
+}
+
+type CatalogRecord = (u32, String, Result<CollectionRecord>);
+
+fn catalog_records(store: &Store) -> Result<Vec<CatalogRecord>> {
+    let mut records = Vec::new();
+    store.scan(Tree::Points, &key::collections(), |key, value| {
+        let Some((number, name)) = key::parse_collection(key) else {
+            let detail = "the key cannot be read".to_owned();
+            return Err(Error::Damaged { what: format!("catalog key {}", fetch::hex(key)), detail });
+        };
+        let what = || format!("catalog record of {name:?}");
+        let decoded = record::unseal(key, value, what).and_then(|bytes| {
+            postcard::from_bytes(bytes).map_err(|e| Error::Damaged { what: what(), detail: e.to_string() })
+        });
+        records.push((number, name.to_owned(), decoded));
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(records)
+}
+
+/// A damaged alias is left out, and said so: it keeps nothing from being served.
+fn aliases(store: &Store, names: &BTreeMap<u32, String>) -> Result<BTreeMap<String, String>> {
+    let mut aliases = BTreeMap::new();
+    store.scan(Tree::Points, &key::aliases(), |key, value| {
+        let target = record::unseal(key, value, || "alias".to_owned()).ok().and_then(fetch::decode_u32);
+        match (key::parse_alias(key), target.and_then(|number| names.get(&number))) {
+            (Some(alias), Some(name)) => drop(aliases.insert(alias.to_owned(), name.clone())),
+            _ => tracing::error!(key = fetch::hex(key), "alias without a collection left out"),
+        }
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(aliases)
+}
+
+fn doomed(store: &Store) -> Result<Vec<u32>> {
+    let mut doomed = Vec::new();
+    store.scan(Tree::Points, &key::all_doomed(), |key, _| {
+        doomed.extend(key::parse_doomed(key));
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(doomed)
+}
+
+/// A counter's value; 0 if it was never written.
+fn counter(store: &Store, key: Key) -> Result<u32> {
+    number(store, &key, fetch::decode_u32)
+}
+
+fn sequence(store: &Store) -> Result<u64> {
+    number(store, &key::sequence(), fetch::decode_u64)
+}
+
+fn number<T: Default>(store: &Store, key: &[u8], decode: fn(&[u8]) -> Option<T>) -> Result<T> {
+    let what = || format!("counter {}", fetch::hex(key));
+    let Some(value) = store.get(Tree::Points, key)? else { return Ok(T::default()) };
+    let bytes = record::unseal(key, &value, what)?;
+    decode(bytes).ok_or_else(|| Error::Damaged { what: what(), detail: "wrong length".to_owned() })
+}

@@ -1,0 +1,30 @@
+//! The right to use a data directory: an exclusive lock on its file LOCK, held while the database is open.
+
+use std::{
+    fs::{File, OpenOptions, TryLockError},
+    path::Path,
+};
+
+use crate::{Error, Result};
+
+pub struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// `Error::Locked` when another process, or this one, holds it.
+    pub fn take(dir: &Path) -> Result<Lock> {
+        let path = dir.join("LOCK");
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .map_err(|e| Error::Storage(format!("{}: {e}", path.display())))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Lock { _file: file }),
+            Err(TryLockError::WouldBlock) => Err(Error::Locked { path: dir.to_owned() }),
+            Err(TryLockError::Error(e)) => Err(Error::Storage(format!("{}: {e}", path.display()))),
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Reading one generation: search, lookup, scrolling.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use crate::{
+    Candidate, Error, Fields, Limits, Page, Point, PointId, Result, Row, Search, check, distance,
+    engine::Engine,
+    fetch,
+    generation::{Generation, VectorView},
+    select::Best,
+    state::CollectionState,
+    stored,
+};
+
+/// One generation of a collection. A query uses one from start to end.
+#[derive(Clone)]
+pub struct Reader {
+    engine: Arc<Engine>,
+    state: Arc<CollectionState>,
+    generation: Arc<Generation>,
+}
+
+impl Reader {
+    pub(crate) fn new(engine: Arc<Engine>, state: Arc<CollectionState>) -> Reader {
+        let generation = state.current();
+        Reader { engine, state, generation }
+    }
+
+    pub fn count(&self) -> u64 {
+        self.generation.live.len()
+    }
+
+    /// Best first; ties by row. At most `limit`, and never fewer while there are as many points.
+    pub fn search(&self, search: &Search<'_>) -> Result<Vec<Candidate>> {
+        let query = check::search(&self.state.config, search)?;
+        let view = &self.generation.vectors[self.place(search.using)?];
+        let mut best = Best::new(search.limit);
+        self.search_buffer(view, &query, &mut best);
+        Ok(best.into_sorted())
+    }
+
+    /// The row of a point, if it exists in this generation.
+    pub fn row(&self, id: &PointId) -> Result<Option<Row>> {
+        let on_disk = fetch::row_on_disk(&self.engine.store, self.state.number, id)?;
+        Ok(self.state.row_in(&self.generation, id, on_disk))
+    }
+
+    /// Points by row, in the order asked for; rows that are not in this generation are left out.
+    pub fn fetch(&self, rows: &[Row], fields: Fields) -> Result<Vec<Point>> {
+        let live = rows.iter().filter(|row| self.generation.is_live(**row));
+        live.map(|row| self.point(*row, fields)).collect()
+    }
+
+    /// Points by id, in the order asked for; unknown ids are left out.
+    pub fn get(&self, ids: &[PointId], fields: Fields) -> Result<Vec<Point>> {
+        let rows: Vec<Option<Row>> = ids.iter().map(|id| self.row(id)).collect::<Result<_>>()?;
+        rows.into_iter().flatten().map(|row| self.point(row, fields)).collect()
+    }
+
+    /// The stored unit vector of a point; none if the point has no vector of that name. `Error::PointNotFound`.
+    pub fn vector(&self, id: &PointId, using: &str) -> Result<Option<Vec<f32>>> {
+        let place = self.place(using)?;
+        let row = self.row(id)?.ok_or_else(|| Error::PointNotFound { id: id.clone() })?;
+        let has = stored::decode_prefix(&self.record(row)?)?.vectors >> place & 1 == 1;
+        if has { self.stored_vector(place, row).map(Some) } else { Ok(None) }
+    }
+
+    /// Up to `limit` points from `from` on, in the order they were written.
+    pub fn scroll(&self, from: Row, limit: usize, fields: Fields) -> Result<Page> {
+        check::at_most("points of a page", Limits::MAX_LIMIT, limit)?;
+        let mut rows = self.generation.live.range(from..);
+        let points = rows.by_ref().take(limit).map(|row| self.point(row, fields)).collect::<Result<_>>()?;
+        Ok(Page { points, next: rows.next() })
+    }
+
+    fn search_buffer(&self, view: &VectorView, query: &[f32], best: &mut Best) {
+        for (row, vector) in view.buffer.vectors(view.dim) {
+            if self.generation.is_live(row) {
+                best.offer(row, distance::cosine(query, vector));
+            }
+        }
+    }
+
+    fn point(&self, row: Row, fields: Fields) -> Result<Point> {
+        let point = stored::decode(&self.record(row)?, fields.texts, fields.payload)?;
+        let mut vectors = BTreeMap::new();
+        if fields.vectors {
+            let names = self.state.config.vectors.keys().enumerate();
+            for (place, name) in names.filter(|(place, _)| point.vectors >> place & 1 == 1) {
+                vectors.insert(name.clone(), self.stored_vector(place, row)?);
+            }
+        }
+        let stored::StoredPoint { id, version, texts, payload, .. } = point;
+        Ok(Point { id, row, version, texts, payload, vectors })
+    }
+
+    /// The record of a live row as this generation has it.
+    fn record(&self, row: Row) -> Result<Arc<[u8]>> {
+        let on_disk = fetch::record_on_disk(&self.engine.store, self.state.number, row)?;
+        if stored::decode_prefix(&on_disk)?.version <= self.generation.sequence {
+            return Ok(on_disk.into());
+        }
+        self.state.record_as_of(row, self.generation.sequence).ok_or_else(|| Error::Damaged {
+            what: format!("point in row {row}"),
+            detail: "its record is younger than the last commit".to_owned(),
+        })
+    }
+
+    fn stored_vector(&self, place: usize, row: Row) -> Result<Vec<f32>> {
+        let dim = self.generation.vectors[place].dim;
+        fetch::vector_on_disk(&self.engine.store, self.state.number, place as u8, row, dim)
+    }
+
+    fn place(&self, using: &str) -> Result<usize> {
+        let mut names = self.state.config.vectors.keys();
+        names.position(|name| name == using).ok_or_else(|| Error::UnknownVector {
+            expected: self.state.config.vectors.keys().cloned().collect(),
+            received: using.to_owned(),
+        })
+    }
+}

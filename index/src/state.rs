@@ -1,0 +1,183 @@
+//! What a process knows of one collection: its current generation, and what older generations still need.
+//!
+//! Nothing that a held generation can ask for is removed from disk: a dropped row stays until the last generation that
+//! has it is gone, and so do the records that `set_payload` replaces (those are kept in memory).
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard, RwLock, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use crate::{
+    CollectionConfig, PointId, Row,
+    generation::Generation,
+    key::{self, Key},
+};
+
+pub struct CollectionState {
+    pub number: u32,
+    pub name: String,
+    pub uuid: String,
+    pub config: CollectionConfig,
+    /// Set when the collection is deleted: its handles answer `Error::CollectionNotFound` from then on.
+    pub is_deleted: AtomicBool,
+    current: RwLock<Arc<Generation>>,
+    /// The first row that was never given out. Only the writer thread changes it.
+    next_row: Mutex<Row>,
+    past: Mutex<Past>,
+}
+
+/// What is kept for generations that are not current any more.
+#[derive(Default)]
+struct Past {
+    /// Oldest first.
+    generations: VecDeque<(u64, Weak<Generation>)>,
+    /// In the order of their generations.
+    garbage: VecDeque<(u64, Garbage)>,
+    /// Dropped rows by the id that had them.
+    rows: HashMap<PointId, Vec<Row>>,
+    /// Replaced records of a row: version and bytes.
+    records: HashMap<Row, Vec<(u64, Arc<[u8]>)>>,
+}
+
+/// Something that generations from a certain one on do not need.
+#[derive(Debug)]
+pub enum Garbage {
+    Point { id: PointId, row: Row },
+    Record { row: Row, version: u64 },
+    Vector { vector: u8, row: Row },
+}
+
+impl CollectionState {
+    pub fn new(
+        number: u32,
+        name: String,
+        uuid: String,
+        config: CollectionConfig,
+        next_row: Row,
+        first: Generation,
+    ) -> CollectionState {
+        let first = Arc::new(first);
+        let past = Past { generations: [(first.number, Arc::downgrade(&first))].into(), ..Past::default() };
+        CollectionState {
+            number,
+            name,
+            uuid,
+            config,
+            is_deleted: AtomicBool::new(false),
+            current: RwLock::new(first),
+            next_row: Mutex::new(next_row),
+            past: Mutex::new(past),
+        }
+    }
+
+    pub fn current(&self) -> Arc<Generation> {
+        self.current.read().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+
+    /// Replaces the current generation by what `change` makes of it; `garbage` is what only older ones need.
+    pub fn publish(&self, garbage: Vec<Garbage>, change: impl FnOnce(&mut Generation)) {
+        let mut past = self.past();
+        let mut current = self.current.write().unwrap_or_else(|e| e.into_inner());
+        let mut next = Generation::clone(&current);
+        next.number += 1;
+        change(&mut next);
+        let next = Arc::new(next);
+        past.generations.push_back((next.number, Arc::downgrade(&next)));
+        past.garbage.extend(garbage.into_iter().map(|g| (next.number, g)));
+        *current = next;
+    }
+
+    pub fn next_row(&self) -> Row {
+        *self.next_row.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    pub fn set_next_row(&self, row: Row) {
+        *self.next_row.lock().unwrap_or_else(|e| e.into_inner()) = row;
+    }
+
+    pub fn is_deleted(&self) -> bool {
+        self.is_deleted.load(Ordering::Acquire)
+    }
+
+    /// Remembers, before it is overwritten on disk, that `id` had `row`.
+    pub fn remember_row(&self, id: &PointId, row: Row) {
+        self.past().rows.entry(id.clone()).or_default().push(row);
+    }
+
+    /// Remembers a record before it is overwritten on disk.
+    pub fn remember_record(&self, row: Row, version: u64, record: Arc<[u8]>) {
+        self.past().records.entry(row).or_default().push((version, record));
+    }
+
+    /// The row of `id` in `generation`, given the one on disk now.
+    pub fn row_in(&self, generation: &Generation, id: &PointId, on_disk: Option<Row>) -> Option<Row> {
+        let is_in = |row: &Row| generation.is_live(*row);
+        on_disk.filter(is_in).or_else(|| self.past().rows.get(id)?.iter().copied().find(is_in))
+    }
+
+    /// The newest remembered record of `row` that is not younger than `sequence`.
+    pub fn record_as_of(&self, row: Row, sequence: u64) -> Option<Arc<[u8]>> {
+        let past = self.past();
+        let versions = past.records.get(&row)?.iter().filter(|(version, _)| *version <= sequence);
+        versions.max_by_key(|(version, _)| *version).map(|(_, record)| record.clone())
+    }
+
+    /// Takes up to `limit` things that no held generation needs any more, and gives the keys to remove.
+    pub fn take_garbage(&self, limit: usize) -> Vec<Key> {
+        let mut past = self.past();
+        while past.generations.front().is_some_and(|(_, held)| held.strong_count() == 0) {
+            past.generations.pop_front();
+        }
+        let Some(oldest) = past.generations.front().map(|(number, _)| *number) else { return Vec::new() };
+        let mut keys = Vec::new();
+        while keys.len() < limit && past.garbage.front().is_some_and(|(since, _)| *since <= oldest) {
+            let (_, garbage) = past.garbage.pop_front().expect("the front was just seen");
+            keys.extend(past.forget(self.number, garbage));
+        }
+        keys
+    }
+
+    /// Whether somebody other than the collection itself holds a generation.
+    pub fn has_readers(&self) -> bool {
+        let current = self.current();
+        self.past().generations.iter().any(|(number, held)| {
+            // The collection's own reference, and the one held here.
+            held.strong_count() > if *number == current.number { 2 } else { 0 }
+        })
+    }
+
+    fn past(&self) -> MutexGuard<'_, Past> {
+        self.past.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}
+
+impl Past {
+    /// The key to remove from disk, if any.
+    fn forget(&mut self, collection: u32, garbage: Garbage) -> Option<Key> {
+        match garbage {
+            Garbage::Point { id, row } => {
+                if let Some(rows) = self.rows.get_mut(&id) {
+                    rows.retain(|r| *r != row);
+                    if rows.is_empty() {
+                        self.rows.remove(&id);
+                    }
+                }
+                Some(key::point(collection, row))
+            }
+            Garbage::Record { row, version } => {
+                if let Some(records) = self.records.get_mut(&row) {
+                    records.retain(|(v, _)| *v != version);
+                    if records.is_empty() {
+                        self.records.remove(&row);
+                    }
+                }
+                None
+            }
+            Garbage::Vector { vector, row } => Some(key::vector(collection, vector, row)),
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! Keys and values on disk; the only file that names sled.
+//!
+//! A commit is atomic within one tree, and when it returns it is on the disk: sled's `flush` only starts the write-out
+//! (`sync_file_range`), so the data file, new blob files and their directories are synced through handles of our own.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    ffi::OsString,
+    fs::File,
+    io,
+    ops::ControlFlow,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    sync::{
+        Mutex, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use crate::{Error, Result, key::Key};
+
+/// The bytes of a stored value.
+pub type Value = sled::IVec;
+
+/// Changes to one tree: a value to set, or None to remove the key.
+pub type Changes = BTreeMap<Key, Option<Vec<u8>>>;
+
+#[derive(Clone, Copy, Debug)]
+pub enum Tree {
+    /// The truth.
+    Points,
+    /// What can be rebuilt from it.
+    Segments,
+}
+
+pub struct Store {
+    /// None once closed.
+    open: RwLock<Option<Open>>,
+    dir: PathBuf,
+    n_syncs: AtomicU64,
+}
+
+struct Open {
+    db: sled::Db,
+    points: sled::Tree,
+    segments: sled::Tree,
+    data_file: File,
+    /// Files of `blobs` that are on disk already.
+    synced_blobs: Mutex<HashSet<OsString>>,
+}
+
+impl Store {
+    /// Opens or makes the store in the directory `dir`.
+    pub fn open(dir: &Path, cache_bytes: u64) -> Result<Store> {
+        let db = guarded(|| open_sled(dir, cache_bytes)).map_err(|e| unopenable(dir, &e))?;
+        let trees = guarded(|| Ok((db.open_tree("points")?, db.open_tree("segments")?)));
+        let (points, segments) = trees.map_err(|e| unopenable(dir, &e))?;
+        let data_file = File::options().write(true).open(dir.join("db")).map_err(|e| io_error(dir, &e))?;
+        let synced_blobs = Mutex::new(blob_names(dir).map_err(|e| io_error(dir, &e))?.into_iter().collect());
+        let open = Open { db, points, segments, data_file, synced_blobs };
+        Ok(Store { open: RwLock::new(Some(open)), dir: dir.to_owned(), n_syncs: AtomicU64::new(0) })
+    }
+
+    pub fn get(&self, tree: Tree, key: &[u8]) -> Result<Option<Value>> {
+        self.with_open(|open| guarded(|| open.tree(tree).get(key)).map_err(storage))
+    }
+
+    /// Calls `each` for every key that starts with `prefix`, in order, until it breaks.
+    pub fn scan(
+        &self,
+        tree: Tree,
+        prefix: &[u8],
+        mut each: impl FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>>,
+    ) -> Result<()> {
+        self.with_open(|open| {
+            let mut entries = open.tree(tree).scan_prefix(prefix);
+            while let Some((key, value)) = guarded(|| entries.next().transpose()).map_err(storage)? {
+                if each(&key, &value)?.is_break() {
+                    break;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Makes all changes or none, and returns when they are on disk. After an error the store may not be written again:
+    /// what reached the disk is unknown.
+    pub fn commit(&self, tree: Tree, changes: Changes) -> Result<()> {
+        let mut batch = sled::Batch::default();
+        for (key, value) in changes {
+            match value {
+                Some(value) => batch.insert(key, value),
+                None => batch.remove(key),
+            }
+        }
+        self.with_open(|open| {
+            guarded(|| open.tree(tree).apply_batch(batch)).map_err(storage)?;
+            guarded(|| open.db.flush()).map_err(storage)?;
+            open.sync(&self.dir).map_err(|e| io_error(&self.dir, &e))?;
+            self.n_syncs.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        })
+    }
+
+    /// Syncs so far.
+    #[cfg(test)]
+    pub fn n_syncs(&self) -> u64 {
+        self.n_syncs.load(Ordering::Relaxed)
+    }
+
+    /// Bytes on disk.
+    pub fn disk_bytes(&self) -> u64 {
+        let files = std::fs::read_dir(&self.dir).into_iter().chain(std::fs::read_dir(self.dir.join("blobs")));
+        files.flatten().flatten().filter_map(|f| f.metadata().ok()).filter(|m| m.is_file()).map(|m| m.len()).sum()
+    }
+
+    /// Writes out and lets go of the files. Later calls answer `Error::Closed`.
+    pub fn close(&self) -> Result<()> {
+        let open = self.open.write().unwrap_or_else(|e| e.into_inner()).take();
+        let Some(open) = open else { return Ok(()) };
+        let flushed = guarded(|| open.db.flush()).map_err(storage);
+        flushed.and_then(|_| open.sync(&self.dir).map_err(|e| io_error(&self.dir, &e)))
+    }
+
+    fn with_open<T>(&self, act: impl FnOnce(&Open) -> Result<T>) -> Result<T> {
+        act(self.open.read().unwrap_or_else(|e| e.into_inner()).as_ref().ok_or(Error::Closed)?)
+    }
+}
+
+impl Open {
+    fn tree(&self, tree: Tree) -> &sled::Tree {
+        match tree {
+            Tree::Points => &self.points,
+            Tree::Segments => &self.segments,
+        }
+    }
+
+    fn sync(&self, dir: &Path) -> io::Result<()> {
+        let mut synced = self.synced_blobs.lock().unwrap_or_else(|e| e.into_inner());
+        let names = blob_names(dir)?;
+        let new: Vec<_> = names.iter().filter(|name| !synced.contains(*name)).collect();
+        for name in &new {
+            match File::open(dir.join("blobs").join(name)) {
+                Ok(file) => file.sync_all()?,
+                // sled removes blobs that nothing needs any more.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(e),
+            }
+        }
+        if !new.is_empty() {
+            sync_dir(&dir.join("blobs"))?;
+        }
+        *synced = names.into_iter().collect();
+        self.data_file.sync_all()?;
+        sync_dir(dir)
+    }
+}
+
+/// sled lets go of its file a little after its last handle is dropped, so a fresh open waits for that.
+fn open_sled(dir: &Path, cache_bytes: u64) -> sled::Result<sled::Db> {
+    let config = sled::Config::new().path(dir).cache_capacity(cache_bytes.max(1 << 20)).flush_every_ms(None);
+    let mut attempts_left = 250;
+    loop {
+        match config.open() {
+            Err(e) if attempts_left > 0 && e.to_string().contains("could not acquire lock") => {
+                attempts_left -= 1;
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            other => return other,
+        }
+    }
+}
+
+/// sled panics on some damage; to its callers that is an error as well.
+fn guarded<T>(act: impl FnOnce() -> sled::Result<T>) -> Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(act)) {
+        Ok(result) => result.map_err(|e| e.to_string()),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+            Err(format!("the storage engine gave up: {}", text.unwrap_or("no reason given")))
+        }
+    }
+}
+
+fn unopenable(dir: &Path, detail: &str) -> Error {
+    Error::Damaged {
+        what: dir.display().to_string(),
+        detail: format!("{detail}; hint: move this directory aside, then restore a backup or ingest again"),
+    }
+}
+
+fn blob_names(dir: &Path) -> io::Result<Vec<OsString>> {
+    match std::fs::read_dir(dir.join("blobs")) {
+        Ok(entries) => entries.map(|entry| Ok(entry?.file_name())).collect(),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(e) => Err(e),
+    }
+}
+
+#[cfg(unix)]
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+/// Elsewhere a directory cannot be opened as a file, and its entries are written with the files.
+#[cfg(not(unix))]
+fn sync_dir(_dir: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+fn storage(detail: String) -> Error {
+    Error::Storage(detail)
+}
+
+fn io_error(dir: &Path, error: &io::Error) -> Error {
+    Error::Storage(format!("{}: {error}", dir.display()))
+}

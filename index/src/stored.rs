@@ -1,0 +1,135 @@
+//! A point as bytes, and back.
+//!
+//! The first bytes have a fixed place (version, then which vectors the point has), so that opening a collection reads
+//! them without decoding the rest: id, texts and payload in postcard, the payload as JSON.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Payload, PointId, Result, Text};
+
+const PREFIX_BYTES: usize = 10;
+
+/// What a stored point says besides its vectors.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoredPoint {
+    pub version: u64,
+    /// Bit i is set if the point has the i-th vector of its collection.
+    pub vectors: u16,
+    pub id: PointId,
+    pub texts: Vec<Text>,
+    pub payload: Payload,
+}
+
+/// The fixed beginning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prefix {
+    pub version: u64,
+    pub vectors: u16,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Rest<'a> {
+    #[serde(borrow)]
+    id: StoredId<'a>,
+    /// Text and language.
+    #[serde(borrow)]
+    texts: Vec<(&'a str, &'a str)>,
+    payload_json: &'a [u8],
+}
+
+#[derive(Serialize, Deserialize)]
+enum StoredId<'a> {
+    Num(u64),
+    Text(&'a str),
+}
+
+/// What follows the prefix; it does not depend on when the point is written.
+pub fn encode_rest(id: &PointId, texts: &[Text], payload: &Payload) -> Vec<u8> {
+    let json = serde_json::to_vec(payload).expect("a JSON object with string keys can be written");
+    let id = match id {
+        PointId::Num(number) => StoredId::Num(*number),
+        PointId::Text(text) => StoredId::Text(text),
+    };
+    let texts = texts.iter().map(|t| (t.text.as_str(), t.language.as_str())).collect();
+    postcard::to_stdvec(&Rest { id, texts, payload_json: &json }).expect("plain data can be written")
+}
+
+pub fn with_prefix(prefix: Prefix, rest: &[u8]) -> Vec<u8> {
+    [&prefix.version.to_le_bytes()[..], &prefix.vectors.to_le_bytes(), rest].concat()
+}
+
+pub fn decode_prefix(bytes: &[u8]) -> Result<Prefix> {
+    let prefix = bytes.first_chunk::<PREFIX_BYTES>().ok_or_else(|| damaged("shorter than its prefix"))?;
+    let (version, vectors) = prefix.split_first_chunk::<8>().expect("the prefix has ten bytes");
+    let vectors = vectors.try_into().expect("two bytes are left");
+    Ok(Prefix { version: u64::from_le_bytes(*version), vectors: u16::from_le_bytes(vectors) })
+}
+
+/// Reads the parts that are asked for; the others are empty.
+pub fn decode(bytes: &[u8], with_texts: bool, with_payload: bool) -> Result<StoredPoint> {
+    let Prefix { version, vectors } = decode_prefix(bytes)?;
+    let rest: Rest = postcard::from_bytes(&bytes[PREFIX_BYTES..]).map_err(|e| damaged(&e.to_string()))?;
+    let id = match rest.id {
+        StoredId::Num(number) => PointId::Num(number),
+        StoredId::Text(text) => PointId::Text(text.to_owned()),
+    };
+    let text = |(text, language): &(&str, &str)| Text { text: (*text).to_owned(), language: (*language).to_owned() };
+    let texts = if with_texts { rest.texts.iter().map(text).collect() } else { Vec::new() };
+    let payload = match with_payload {
+        true => serde_json::from_slice(rest.payload_json).map_err(|e| damaged(&format!("payload: {e}")))?,
+        false => Payload::new(),
+    };
+    Ok(StoredPoint { version, vectors, id, texts, payload })
+}
+
+/// A vector as bytes.
+pub fn encode_vector(vector: &[f32]) -> Vec<u8> {
+    vector.iter().flat_map(|x| x.to_le_bytes()).collect()
+}
+
+/// Appends a stored vector of `dim` numbers to `out`.
+pub fn decode_vector(bytes: &[u8], dim: usize, out: &mut Vec<f32>) -> Result<()> {
+    if bytes.len() != dim * 4 {
+        return Err(Error::Damaged {
+            what: "a stored vector".to_owned(),
+            detail: format!("expected {} bytes, received {}", dim * 4, bytes.len()),
+        });
+    }
+    out.extend(bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().expect("chunks of four"))));
+    Ok(())
+}
+
+fn damaged(detail: &str) -> Error {
+    Error::Damaged { what: "a stored point".to_owned(), detail: detail.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_point_is_read_back() {
+        let payload: Payload = serde_json::from_str(r#"{"a": [1, null, {"b": "ü"}], "c": 2.5}"#).unwrap();
+        let texts = vec![Text { text: "火".into(), language: "ja".into() }, Text::default()];
+        for id in [PointId::Num(u64::MAX), "é".into()] {
+            let point = StoredPoint { version: 9, vectors: 5, id, texts: texts.clone(), payload: payload.clone() };
+            let rest = encode_rest(&point.id, &point.texts, &point.payload);
+            let bytes = with_prefix(Prefix { version: 9, vectors: 5 }, &rest);
+            assert_eq!(decode(&bytes, true, true).unwrap(), point);
+            assert_eq!(decode_prefix(&bytes).unwrap(), Prefix { version: 9, vectors: 5 });
+            let bare = decode(&bytes, false, false).unwrap();
+            assert!(bare.texts.is_empty() && bare.payload.is_empty() && bare.id == point.id);
+            for cut in 0..bytes.len() {
+                assert!(decode(&bytes[..cut], true, true).is_err(), "cut {cut}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_vector_is_read_back() {
+        let mut out = vec![0.5];
+        decode_vector(&encode_vector(&[1.0, -2.5]), 2, &mut out).unwrap();
+        assert_eq!(out, [0.5, 1.0, -2.5]);
+        assert!(decode_vector(&[0; 7], 2, &mut out).is_err());
+    }
+}
