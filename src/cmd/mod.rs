@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand.
 
 mod collection;
+mod ingest;
 mod local;
 mod query;
 mod remote;
@@ -31,6 +32,7 @@ const EXAMPLE: &str = "Example: firn demo";
 
 #[derive(Subcommand)]
 enum Command {
+    Ingest(ingest::IngestArgs),
     Query(query::QueryArgs),
     #[command(subcommand)]
     Collection(collection::CollectionCommand),
@@ -52,6 +54,7 @@ pub fn main() -> ExitCode {
 
 fn run(command: Command, settings: &Settings) -> anyhow::Result<exit::Exit> {
     match command {
+        Command::Ingest(args) => ingest::run(&args, settings),
         Command::Query(args) => query::run(&args, settings),
         Command::Collection(command) => collection::run(&command, settings),
         Command::Verify(args) => upkeep::verify(&args, settings),

@@ -20,10 +20,12 @@
 
 mod client;
 mod error;
+mod upsert_stream;
 mod words;
 
 pub use client::{Client, Options};
 pub use error::{Error, FieldViolation};
 pub use firn_proto::{json, v1};
 pub use tonic::Code;
+pub use upsert_stream::{Refusal, Settled, StreamOptions, UpsertStream, Written};
 pub use words::{id, image, pack, stored, text, unpack, vector};

@@ -1,0 +1,279 @@
+//! `firn ingest`: files into a collection, in the local data directory or at a server.
+//!
+//! Exit codes: 0 everything is written, 3 finished but some items were skipped (the report names them), anything else: it
+//! did not finish. Either way the same command goes on where this one stopped.
+
+mod journal_place;
+mod progress;
+mod remote_sink;
+mod summary;
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
+
+use anyhow::Context as _;
+use firn_index::{CollectionConfig, CollectionInfo, Error as IndexError, HnswConfig, VectorConfig};
+use firn_ingest::{
+    identity::IdFrom,
+    journal::{Journal, Written},
+    pipeline::{self, Job, RunError},
+    report::{Report, Watch},
+    sink::{CollectionSink, Sink},
+    source::{Source, SourceOptions},
+};
+use firn_model::Encoder;
+
+use super::{local, remote};
+use crate::{
+    engine::{self, Engine},
+    exit::Exit,
+    settings::Settings,
+};
+
+/// Write files into a collection: pictures with texts, JSON Lines, CSV, WebDataset, embeddings
+///
+/// Example: firn ingest holiday-photos/ --collection photos --create
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = SOURCES)]
+pub struct IngestArgs {
+    /// Folders of pictures, or .jsonl, .csv, .tsv (each also .gz), .tar, .npy and .safetensors files
+    #[arg(required = true, value_name = "SOURCE")]
+    sources: Vec<PathBuf>,
+    /// The collection, or an alias
+    #[arg(long, short)]
+    collection: String,
+    /// Make the collection if there is none
+    #[arg(long)]
+    create: bool,
+    /// Write to this server instead of the local data directory; it embeds
+    #[arg(long, env = "FIRN_SERVER", value_name = "URL")]
+    server: Option<String>,
+    /// Where the pictures of JSON Lines and CSV are: a folder or a .tar; without an `image` field, by id
+    #[arg(long, value_name = "DIR|TAR")]
+    images: Option<PathBuf>,
+    /// The named vector that rows of .npy files are
+    #[arg(long, value_name = "NAME", default_value = "image")]
+    vector_name: String,
+    /// Where the id of an item without one comes from
+    #[arg(long, value_name = "content|path", default_value = "content", value_parser = id_from)]
+    id_from: IdFrom,
+    /// Points that are written at a time, 1 to 10000
+    #[arg(long, value_name = "N", default_value_t = pipeline::DEFAULT_BATCH as u16, value_parser = clap::value_parser!(u16).range(pipeline::MIN_BATCH as i64..=pipeline::MAX_BATCH as i64))]
+    batch: u16,
+    /// What was written before, to go on from [default: in $XDG_STATE_HOME/firn/ingest or ~/.local/state/firn/ingest]
+    #[arg(long, value_name = "FILE")]
+    journal: Option<PathBuf>,
+    /// Forget the journal and write everything again
+    #[arg(long)]
+    restart: bool,
+}
+
+const SOURCES: &str = "\
+Sources:
+  a folder       pictures (jpg, png, webp, gif) at any depth; beside x.jpg, x.txt is one text and x.json holds
+                 {\"text\", \"texts\": [{\"text\", \"language\"}], \"language\", \"id\", ...}
+  .jsonl         an object a line: image, text | texts | captions, language, id, vectors {name: [...]}
+  .csv, .tsv     a header line with the same names; texts and vectors as JSON
+  .tar           WebDataset: members of one name are one point (jpg, txt, json, cls, npy)
+  .npy           (n, dim) embeddings; ids in x.ids.txt or x.ids.json, else row numbers
+  .safetensors   (n, dim) tensors by vector name; ids in the metadata, else row numbers
+Any other field is payload. A picture's path is kept as the payload field \"path\".";
+
+fn id_from(text: &str) -> Result<IdFrom, String> {
+    match text {
+        "content" => Ok(IdFrom::Content),
+        "path" => Ok(IdFrom::Path),
+        _ => Err("expected content or path".to_owned()),
+    }
+}
+
+pub fn run(args: &IngestArgs, settings: &Settings) -> anyhow::Result<Exit> {
+    let sources = open_sources(args)?;
+    let (report, result) = match settings.server(args.server.as_deref()) {
+        Some(server) => at_server(&server, args, settings, sources)?,
+        None => here(args, settings, sources)?,
+    };
+    if settings.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        summary::print(&report);
+    }
+    if report.interrupted || result.is_err() {
+        eprintln!("hint: the same command goes on from here");
+    }
+    result.map_err(|error| match error {
+        RunError::Sink(error) => anyhow::Error::from_boxed(error),
+        other => other.into(),
+    })?;
+    Ok(match report {
+        Report { interrupted: true, .. } => Exit::Failure,
+        Report { skipped: 0, .. } => Exit::Ok,
+        _ => Exit::Partial,
+    })
+}
+
+fn open_sources(args: &IngestArgs) -> anyhow::Result<Vec<Source>> {
+    let options = SourceOptions { images: args.images.clone(), vector_name: args.vector_name.clone() };
+    let open = |path: &PathBuf| Ok(Source::open(path, &options)?);
+    args.sources.iter().map(open).collect()
+}
+
+/// Embeds and writes in this process.
+fn here(
+    args: &IngestArgs,
+    settings: &Settings,
+    sources: Vec<Source>,
+) -> anyhow::Result<(Report, Result<(), RunError>)> {
+    let engine = if args.create { local::engine(settings)? } else { local::existing_engine(settings)? };
+    let collection = match engine.db().collection(&args.collection) {
+        Err(IndexError::CollectionNotFound { .. }) if args.create => {
+            engine.db().create_collection(&args.collection, new_config(&engine, settings, &sources)?)?
+        }
+        other => other?,
+    };
+    let brings_vectors = sources.iter().all(|source| !source.dims.is_empty());
+    let encoder = if brings_vectors { None } else { engine.encoder_of(collection.config())? };
+    let job = job(args, &collection.info(), sources, encoder)?;
+    let answer = watched(job, settings, &mut CollectionSink::new(collection));
+    engine.db().close()?;
+    Ok(answer)
+}
+
+/// Sends what was read; the server embeds and writes.
+fn at_server(
+    server: &str,
+    args: &IngestArgs,
+    settings: &Settings,
+    sources: Vec<Source>,
+) -> anyhow::Result<(Report, Result<(), RunError>)> {
+    let mut sink = remote_sink::RemoteSink::connect(server)?;
+    if args.create {
+        let dims = if settings.model.is_none() { declared(&sources) } else { Default::default() };
+        sink.create(&args.collection, settings.model.as_deref(), &dims)?;
+    }
+    let info = remote::collection(server, &args.collection)?;
+    let job = job(args, &info, sources, None)?;
+    sink.open(&args.collection);
+    Ok(watched(job, settings, &mut sink))
+}
+
+fn job(
+    args: &IngestArgs,
+    info: &CollectionInfo,
+    sources: Vec<Source>,
+    encoder: Option<Arc<dyn Encoder>>,
+) -> anyhow::Result<Job> {
+    check_dims(&info.config, &sources)?;
+    let path = match &args.journal {
+        Some(path) => path.clone(),
+        None => journal_place::default(&info.name, &info.uuid)?,
+    };
+    let (mut journal, mut written) = Journal::open(&path, &info.uuid)?;
+    if args.restart {
+        journal.restart(&info.uuid)?;
+        written = Written::default();
+    }
+    if (written.len() as u64) > info.points_count {
+        let (noted, held) = (written.len(), info.points_count);
+        eprintln!(
+            "note: the journal has {noted} points written, the collection holds {held}: some were deleted, or it"
+        );
+        eprintln!("      was restored from a backup. They are not written again, except with --restart.");
+    }
+    Ok(Job {
+        collection: info.name.clone(),
+        config: info.config.clone(),
+        watch: Watch::new(sources.iter().map(|source| source.progress.clone()).collect()),
+        sources,
+        encoder,
+        journal,
+        journal_path: path,
+        written,
+        id_from: args.id_from,
+        batch: args.batch.into(),
+        bytes_in_flight: pipeline::DEFAULT_BYTES_IN_FLIGHT,
+        stop: Arc::new(AtomicBool::new(false)),
+    })
+}
+
+fn watched(job: Job, settings: &Settings, sink: &mut dyn Sink) -> (Report, Result<(), RunError>) {
+    stop_on_signal(job.stop.clone());
+    let bar = progress::start(job.watch.clone(), settings.json);
+    let answer = pipeline::run(job, sink);
+    bar.end();
+    answer
+}
+
+/// Dimensions that files declare, against the collection's: a wrong file is told before its first row.
+fn check_dims(config: &CollectionConfig, sources: &[Source]) -> anyhow::Result<()> {
+    for source in sources {
+        for (name, &received) in &source.dims {
+            let error = match config.vectors.get(name) {
+                Some(vector) if vector.dim == received => continue,
+                Some(vector) => IndexError::WrongDimension { vector: name.clone(), expected: vector.dim, received },
+                None => IndexError::UnknownVector {
+                    expected: config.vectors.keys().cloned().collect(),
+                    received: name.clone(),
+                },
+            };
+            return Err(error).with_context(|| source.path.display().to_string());
+        }
+    }
+    Ok(())
+}
+
+/// The vectors of sources that hold nothing else; empty if one of them needs a model.
+fn declared(sources: &[Source]) -> std::collections::BTreeMap<String, VectorConfig> {
+    if sources.iter().any(|source| source.dims.is_empty()) {
+        return Default::default();
+    }
+    let dims = sources.iter().flat_map(|source| &source.dims);
+    dims.map(|(name, &dim)| (name.clone(), VectorConfig { dim })).collect()
+}
+
+/// A new collection has the model that is named; without one, sources of vectors alone need none.
+fn new_config(engine: &Engine, settings: &Settings, sources: &[Source]) -> anyhow::Result<CollectionConfig> {
+    let vectors = declared(sources);
+    if settings.model.is_none() && !vectors.is_empty() {
+        return Ok(CollectionConfig { model: None, vectors, hnsw: HnswConfig::default() });
+    }
+    let encoder = engine.encoder(settings.model.as_deref())?;
+    Ok(engine::collection_config(encoder.as_ref(), Default::default(), HnswConfig::default()))
+}
+
+/// The first Ctrl-C or SIGTERM stops after the current batch, the second at once.
+fn stop_on_signal(stop: Arc<AtomicBool>) {
+    std::thread::spawn(move || {
+        let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
+        runtime.block_on(async {
+            signal().await;
+            stop.store(true, Relaxed);
+            eprintln!("\nstopping after the current batch; again to stop at once");
+            signal().await;
+            std::process::exit(130);
+        });
+    });
+}
+
+async fn signal() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminate.recv() => {}
+            }
+            return;
+        }
+    }
+    // Without a handler there is nothing to wait for: the signal then ends the process as ever.
+    if tokio::signal::ctrl_c().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}

@@ -1,0 +1,105 @@
+//! Points to a server over the upsert stream: raw pictures and texts, or vectors, go over the wire and the server embeds.
+
+use std::collections::{BTreeMap, HashMap};
+
+use anyhow::Context as _;
+use firn_client::{Client, Settled, StreamOptions, UpsertStream, json, v1};
+use firn_index::{PointId, VectorConfig};
+use firn_ingest::{
+    embed::Input,
+    sink::{Outcome, Sink, SinkError, Ticket},
+};
+use tokio::runtime::Runtime;
+
+pub struct RemoteSink {
+    runtime: Runtime,
+    client: Client,
+    stream: Option<UpsertStream>,
+    tickets: HashMap<v1::PointId, Ticket>,
+}
+
+impl RemoteSink {
+    pub fn connect(server: &str) -> anyhow::Result<RemoteSink> {
+        // A thread of its own keeps the connection alive while this one waits for files.
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.context("runtime")?;
+        let client = runtime.block_on(Client::connect(server))?;
+        Ok(RemoteSink { runtime, client, stream: None, tickets: HashMap::new() })
+    }
+
+    /// Makes the collection if there is none. Without a model and dimensions the server's own model is taken.
+    pub fn create(
+        &self,
+        collection: &str,
+        model: Option<&str>,
+        dims: &BTreeMap<String, VectorConfig>,
+    ) -> anyhow::Result<()> {
+        if self.runtime.block_on(self.client.collection_exists(collection))? {
+            return Ok(());
+        }
+        let dims = dims.iter().map(|(name, vector)| (name.clone(), v1::VectorConfig { dim: vector.dim as u32 }));
+        let request = v1::CreateCollectionRequest {
+            collection_name: collection.to_owned(),
+            model: model.unwrap_or_default().to_owned(),
+            vectors: dims.collect(),
+            hnsw: None,
+        };
+        self.runtime.block_on(self.client.create_collection(request))?;
+        Ok(())
+    }
+
+    pub fn open(&mut self, collection: &str) {
+        self.stream = Some(self.client.upsert_stream(collection, StreamOptions::default()));
+    }
+
+    fn settle(&mut self, settled: &mut Vec<(Ticket, Outcome)>) {
+        let answers = self.stream.as_mut().map(UpsertStream::settled).unwrap_or_default();
+        for Settled { id, result } in answers {
+            let Some(ticket) = self.tickets.remove(&id) else { continue };
+            settled.push(match result {
+                Ok(written) => (ticket, Outcome::Written { truncated_texts: written.truncations.len() }),
+                Err(refusal) => (ticket, Outcome::Refused { reason: refusal.reason, message: refusal.message }),
+            });
+        }
+    }
+}
+
+impl Sink for RemoteSink {
+    fn needs_vectors(&self) -> bool {
+        false
+    }
+
+    fn put(&mut self, batch: Vec<(Ticket, Input)>, settled: &mut Vec<(Ticket, Outcome)>) -> Result<(), SinkError> {
+        let mut points = Vec::with_capacity(batch.len());
+        for (ticket, input) in batch {
+            let point = point(input);
+            self.tickets.insert(point.id.clone().unwrap_or_default(), ticket);
+            points.push(point);
+        }
+        let Some(stream) = &mut self.stream else { return Err("the sink was not opened".into()) };
+        let result = self.runtime.block_on(stream.put(points));
+        self.settle(settled);
+        Ok(result?)
+    }
+
+    fn finish(&mut self, settled: &mut Vec<(Ticket, Outcome)>) -> Result<(), SinkError> {
+        let Some(stream) = &mut self.stream else { return Ok(()) };
+        let result = self.runtime.block_on(stream.finish());
+        self.settle(settled);
+        Ok(result?)
+    }
+}
+
+fn point(input: Input) -> v1::PointInput {
+    let Input { id, image, texts, payload, vectors } = input;
+    v1::PointInput {
+        id: Some(match id {
+            PointId::Num(number) => firn_client::id(number),
+            PointId::Text(text) => firn_client::id(text),
+        }),
+        image: image.unwrap_or_default().into(),
+        texts: texts.into_iter().map(|text| v1::Text { text: text.text, language: text.language }).collect(),
+        payload: (!payload.is_empty()).then(|| json::to_struct(payload)),
+        vectors: vectors.iter().map(|(name, vector)| (name.clone(), firn_client::pack(vector))).collect(),
+    }
+}
