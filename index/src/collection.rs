@@ -6,8 +6,9 @@ use crate::{
     CollectionConfig, CollectionInfo, NewPoint, Payload, PointId, Reader, Result, Row, check,
     commit::{Operation, PreparedPoint},
     engine::Engine,
+    indexer::JobKind,
     state::CollectionState,
-    stored,
+    stored, verify,
 };
 
 /// A handle on a collection; clones are cheap.
@@ -103,6 +104,7 @@ impl Collection {
     /// A point whose id exists is replaced as a whole.
     pub fn upsert(&self, points: Vec<NewPoint>) -> Result<Commit> {
         check::points(&self.state.config, &points)?;
+        self.engine.indexer.wait_for_room(&self.state, self.engine.options.buffer_limit);
         let points = points.into_iter().map(|point| self.prepare(point)).collect::<Result<_>>()?;
         self.engine.submit(Operation::Upsert { collection: self.state.clone(), points })
     }
@@ -133,17 +135,17 @@ impl Collection {
 
     /// Builds what is buffered and merges segments, and waits for it.
     pub fn optimize(&self) -> Result<()> {
-        Ok(())
+        self.engine.indexer.run_job(&self.state, JobKind::Optimize).map(drop)
     }
 
     /// Reads everything, compares every checksum and count, and audits the graphs.
     pub fn verify(&self) -> Result<VerifyReport> {
-        Ok(VerifyReport::default())
+        verify::verify(&self.engine.store, &self.state, &self.reader())
     }
 
     /// Throws all segments away and builds them anew from the points.
     pub fn rebuild(&self) -> Result<RebuildReport> {
-        Ok(RebuildReport::default())
+        self.engine.indexer.run_job(&self.state, JobKind::Rebuild)
     }
 
     fn prepare(&self, point: NewPoint) -> Result<PreparedPoint> {

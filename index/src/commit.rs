@@ -11,7 +11,7 @@ use std::{
 };
 
 use crate::{
-    AliasChange, CollectionConfig, Commit, Error, Payload, PayloadChange, PointId, Result, Row,
+    AliasChange, Commit, Error, Payload, PayloadChange, PointId, Result,
     catalog::{Catalog, CollectionRecord, Entry},
     check,
     draft::Draft,
@@ -243,12 +243,19 @@ impl<'a> Group<'a> {
             return Err(error);
         }
         self.engine.sequence.store(self.sequence, Ordering::Release);
-        self.retired.iter().for_each(Entry::retire);
+        for entry in self.retired {
+            entry.retire();
+            self.engine.indexer.doom(entry.number(), entry.serving("").ok().cloned());
+        }
         if let Some(catalog) = self.catalog {
             *self.engine.catalog.write().unwrap_or_else(|e| e.into_inner()) = catalog;
         }
         for draft in self.drafts.into_values() {
+            let state = draft.state.clone();
             draft.publish(self.sequence);
+            if (0..state.config.vectors.len()).any(|place| self.engine.next_task(&state, place).is_some()) {
+                self.engine.indexer.notify();
+            }
         }
         Ok(self.sequence)
     }

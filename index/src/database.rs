@@ -13,9 +13,11 @@ use crate::{
     check, commit,
     commit::Operation,
     engine::Engine,
+    indexer,
+    key::Key,
     load,
     lock::Lock,
-    store::Store,
+    store::{Store, Tree},
 };
 
 /// An open data directory. Clones share it; the last one to go closes it.
@@ -39,6 +41,7 @@ struct Handle {
 }
 
 struct Running {
+    indexer: JoinHandle<()>,
     writer: JoinHandle<()>,
     /// Let go of last.
     _lock: Lock,
@@ -53,10 +56,14 @@ impl Database {
         let store = Store::open(&path.join("store"), options.cache_bytes)?;
         let loaded = load::database(&store)?;
         let engine = Arc::new(Engine::new(path.to_owned(), options, store, loaded.catalog, loaded.sequence));
-        let writer = start_writer(&engine)?;
-        let running = Mutex::new(Some(Running { writer, _lock: lock }));
+        let requests = engine.accept_requests();
+        let writer = start("firn-writer", &engine, move |engine| commit::run(engine, &requests))?;
+        let indexer = start("firn-indexer", &engine, indexer::run)?;
+        let running = Mutex::new(Some(Running { indexer, writer, _lock: lock }));
         let database = Database { handle: Arc::new(Handle { engine, running }) };
-        database.remove_leftovers(loaded.leftovers);
+        database.remove_leftovers(loaded.leftovers, loaded.leftover_chunks);
+        loaded.doomed.into_iter().for_each(|number| database.engine().indexer.doom(number, None));
+        database.engine().indexer.notify();
         Ok(database)
     }
 
@@ -129,7 +136,13 @@ impl Database {
     }
 
     /// What cannot be removed now, for want of space perhaps, is found again at the next opening.
-    fn remove_leftovers(&self, leftovers: Vec<crate::key::Key>) {
+    fn remove_leftovers(&self, leftovers: Vec<Key>, chunks: Vec<Key>) {
+        if !chunks.is_empty() {
+            let changes = chunks.into_iter().map(|key| (key, None)).collect();
+            if let Err(error) = self.engine().store.commit(Tree::Segments, changes) {
+                tracing::warn!(%error, "leftover chunks stay on disk");
+            }
+        }
         for keys in leftovers.chunks(10_000) {
             if let Err(error) = self.engine().submit(Operation::Remove { keys: keys.to_vec() }) {
                 tracing::warn!(%error, "leftovers stay on disk");
@@ -142,10 +155,11 @@ impl Database {
 impl Handle {
     fn close(&self) -> Result<()> {
         let Some(running) = self.running.lock().unwrap_or_else(|e| e.into_inner()).take() else { return Ok(()) };
+        self.engine.indexer.stop();
         self.engine.refuse_requests();
-        let writer = running.writer.join();
+        let joined = running.indexer.join().and(running.writer.join());
         self.engine.store.close()?;
-        writer.map_err(|_| Error::Storage("the writer thread panicked".to_owned()))
+        joined.map_err(|_| Error::Storage("a background thread panicked".to_owned()))
     }
 }
 
@@ -157,10 +171,10 @@ impl Drop for Handle {
     }
 }
 
-fn start_writer(engine: &Arc<Engine>) -> Result<JoinHandle<()>> {
-    let (engine, requests) = (engine.clone(), engine.accept_requests());
-    let thread = std::thread::Builder::new().name("firn-writer".to_owned());
-    thread.spawn(move || commit::run(&engine, &requests)).map_err(|e| Error::Storage(format!("writer thread: {e}")))
+fn start(name: &str, engine: &Arc<Engine>, run: impl FnOnce(&Engine) + Send + 'static) -> Result<JoinHandle<()>> {
+    let engine = engine.clone();
+    let thread = std::thread::Builder::new().name(name.to_owned());
+    thread.spawn(move || run(&engine)).map_err(|e| Error::Storage(format!("starting thread {name}: {e}")))
 }
 
 /// A random (version 4) UUID.

@@ -3,7 +3,7 @@
 use std::{
     path::PathBuf,
     sync::{
-        Mutex, RwLock,
+        Mutex, OnceLock, RwLock,
         atomic::{AtomicU64, Ordering},
         mpsc::{Receiver, Sender, sync_channel},
     },
@@ -13,6 +13,9 @@ use crate::{
     CollectionInfo, Commit, Error, Options, Result, Status,
     catalog::Catalog,
     commit::{Operation, Request},
+    generation::VectorView,
+    indexer::Indexer,
+    plan::{self, Task},
     state::CollectionState,
     store::Store,
 };
@@ -28,6 +31,9 @@ pub struct Engine {
     requests: Mutex<Option<Sender<Request>>>,
     /// Why nothing can be written any more: what a failed write left on the disk is unknown.
     write_failure: Mutex<Option<String>>,
+    pub indexer: Indexer,
+    /// Made when the first segment is built.
+    build_pool: OnceLock<rayon::ThreadPool>,
 }
 
 impl Engine {
@@ -40,6 +46,8 @@ impl Engine {
             sequence: AtomicU64::new(sequence),
             requests: Mutex::new(None),
             write_failure: Mutex::new(None),
+            indexer: Indexer::new(),
+            build_pool: OnceLock::new(),
         }
     }
 
@@ -95,17 +103,47 @@ impl Engine {
 
     pub fn info_of(&self, state: &CollectionState) -> CollectionInfo {
         let generation = state.current();
+        let segments = || generation.vectors.iter().flat_map(|view| &view.segments);
+        let buffered_in = |view: &VectorView| {
+            view.buffer.vectors(view.dim).filter(|(row, _)| generation.is_live(*row)).count() as u64
+        };
         CollectionInfo {
             name: state.name.clone(),
             uuid: state.uuid.clone(),
-            status: Status::Ready,
+            status: if self.is_indexing(state) { Status::Indexing } else { Status::Ready },
             points_count: generation.live.len(),
             config: state.config.clone(),
-            segments_count: 0,
-            buffered_vectors_count: generation.vectors.iter().map(|v| v.buffer.len() as u64).sum(),
-            tombstones_count: 0,
+            segments_count: segments().count(),
+            buffered_vectors_count: generation.vectors.iter().map(buffered_in).sum(),
+            tombstones_count: segments().map(|s| s.n_tombstones()).sum(),
             aliases: self.catalog.read().unwrap_or_else(|e| e.into_inner()).aliases_of(&state.name),
         }
+    }
+
+    /// What is to be built of a named vector; none if all is well, or building has failed.
+    pub fn next_task(&self, state: &CollectionState, place: usize) -> Option<Task> {
+        if state.cannot_index() {
+            return None;
+        }
+        plan::next_task(&state.current().vectors[place], self.options.buffer_limit, state.is_lost(place))
+    }
+
+    /// The threads that build segments.
+    pub fn build_pool(&self) -> Result<&rayon::ThreadPool> {
+        if let Some(pool) = self.build_pool.get() {
+            return Ok(pool);
+        }
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(self.options.build_threads)
+            .thread_name(|i| format!("firn-build-{i}"))
+            .build()
+            .map_err(|e| Error::Storage(format!("build threads: {e}")))?;
+        Ok(self.build_pool.get_or_init(|| pool))
+    }
+
+    fn is_indexing(&self, state: &CollectionState) -> bool {
+        let has_task = |place| self.next_task(state, place).is_some();
+        state.n_jobs.load(Ordering::Acquire) > 0 || (0..state.config.vectors.len()).any(has_task)
     }
 
     pub fn last_sequence(&self) -> u64 {

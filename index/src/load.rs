@@ -9,18 +9,16 @@ use roaring::RoaringBitmap;
 
 use crate::{
     Error, Result, Row,
-    buffer::{Block, Buffer},
     catalog::{Catalog, CollectionRecord, Entry, Quarantined},
     fetch,
     generation::{Generation, VectorView},
     key::{self, Key},
+    manifest::Place,
     record,
     state::CollectionState,
     store::{Store, Tree},
-    stored,
+    stored, vectors,
 };
-
-const BLOCK_VECTORS: usize = 1024;
 
 /// A database as it was found.
 pub struct Loaded {
@@ -28,6 +26,8 @@ pub struct Loaded {
     pub sequence: u64,
     /// Keys of the points tree that nothing needs.
     pub leftovers: Vec<Key>,
+    /// Keys of the segments tree that nothing needs.
+    pub leftover_chunks: Vec<Key>,
     /// Deleted collections whose data is still there.
     pub doomed: Vec<u32>,
 }
@@ -37,6 +37,7 @@ pub fn database(store: &Store) -> Result<Loaded> {
         catalog: Catalog { next_number: counter(store, key::next_collection())?, ..Catalog::default() },
         sequence: sequence(store)?,
         leftovers: Vec::new(),
+        leftover_chunks: Vec::new(),
         doomed: doomed(store)?,
     };
     let mut names = BTreeMap::new();
@@ -45,6 +46,7 @@ pub fn database(store: &Store) -> Result<Loaded> {
         let entry = match opened {
             Ok((Ok(opened), _)) => {
                 loaded.leftovers.extend(opened.leftovers);
+                loaded.leftover_chunks.extend(opened.leftover_chunks);
                 Entry::Serving(Arc::new(opened.state))
             }
             Ok((Err(error), record)) => quarantine(number, &name, Some(record), &error),
@@ -60,7 +62,7 @@ pub fn database(store: &Store) -> Result<Loaded> {
 
 /// A new collection.
 pub fn empty(number: u32, name: String, record: CollectionRecord) -> CollectionState {
-    let view = |dim| VectorView { dim, buffer: Buffer::default() };
+    let view = |dim| VectorView { dim, ..VectorView::default() };
     let vectors = record.config.vectors.values().map(|v| view(v.dim)).collect();
     let first = Generation { number: 0, sequence: 0, live: Arc::default(), vectors };
     CollectionState::new(number, name, record.uuid, record.config, 0, first)
@@ -69,6 +71,7 @@ pub fn empty(number: u32, name: String, record: CollectionRecord) -> CollectionS
 struct Opened {
     state: CollectionState,
     leftovers: Vec<Key>,
+    leftover_chunks: Vec<Key>,
 }
 
 fn collection(store: &Store, number: u32, name: &str, record: &CollectionRecord) -> Result<Opened> {
@@ -76,15 +79,24 @@ fn collection(store: &Store, number: u32, name: &str, record: &CollectionRecord)
     let live = live_rows(store, number, next_row)?;
     let n_vectors = record.config.vectors.len();
     let Points { with_vector, version, mut leftovers } = points(store, number, n_vectors, &live)?;
-    let mut views = Vec::new();
+    let (mut views, mut leftover_chunks, mut damaged) = (Vec::new(), Vec::new(), Vec::new());
     for (place, settings) in record.config.vectors.values().enumerate() {
-        let buffer = vectors(store, number, place as u8, settings.dim, &with_vector[place], &mut leftovers)?;
-        views.push(VectorView { dim: settings.dim, buffer });
+        let at = Place { collection: number, vector: place as u8 };
+        let opened = vectors::load(store, at, settings.dim, &with_vector[place], next_row)?;
+        leftovers.extend(opened.leftovers);
+        leftover_chunks.extend(opened.leftover_chunks);
+        for damage in &opened.damages {
+            tracing::error!(collection = name, vector = place, %damage, "segment dropped, to be built anew");
+        }
+        damaged.push(!opened.damages.is_empty());
+        views.push(opened.view);
     }
-    let first = Generation { number: 0, sequence: version, live: Arc::new(live), vectors: views };
+    let mut first = Generation { number: 0, sequence: version, live: Arc::new(live), vectors: views };
+    first.count_live();
     let CollectionRecord { uuid, config } = record.clone();
     let state = CollectionState::new(number, name.to_owned(), uuid, config, next_row, first);
-    Ok(Opened { state, leftovers })
+    damaged.into_iter().enumerate().for_each(|(place, is_damaged)| state.set_lost(place, is_damaged));
+    Ok(Opened { state, leftovers, leftover_chunks })
 }
 
 fn live_rows(store: &Store, number: u32, next_row: Row) -> Result<RoaringBitmap> {
@@ -130,36 +142,7 @@ fn points(store: &Store, number: u32, n_vectors: usize, live: &RoaringBitmap) ->
     Ok(points)
 }
 
-fn vectors(
-    store: &Store,
-    number: u32,
-    place: u8,
-    dim: usize,
-    expected: &RoaringBitmap,
-    leftovers: &mut Vec<Key>,
-) -> Result<Buffer> {
-    let (mut buffer, mut block) = (Buffer::default(), Block::default());
-    let mut missing = expected.clone();
-    store.scan(Tree::Points, &key::vectors(number, place), |key, value| {
-        let Some(row) = key::parse_row(key).filter(|row| expected.contains(*row)) else {
-            leftovers.push(key.to_vec());
-            return Ok(ControlFlow::Continue(()));
-        };
-        let bytes = record::unseal(key, value, || format!("vector {place} in row {row}"))?;
-        stored::decode_vector(bytes, dim, &mut block.numbers)?;
-        block.rows.push(row);
-        missing.remove(row);
-        if block.rows.len() == BLOCK_VECTORS {
-            buffer.append(std::mem::take(&mut block));
-        }
-        Ok(ControlFlow::Continue(()))
-    })?;
-    buffer.append(block);
-    none_missing("vector", &missing)?;
-    Ok(buffer)
-}
-
-fn none_missing(what: &str, missing: &RoaringBitmap) -> Result<()> {
+pub fn none_missing(what: &str, missing: &RoaringBitmap) -> Result<()> {
     match missing.min() {
         None => Ok(()),
         Some(first) => {

@@ -6,7 +6,8 @@ use crate::{
     Candidate, Error, Fields, Limits, Page, Point, PointId, Result, Row, Search, check, distance,
     engine::Engine,
     fetch,
-    generation::{Generation, VectorView},
+    generation::{Generation, SegmentView, VectorView},
+    segment::SegmentQuery,
     select::Best,
     state::CollectionState,
     stored,
@@ -26,6 +27,10 @@ impl Reader {
         Reader { engine, state, generation }
     }
 
+    pub(crate) fn generation(&self) -> &Generation {
+        &self.generation
+    }
+
     pub fn count(&self) -> u64 {
         self.generation.live.len()
     }
@@ -36,6 +41,16 @@ impl Reader {
         let view = &self.generation.vectors[self.place(search.using)?];
         let mut best = Best::new(search.limit);
         self.search_buffer(view, &query, &mut best);
+        let live = &*self.generation.live;
+        for SegmentView { segment, n_live } in &view.segments {
+            if search.exact {
+                segment.search_exact(&query, live, &mut best);
+            } else {
+                let ef = search.ef.unwrap_or(self.state.config.hnsw.ef_search);
+                let query = SegmentQuery { vector: &query, limit: search.limit, ef, live, n_live: *n_live };
+                segment.search(&query, &mut best);
+            }
+        }
         Ok(best.into_sorted())
     }
 
@@ -95,8 +110,13 @@ impl Reader {
     }
 
     /// The record of a live row as this generation has it.
-    fn record(&self, row: Row) -> Result<Arc<[u8]>> {
-        let on_disk = fetch::record_on_disk(&self.engine.store, self.state.number, row)?;
+    pub(crate) fn record(&self, row: Row) -> Result<Arc<[u8]>> {
+        let on_disk = match fetch::record_on_disk(&self.engine.store, self.state.number, row) {
+            Err(Error::Damaged { .. }) if self.state.is_deleted() => {
+                return Err(Error::CollectionNotFound { name: self.state.name.clone() });
+            }
+            other => other?,
+        };
         if stored::decode_prefix(&on_disk)?.version <= self.generation.sequence {
             return Ok(on_disk.into());
         }

@@ -7,13 +7,13 @@ use std::{
     collections::{HashMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, RwLock, Weak,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicUsize, Ordering},
     },
 };
 
 use crate::{
     CollectionConfig, PointId, Row,
-    generation::Generation,
+    generation::{Generation, VectorView},
     key::{self, Key},
 };
 
@@ -24,6 +24,14 @@ pub struct CollectionState {
     pub config: CollectionConfig,
     /// Set when the collection is deleted: its handles answer `Error::CollectionNotFound` from then on.
     pub is_deleted: AtomicBool,
+    /// Optimizations and rebuilds that somebody waits for.
+    pub n_jobs: AtomicUsize,
+    /// Set when a build has failed: it is not tried again before somebody asks, or the next opening.
+    cannot_index: AtomicBool,
+    /// Bit i is set while rows of a damaged segment of the i-th vector wait in the buffer to be built anew.
+    lost: AtomicU16,
+    /// By vector, the number that the next segment gets.
+    next_segment: Vec<AtomicU32>,
     current: RwLock<Arc<Generation>>,
     /// The first row that was never given out. Only the writer thread changes it.
     next_row: Mutex<Row>,
@@ -68,6 +76,10 @@ impl CollectionState {
             uuid,
             config,
             is_deleted: AtomicBool::new(false),
+            n_jobs: AtomicUsize::new(0),
+            cannot_index: AtomicBool::new(false),
+            lost: AtomicU16::new(0),
+            next_segment: first.vectors.iter().map(first_free_segment).collect(),
             current: RwLock::new(first),
             next_row: Mutex::new(next_row),
             past: Mutex::new(past),
@@ -85,6 +97,7 @@ impl CollectionState {
         let mut next = Generation::clone(&current);
         next.number += 1;
         change(&mut next);
+        next.count_live();
         let next = Arc::new(next);
         past.generations.push_back((next.number, Arc::downgrade(&next)));
         past.garbage.extend(garbage.into_iter().map(|g| (next.number, g)));
@@ -101,6 +114,32 @@ impl CollectionState {
 
     pub fn is_deleted(&self) -> bool {
         self.is_deleted.load(Ordering::Acquire)
+    }
+
+    pub fn cannot_index(&self) -> bool {
+        self.cannot_index.load(Ordering::Acquire)
+    }
+
+    pub fn set_cannot_index(&self, value: bool) {
+        self.cannot_index.store(value, Ordering::Release);
+    }
+
+    /// Whether rows of a damaged segment wait to be built anew.
+    pub fn is_lost(&self, place: usize) -> bool {
+        self.lost.load(Ordering::Acquire) >> place & 1 == 1
+    }
+
+    pub fn set_lost(&self, place: usize, value: bool) {
+        if value {
+            self.lost.fetch_or(1 << place, Ordering::AcqRel);
+        } else {
+            self.lost.fetch_and(!(1 << place), Ordering::AcqRel);
+        }
+    }
+
+    /// A number that no segment of the vector has, nor had since the database was opened.
+    pub fn next_segment(&self, place: usize) -> u32 {
+        self.next_segment[place].fetch_add(1, Ordering::AcqRel)
     }
 
     /// Remembers, before it is overwritten on disk, that `id` had `row`.
@@ -180,4 +219,8 @@ impl Past {
             Garbage::Vector { vector, row } => Some(key::vector(collection, vector, row)),
         }
     }
+}
+
+fn first_free_segment(view: &VectorView) -> AtomicU32 {
+    AtomicU32::new(view.segments.iter().map(|s| s.segment.number + 1).max().unwrap_or(0))
 }

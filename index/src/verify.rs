@@ -1,0 +1,136 @@
+//! Reads everything a collection has, and compares: every checksum, ids against records, records against vectors, segments
+//! against their structure, and every graph against itself.
+
+use std::ops::ControlFlow;
+
+use roaring::RoaringBitmap;
+
+use crate::{
+    Damage, Error, Reader, Result, Row, VerifyReport, fetch,
+    generation::Generation,
+    graph, key,
+    manifest::{self, Place},
+    record,
+    state::CollectionState,
+    store::{Store, Tree},
+    stored,
+};
+
+/// `Error::Damaged` is a finding; other errors end the reading.
+pub fn verify(store: &Store, state: &CollectionState, reader: &Reader) -> Result<VerifyReport> {
+    let generation = reader.generation();
+    let mut report = VerifyReport::default();
+    let with_vector = points(store, state, reader, &mut report)?;
+    for (place, expected) in with_vector.iter().enumerate() {
+        vectors(store, state, generation, place, expected, &mut report)?;
+        segments(store, state, place, &mut report)?;
+        audit(generation, place, &mut report);
+    }
+    Ok(report)
+}
+
+/// Checks every live point and the row of its id; gives the rows that have each vector.
+fn points(
+    store: &Store,
+    state: &CollectionState,
+    reader: &Reader,
+    report: &mut VerifyReport,
+) -> Result<Vec<RoaringBitmap>> {
+    let mut with_vector = vec![RoaringBitmap::new(); state.config.vectors.len()];
+    for row in reader.generation().live.iter() {
+        report.points_checked += 1;
+        let checked = reader.record(row).and_then(|record| check_point(store, state, reader, row, &record));
+        match finding(checked, report)? {
+            Some(vectors) => {
+                for (place, rows) in with_vector.iter_mut().enumerate() {
+                    if vectors >> place & 1 == 1 {
+                        rows.insert(row);
+                    }
+                }
+            }
+            None => continue,
+        }
+    }
+    Ok(with_vector)
+}
+
+fn check_point(store: &Store, state: &CollectionState, reader: &Reader, row: Row, record: &[u8]) -> Result<u16> {
+    let point = stored::decode(record, true, true)?;
+    let on_disk = fetch::row_on_disk(store, state.number, &point.id)?;
+    match state.row_in(reader.generation(), &point.id, on_disk) {
+        Some(its_row) if its_row == row => Ok(point.vectors),
+        other => Err(Error::Damaged {
+            what: format!("point {} in row {row}", point.id),
+            detail: format!("its id leads to {other:?}"),
+        }),
+    }
+}
+
+fn vectors(
+    store: &Store,
+    state: &CollectionState,
+    generation: &Generation,
+    place: usize,
+    expected: &RoaringBitmap,
+    report: &mut VerifyReport,
+) -> Result<()> {
+    let view = &generation.vectors[place];
+    let mut missing = expected.clone();
+    let mut vector = Vec::new();
+    store.scan(Tree::Points, &key::vectors(state.number, place as u8), |key, value| {
+        let Some(row) = key::parse_row(key).filter(|row| missing.remove(*row)) else {
+            return Ok(ControlFlow::Continue(()));
+        };
+        report.vectors_checked += 1;
+        vector.clear();
+        let bytes = record::unseal(key, value, || format!("vector {place} in row {row}"));
+        finding(bytes.and_then(|bytes| stored::decode_vector(bytes, view.dim, &mut vector)), report)?;
+        Ok(ControlFlow::Continue(()))
+    })?;
+    for row in missing {
+        let what = format!("vector {place} in row {row}");
+        report.damages.push(Damage { what, detail: "it is missing".to_owned() });
+    }
+    let indexed: RoaringBitmap = view.buffer.vectors(view.dim).map(|(row, _)| row).collect();
+    let indexed = view.segments.iter().fold(indexed, |rows, s| rows | s.segment.row_set());
+    for row in expected - indexed {
+        let what = format!("vector {place} in row {row}");
+        report.damages.push(Damage { what, detail: "it is neither buffered nor in a segment".to_owned() });
+    }
+    Ok(())
+}
+
+fn segments(store: &Store, state: &CollectionState, place: usize, report: &mut VerifyReport) -> Result<()> {
+    let place = Place { collection: state.number, vector: place as u8 };
+    // A segment that is replaced while it is read looks damaged: then the manifest has changed.
+    let found = loop {
+        let before = manifest::read_manifest(store, place);
+        let found = manifest::read(store, place)?;
+        if found.damages.is_empty() || before.ok() == manifest::read_manifest(store, place).ok() {
+            break found;
+        }
+    };
+    report.segments_checked += (found.segments.len() + found.damages.len()) as u64;
+    for damage in found.damages {
+        finding(Err::<(), _>(damage), report)?;
+    }
+    Ok(())
+}
+
+fn audit(generation: &Generation, place: usize, report: &mut VerifyReport) {
+    for view in &generation.vectors[place].segments {
+        let lost = graph::lost_nodes(&view.segment.graph, &view.segment.vectors);
+        report.unreachable_vectors += lost.len() as u64;
+    }
+}
+
+fn finding<T>(checked: Result<T>, report: &mut VerifyReport) -> Result<Option<T>> {
+    match checked {
+        Ok(value) => Ok(Some(value)),
+        Err(Error::Damaged { what, detail }) => {
+            report.damages.push(Damage { what, detail });
+            Ok(None)
+        }
+        Err(other) => Err(other),
+    }
+}
