@@ -61,6 +61,9 @@ fn code_of_cause(cause: &(dyn StdError + 'static)) -> Option<Exit> {
     if let Some(crate::query::Error::Invalid { .. } | crate::query::Error::NoModel { .. }) = cause.downcast_ref() {
         return Some(Exit::Usage);
     }
+    if cause.is::<crate::server::settings::OutOfRange>() {
+        return Some(Exit::Usage);
+    }
     cause.downcast_ref::<crate::settings::Error>().map(|_| Exit::Usage)
 }
 

@@ -5,6 +5,7 @@ mod ingest;
 mod local;
 mod query;
 mod remote;
+mod serve;
 mod table;
 mod upkeep;
 mod vector_file;
@@ -32,6 +33,7 @@ const EXAMPLE: &str = "Example: firn demo";
 
 #[derive(Subcommand)]
 enum Command {
+    Serve(serve::ServeArgs),
     Ingest(ingest::IngestArgs),
     Query(query::QueryArgs),
     #[command(subcommand)]
@@ -54,6 +56,7 @@ pub fn main() -> ExitCode {
 
 fn run(command: Command, settings: &Settings) -> anyhow::Result<exit::Exit> {
     match command {
+        Command::Serve(args) => serve::run(&args, settings),
         Command::Ingest(args) => ingest::run(&args, settings),
         Command::Query(args) => query::run(&args, settings),
         Command::Collection(command) => collection::run(&command, settings),

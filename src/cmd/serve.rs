@@ -1,0 +1,53 @@
+//! `firn serve`: the gRPC server and its HTTP side, until SIGTERM or Ctrl-C.
+
+use std::sync::Arc;
+
+use firn_index::{Database, Options};
+use firn_model::Encoder;
+use tracing_subscriber::EnvFilter;
+
+use crate::{
+    exit::Exit,
+    server::{self, Opened, settings::ServeLayer},
+    settings::Settings,
+};
+
+/// The model name for a server that embeds nothing: points and queries bring their vectors.
+const NO_MODEL: &str = "none";
+
+/// Serve collections over gRPC until SIGTERM or Ctrl-C
+///
+/// Example: firn serve --data-dir ./firn-data
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "With --model none, points and queries bring their vectors. FIRN_LOG sets what is logged, such \
+                        as `debug` or `firn=debug,h2=info` [default: info]."
+)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    layer: ServeLayer,
+}
+
+pub fn run(args: &ServeArgs, settings: &Settings) -> anyhow::Result<Exit> {
+    let serve = args.layer.clone().over(settings.file.serve.clone()).resolve()?;
+    log();
+    let settings = settings.clone();
+    server::run(serve, move || {
+        let db = Database::open(&settings.data_dir, Options::default())?;
+        Ok(Opened { db, encoders: encoders(&settings)? })
+    })?;
+    Ok(Exit::Ok)
+}
+
+fn encoders(settings: &Settings) -> anyhow::Result<Vec<Arc<dyn Encoder>>> {
+    match settings.model_or_default() {
+        NO_MODEL => Ok(Vec::new()),
+        name => Ok(vec![firn_model::load(name, settings.device)?]),
+    }
+}
+
+fn log() {
+    let filter = EnvFilter::try_from_env("FIRN_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    // A log that is there already (a test's) stays.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+}

@@ -1,0 +1,114 @@
+//! The Collections service.
+
+use std::sync::Arc;
+
+use firn_index::{CollectionConfig, Error};
+use firn_proto::v1::{
+    self, CollectionExistsRequest, CollectionExistsResponse, CreateCollectionRequest, CreateCollectionResponse,
+    DeleteCollectionRequest, DeleteCollectionResponse, GetCollectionRequest, GetCollectionResponse,
+    ListCollectionsRequest, ListCollectionsResponse, UpdateAliasesRequest, UpdateAliasesResponse,
+};
+use tonic::{Request, Response, Status};
+
+use super::{convert, limits, shared::Shared, status::Problem, work};
+use crate::engine;
+
+pub struct Collections(pub Arc<Shared>);
+
+#[tonic::async_trait]
+impl v1::collections_server::Collections for Collections {
+    async fn create(
+        &self,
+        request: Request<CreateCollectionRequest>,
+    ) -> Result<Response<CreateCollectionResponse>, Status> {
+        let (shared, request) = (self.0.clone(), request.into_inner());
+        let collection = work::run(move || {
+            convert::collection_name(&request.collection_name)?;
+            let name = request.collection_name.clone();
+            let config = config(&shared, request)?;
+            Ok(shared.engine()?.db().create_collection(&name, config)?.info())
+        });
+        let collection = Some(convert::collection_out(collection.await?));
+        Ok(Response::new(CreateCollectionResponse { collection }))
+    }
+
+    async fn get(&self, request: Request<GetCollectionRequest>) -> Result<Response<GetCollectionResponse>, Status> {
+        let name = request.into_inner().collection_name;
+        convert::collection_name(&name)?;
+        let info = self.0.engine()?.db().collection_info(&name).map_err(Problem::from)?;
+        Ok(Response::new(GetCollectionResponse { collection: Some(convert::collection_out(info)) }))
+    }
+
+    async fn list(
+        &self,
+        request: Request<ListCollectionsRequest>,
+    ) -> Result<Response<ListCollectionsResponse>, Status> {
+        let ListCollectionsRequest { limit, page } = request.into_inner();
+        let limit = page_limit(limit)?;
+        // The token is the last name of the page before: it stays right when collections come and go.
+        let mut after = self.0.engine()?.db().collections();
+        after.retain(|info| info.name > page);
+        let has_more = after.len() > limit;
+        after.truncate(limit);
+        let next_page = if has_more { after.last().map(|info| info.name.clone()) } else { None };
+        let collections = after.into_iter().map(convert::collection_out).collect();
+        Ok(Response::new(ListCollectionsResponse { collections, next_page: next_page.unwrap_or_default() }))
+    }
+
+    async fn delete(
+        &self,
+        request: Request<DeleteCollectionRequest>,
+    ) -> Result<Response<DeleteCollectionResponse>, Status> {
+        let (shared, name) = (self.0.clone(), request.into_inner().collection_name);
+        convert::collection_name(&name)?;
+        work::run(move || Ok(shared.engine()?.db().delete_collection(&name)?)).await?;
+        Ok(Response::new(DeleteCollectionResponse {}))
+    }
+
+    async fn exists(
+        &self,
+        request: Request<CollectionExistsRequest>,
+    ) -> Result<Response<CollectionExistsResponse>, Status> {
+        let name = request.into_inner().collection_name;
+        convert::collection_name(&name)?;
+        let exists = match self.0.engine()?.db().collection_info(&name) {
+            Ok(_) => true,
+            Err(Error::CollectionNotFound { .. }) => false,
+            Err(error) => return Err(Problem::from(error).into()),
+        };
+        Ok(Response::new(CollectionExistsResponse { exists }))
+    }
+
+    async fn update_aliases(
+        &self,
+        request: Request<UpdateAliasesRequest>,
+    ) -> Result<Response<UpdateAliasesResponse>, Status> {
+        let (shared, changes) = (self.0.clone(), request.into_inner().changes);
+        convert::within("changes", changes.len(), 1, limits::MAX_ALIAS_CHANGES)?;
+        let change = |(at, change)| convert::alias_change_in(change, &format!("changes[{at}]"));
+        let changes = changes.into_iter().enumerate().map(change).collect::<Result<Vec<_>, Problem>>()?;
+        work::run(move || Ok(shared.engine()?.db().update_aliases(&changes)?)).await?;
+        Ok(Response::new(UpdateAliasesResponse {}))
+    }
+}
+
+/// The size of a page that was asked for.
+pub fn page_limit(limit: u32) -> Result<usize, Problem> {
+    if limit == 0 {
+        return Ok(limits::DEFAULT_PAGE);
+    }
+    convert::within("limit", limit as usize, 1, limits::MAX_PAGE)?;
+    Ok(limit as usize)
+}
+
+/// A named model, or the server's own when nothing is said of vectors; else none.
+fn config(shared: &Shared, request: CreateCollectionRequest) -> Result<CollectionConfig, Problem> {
+    let hnsw = convert::hnsw_in(request.hnsw);
+    if request.model.is_empty() && !request.vectors.is_empty() {
+        let vectors = convert::vectors_in(request.vectors, None)?;
+        return Ok(CollectionConfig { model: None, vectors, hnsw });
+    }
+    let encoder = shared.engine()?.encoder(Some(&request.model))?;
+    let vectors = convert::vectors_in(request.vectors, Some(encoder.as_ref()))?;
+    Ok(engine::collection_config(encoder.as_ref(), vectors, hnsw))
+}

@@ -1,0 +1,374 @@
+//! Wire types to plain types and back. What comes in is checked here as far as it can be without asking anyone, and every
+//! refusal names its field.
+
+use std::collections::{BTreeMap, HashMap};
+
+use firn_index::{
+    self as index, CollectionConfig, CollectionInfo, Fields, HnswConfig, Limits, Payload, PointId, Text, VectorConfig,
+};
+use firn_ingest::embed;
+use firn_model::{Encoder, ModelInfo};
+use firn_proto::{json, v1};
+
+use super::status::Problem;
+use crate::query;
+
+type Result<T> = std::result::Result<T, Problem>;
+
+/// A number that must lie within limits.
+pub fn within(field: &str, received: usize, min: usize, max: usize) -> Result<()> {
+    if (min..=max).contains(&received) {
+        return Ok(());
+    }
+    Err(Problem::invalid(field, "OUT_OF_RANGE", format!("expected {min} to {max}, received {received}")))
+}
+
+fn missing(field: &str, expected: &str) -> Problem {
+    Problem::invalid(field, "MISSING_FIELD", format!("expected {expected}, received nothing"))
+}
+
+pub fn collection_name(name: &str) -> Result<()> {
+    if name.is_empty() {
+        return Err(missing("collection_name", "a name"));
+    }
+    Ok(())
+}
+
+pub fn id_in(id: Option<v1::PointId>, field: &str) -> Result<PointId> {
+    match id.and_then(|id| id.kind) {
+        None => Err(missing(field, "a number or a text")),
+        Some(v1::point_id::Kind::Num(num)) => Ok(PointId::Num(num)),
+        Some(v1::point_id::Kind::Text(text)) if (1..=Limits::MAX_ID_BYTES).contains(&text.len()) => {
+            Ok(PointId::Text(text))
+        }
+        Some(v1::point_id::Kind::Text(text)) => {
+            let message = format!("expected 1 to {} bytes, received {}", Limits::MAX_ID_BYTES, text.len());
+            Err(Problem::invalid(field, "INVALID_ID", message))
+        }
+    }
+}
+
+pub fn ids_in(ids: Vec<v1::PointId>, max: usize) -> Result<Vec<PointId>> {
+    within("ids", ids.len(), 1, max)?;
+    ids.into_iter().enumerate().map(|(at, id)| id_in(Some(id), &format!("ids[{at}]"))).collect()
+}
+
+pub fn id_out(id: PointId) -> v1::PointId {
+    let kind = match id {
+        PointId::Num(num) => v1::point_id::Kind::Num(num),
+        PointId::Text(text) => v1::point_id::Kind::Text(text),
+    };
+    v1::PointId { kind: Some(kind) }
+}
+
+/// Not empty and finite; the collection knows the dimension.
+pub fn vector_in(vector: v1::Vector, field: &str) -> Result<Vec<f32>> {
+    let v1::Vector { values, packed } = vector;
+    let numbers = match (values.is_empty(), packed.is_empty()) {
+        (true, true) => return Err(missing(field, "values or packed")),
+        (false, false) => {
+            let message = "expected either values or packed, received both";
+            return Err(Problem::invalid(field, "AMBIGUOUS_VECTOR", message));
+        }
+        (false, true) => values,
+        (true, false) => unpack(&packed, field)?,
+    };
+    if let Some(position) = numbers.iter().position(|number| !number.is_finite()) {
+        let message = format!("the number at position {position} is not finite");
+        return Err(Problem::invalid(field, "NOT_FINITE", message));
+    }
+    Ok(numbers)
+}
+
+fn unpack(packed: &[u8], field: &str) -> Result<Vec<f32>> {
+    let (numbers, rest) = packed.as_chunks::<4>();
+    if !rest.is_empty() {
+        let message = format!("expected a multiple of 4 bytes, received {}", packed.len());
+        return Err(Problem::invalid(format!("{field}.packed"), "INVALID_VECTOR", message));
+    }
+    Ok(numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
+}
+
+pub fn vector_out(values: &[f32]) -> v1::Vector {
+    let mut packed = Vec::with_capacity(values.len() * 4);
+    for value in values {
+        packed.extend_from_slice(&value.to_le_bytes());
+    }
+    v1::Vector { values: Vec::new(), packed: packed.into() }
+}
+
+fn vectors_out(vectors: BTreeMap<String, Vec<f32>>) -> HashMap<String, v1::Vector> {
+    vectors.into_iter().map(|(name, vector)| (name, vector_out(&vector))).collect()
+}
+
+pub fn payload_in(payload: Option<prost_types::Struct>, field: &str) -> Result<Payload> {
+    let Some(payload) = payload else { return Ok(Payload::new()) };
+    json::from_struct(payload).map_err(|error| Problem::invalid(field, "INVALID_PAYLOAD", error.to_string()))
+}
+
+fn payload_out(payload: Payload, fields: Fields) -> Option<prost_types::Struct> {
+    fields.payload.then(|| json::to_struct(payload))
+}
+
+fn text_in(text: v1::Text) -> Text {
+    Text { text: text.text, language: text.language }
+}
+
+fn texts_out(texts: Vec<Text>) -> Vec<v1::Text> {
+    texts.into_iter().map(|text| v1::Text { text: text.text, language: text.language }).collect()
+}
+
+/// A point as it came; fields are named from the point on.
+pub fn point_in(point: v1::PointInput) -> Result<embed::Input> {
+    let vectors = point.vectors.into_iter().map(|(name, vector)| {
+        let vector = vector_in(vector, &format!("vectors[{name:?}]"))?;
+        Ok((name, vector))
+    });
+    Ok(embed::Input {
+        id: id_in(point.id, "id")?,
+        image: (!point.image.is_empty()).then(|| point.image.into()),
+        texts: point.texts.into_iter().map(text_in).collect(),
+        payload: payload_in(point.payload, "payload")?,
+        vectors: vectors.collect::<Result<_>>()?,
+    })
+}
+
+pub fn point_out(point: index::Point, fields: Fields) -> v1::Point {
+    v1::Point {
+        id: Some(id_out(point.id)),
+        payload: payload_out(point.payload, fields),
+        texts: texts_out(point.texts),
+        vectors: vectors_out(point.vectors),
+        version: point.version,
+    }
+}
+
+pub fn truncation_out(id: &PointId, truncation: embed::Truncation) -> v1::Truncation {
+    v1::Truncation {
+        id: Some(id_out(id.clone())),
+        text: truncation.text as u32,
+        tokens_used: truncation.tokens_used as u32,
+        tokens_cut: truncation.tokens_cut as u32,
+    }
+}
+
+/// Without the message: the payload only.
+pub fn fields(include: Option<v1::Include>) -> Fields {
+    match include {
+        None => Fields { payload: true, ..Fields::default() },
+        Some(v1::Include { payload, texts, vectors }) => Fields { payload, texts, vectors },
+    }
+}
+
+pub fn query_in(request: v1::QueryRequest) -> Result<query::Request> {
+    collection_name(&request.collection_name)?;
+    let params = request.params.unwrap_or_default();
+    let given = |number: u32| (number > 0).then_some(number as usize);
+    let request = query::Request {
+        content: content_in(request.query)?,
+        collection: request.collection_name,
+        using: (!request.using.is_empty()).then_some(request.using),
+        limit: given(request.limit),
+        offset: request.offset as usize,
+        candidates: given(request.candidates),
+        ef: given(params.hnsw_ef),
+        exact: params.exact,
+        fields: fields(request.include),
+        score_threshold: request.score_threshold,
+    };
+    request.check()?;
+    Ok(request)
+}
+
+fn content_in(content: Option<v1::QueryContent>) -> Result<query::Content> {
+    use v1::query_content::Kind;
+    let Some(kind) = content.and_then(|content| content.kind) else {
+        return Err(missing("query", "a text, an image, an id or a vector"));
+    };
+    Ok(match kind {
+        Kind::Text(text) => {
+            let text = text_in(text);
+            if text.text.len() > Limits::MAX_TEXT_BYTES {
+                let message =
+                    format!("expected at most {} bytes, received {}", Limits::MAX_TEXT_BYTES, text.text.len());
+                return Err(Problem::invalid("query.text", "TEXT_TOO_LONG", message));
+            }
+            query::Content::Text(text)
+        }
+        Kind::Image(bytes) if bytes.is_empty() => return Err(missing("query.image", "an encoded picture")),
+        Kind::Image(bytes) => query::Content::Image(bytes.into()),
+        Kind::Id(id) => query::Content::Id(id_in(Some(id), "query.id")?),
+        Kind::Vector(vector) => query::Content::Vector(vector_in(vector, "query.vector")?),
+    })
+}
+
+pub fn answer_out(answer: query::Answer, fields: Fields) -> v1::QueryResponse {
+    let timings = answer.timings;
+    let truncation = answer.truncation.map(|cut| v1::Truncation {
+        id: None,
+        text: 0,
+        tokens_used: cut.tokens_used as u32,
+        tokens_cut: cut.tokens_cut as u32,
+    });
+    v1::QueryResponse {
+        hits: answer.hits.into_iter().map(|hit| hit_out(hit, fields)).collect(),
+        timings: Some(v1::Timings {
+            encode_us: timings.encode_us,
+            retrieve_us: timings.retrieve_us,
+            fetch_us: timings.fetch_us,
+            rerank_us: timings.rerank_us,
+            total_us: timings.total_us,
+        }),
+        truncation,
+        rerank_applied: answer.rerank_applied,
+    }
+}
+
+fn hit_out(hit: query::Hit, fields: Fields) -> v1::Hit {
+    v1::Hit {
+        id: Some(id_out(hit.id)),
+        score: hit.score,
+        cosine: hit.cosine,
+        payload: payload_out(hit.payload, fields),
+        texts: texts_out(hit.texts),
+        vectors: vectors_out(hit.vectors),
+        version: hit.version,
+    }
+}
+
+pub fn hnsw_in(hnsw: Option<v1::HnswConfig>) -> HnswConfig {
+    let hnsw = hnsw.unwrap_or_default();
+    let or = |number: u32, default: usize| if number == 0 { default } else { number as usize };
+    HnswConfig {
+        m: or(hnsw.m, Limits::DEFAULT_M),
+        ef_construction: or(hnsw.ef_construction, Limits::DEFAULT_EF_CONSTRUCTION),
+        ef_search: or(hnsw.ef_search, Limits::DEFAULT_EF_SEARCH),
+    }
+}
+
+/// "image" and "text" are where a model's embeddings go, so they have its dimension.
+pub fn vectors_in(
+    vectors: HashMap<String, v1::VectorConfig>,
+    encoder: Option<&dyn Encoder>,
+) -> Result<BTreeMap<String, VectorConfig>> {
+    for name in [embed::IMAGE_VECTOR, embed::TEXT_VECTOR] {
+        let (Some(encoder), Some(vector)) = (encoder, vectors.get(name)) else { continue };
+        let (expected, received) = (encoder.info().dim, vector.dim as usize);
+        if expected != received {
+            let message = format!("expected {expected}, as the model has, received {received}");
+            return Err(Problem::invalid(format!("vectors[{name:?}].dim"), "WRONG_DIMENSION", message));
+        }
+    }
+    Ok(vectors.into_iter().map(|(name, vector)| (name, VectorConfig { dim: vector.dim as usize })).collect())
+}
+
+pub fn collection_out(info: CollectionInfo) -> v1::CollectionDescription {
+    let CollectionConfig { model, vectors, hnsw } = info.config;
+    let (status, status_detail) = match info.status {
+        index::Status::Ready => (v1::CollectionStatus::Ready, String::new()),
+        index::Status::Indexing => (v1::CollectionStatus::Indexing, String::new()),
+        index::Status::Quarantined(reason) => (v1::CollectionStatus::Quarantined, reason),
+    };
+    let (model, model_hash) = model.map(|model| (model.name, model.hash)).unwrap_or_default();
+    let vector = |(name, vector): (String, VectorConfig)| (name, v1::VectorConfig { dim: vector.dim as u32 });
+    v1::CollectionDescription {
+        name: info.name,
+        uuid: info.uuid,
+        status: status.into(),
+        status_detail,
+        points_count: info.points_count,
+        model,
+        model_hash,
+        vectors: vectors.into_iter().map(vector).collect(),
+        hnsw: Some(v1::HnswConfig {
+            m: hnsw.m as u32,
+            ef_construction: hnsw.ef_construction as u32,
+            ef_search: hnsw.ef_search as u32,
+        }),
+        segments_count: info.segments_count as u32,
+        buffered_vectors_count: info.buffered_vectors_count,
+        tombstones_count: info.tombstones_count,
+        aliases: info.aliases,
+    }
+}
+
+pub fn alias_change_in(change: v1::AliasChange, field: &str) -> Result<index::AliasChange> {
+    use v1::alias_change::Change;
+    match change.change {
+        None => Err(missing(field, "set or delete")),
+        Some(Change::Delete(alias)) => Ok(index::AliasChange::Delete { alias }),
+        Some(Change::Set(set)) => Ok(index::AliasChange::Set { alias: set.alias, collection: set.collection_name }),
+    }
+}
+
+pub fn model_out(info: &ModelInfo) -> v1::ModelDescription {
+    v1::ModelDescription {
+        name: info.name.clone(),
+        hash: info.hash.clone(),
+        family: info.family.clone(),
+        dim: info.dim as u32,
+        image_side_px: info.image_side_px as u32,
+        max_text_tokens: info.max_text_tokens as u32,
+        parameters: info.parameters,
+        device: info.device.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn packed(bytes: &[u8]) -> v1::Vector {
+        v1::Vector { values: Vec::new(), packed: bytes.to_vec().into() }
+    }
+
+    fn values(values: &[f32]) -> v1::Vector {
+        v1::Vector { values: values.to_vec(), packed: Default::default() }
+    }
+
+    #[test]
+    fn both_forms_of_a_vector_say_the_same() {
+        let numbers = [0.25, -1.0, 1e-30];
+        assert_eq!(vector_in(values(&numbers), "v").unwrap(), numbers);
+        assert_eq!(vector_in(vector_out(&numbers), "v").unwrap(), numbers);
+    }
+
+    #[test]
+    fn bad_vectors_name_field_and_reason() {
+        let check = |vector, field: &str, reason| {
+            let problem = vector_in(vector, "query.vector").unwrap_err();
+            assert_eq!((problem.field.as_str(), problem.reason), (field, reason));
+        };
+        check(v1::Vector::default(), "query.vector", "MISSING_FIELD");
+        check(packed(&[0; 7]), "query.vector.packed", "INVALID_VECTOR");
+        check(values(&[1.0, f32::NAN]), "query.vector", "NOT_FINITE");
+        check(packed(&f32::INFINITY.to_le_bytes()), "query.vector", "NOT_FINITE");
+        check(v1::Vector { values: vec![1.0], packed: vec![0; 4].into() }, "query.vector", "AMBIGUOUS_VECTOR");
+    }
+
+    #[test]
+    fn zero_means_the_default() {
+        let request = v1::QueryRequest {
+            collection_name: "c".into(),
+            query: Some(v1::QueryContent { kind: Some(v1::query_content::Kind::Vector(values(&[1.0]))) }),
+            ..Default::default()
+        };
+        let plain = query_in(request).unwrap();
+        assert_eq!((plain.limit, plain.candidates, plain.ef, plain.using), (None, None, None, None));
+        assert_eq!(plain.fields, Fields { payload: true, texts: false, vectors: false });
+        assert_eq!(hnsw_in(None), HnswConfig::default());
+    }
+
+    #[test]
+    fn ids_are_checked() {
+        let id = |kind| Some(v1::PointId { kind });
+        let text = |n: usize| id(Some(v1::point_id::Kind::Text("x".repeat(n))));
+        assert_eq!(id_in(id(Some(v1::point_id::Kind::Num(0))), "id").unwrap(), PointId::Num(0));
+        assert!(id_in(text(512), "id").is_ok());
+        for (id, reason) in [(None, "MISSING_FIELD"), (id(None), "MISSING_FIELD"), (text(0), "INVALID_ID")] {
+            assert_eq!(id_in(id, "id").unwrap_err().reason, reason);
+        }
+        assert_eq!(id_in(text(513), "points[1].id").unwrap_err().field, "points[1].id");
+        assert_eq!(ids_in(Vec::new(), 3).unwrap_err().field, "ids");
+    }
+}

@@ -1,0 +1,79 @@
+//! What all services share: the engine once it is open, the gate, the counters, the settings.
+
+use std::sync::{Arc, OnceLock};
+
+use firn_index::{Collection, Commit};
+use firn_model::Encoder;
+use tokio::sync::{Semaphore, watch};
+
+use super::{
+    gate::{Gate, Pass},
+    limits,
+    metrics::Metrics,
+    settings::ServeSettings,
+    status::{Problem, starting},
+};
+use crate::engine::Engine;
+
+pub struct Shared {
+    engine: OnceLock<Engine>,
+    pub gate: Arc<Gate>,
+    pub metrics: Arc<Metrics>,
+    pub settings: ServeSettings,
+    /// True once the server stops: streams end after what they have.
+    pub stopping: watch::Sender<bool>,
+    /// Bytes of UpsertStream messages that may be in work.
+    pub stream_bytes: Arc<Semaphore>,
+    pub unawaited_commits: Arc<Semaphore>,
+}
+
+impl Shared {
+    pub fn new(settings: ServeSettings) -> Arc<Self> {
+        let metrics = Metrics::new();
+        let stream_bytes = settings.max_message_bytes * limits::STREAM_BYTES_IN_MESSAGES;
+        Arc::new(Shared {
+            engine: OnceLock::new(),
+            gate: Gate::new(settings.max_requests, metrics.clone()),
+            metrics,
+            settings,
+            stopping: watch::Sender::new(false),
+            stream_bytes: Arc::new(Semaphore::new(stream_bytes.min(Semaphore::MAX_PERMITS))),
+            unawaited_commits: Arc::new(Semaphore::new(limits::UNAWAITED_COMMITS)),
+        })
+    }
+
+    /// From now on calls are answered.
+    pub fn open(&self, engine: Engine) {
+        assert!(self.engine.set(engine).is_ok(), "the data is opened once");
+    }
+
+    pub fn opened(&self) -> Option<&Engine> {
+        self.engine.get()
+    }
+
+    /// UNAVAILABLE while the server starts.
+    pub fn engine(&self) -> Result<&Engine, Problem> {
+        self.engine.get().ok_or_else(starting)
+    }
+
+    pub fn collection(&self, name: &str) -> Result<Collection, Problem> {
+        super::convert::collection_name(name)?;
+        Ok(self.engine()?.db().collection(name)?)
+    }
+
+    /// The encoder for a collection's new points. If its own is not here, the default one: `embed` then says what is
+    /// wrong, and only of points that need a model.
+    pub fn encoder(&self, collection: &Collection) -> Result<Option<Arc<dyn Encoder>>, Problem> {
+        let engine = self.engine()?;
+        Ok(engine.encoder_of(collection.config()).unwrap_or_else(|_| engine.models().first().cloned()))
+    }
+
+    pub fn committed(&self, commit: Commit) -> Commit {
+        self.metrics.committed(commit.changed);
+        commit
+    }
+
+    pub fn hold(&self) -> Pass {
+        self.gate.hold()
+    }
+}
