@@ -27,6 +27,8 @@ pub struct Csv {
     columns: Vec<String>,
     pictures: LinePictures,
     record: ByteRecord,
+    /// Counted as spreadsheets do: the header is row 1.
+    row: u64,
     ended: bool,
 }
 
@@ -48,7 +50,7 @@ impl Csv {
         let header = reader.byte_headers().map_err(|error| damaged(path, error.to_string()))?;
         let columns = columns(path, header)?;
         let pictures = LinePictures::open(path, options)?;
-        Ok(Csv { reader, since_record, columns, pictures, record: ByteRecord::new(), ended: false })
+        Ok(Csv { reader, since_record, columns, pictures, record: ByteRecord::new(), row: 1, ended: false })
     }
 
     fn item(&mut self, name: &str) -> Result<Item, Fault> {
@@ -80,17 +82,14 @@ impl Iterator for Csv {
             return Some(Err(fault.at("--images")));
         }
         self.since_record.store(0, Relaxed);
-        let line = self.reader.position().line();
+        self.row += 1;
+        let name = format!("row {}", self.row);
         match self.reader.read_byte_record(&mut self.record) {
             Ok(false) => None,
-            Ok(true) => {
-                let line = self.record.position().map_or(line, |position| position.line());
-                let name = format!("line {line}");
-                Some(self.item(&name).map_err(|fault| fault.at(name)))
-            }
+            Ok(true) => Some(self.item(&name).map_err(|fault| fault.at(name))),
             Err(error) => {
                 self.ended = true;
-                Some(Err(Fault::from(into_io(error)).at(format!("line {line}"))))
+                Some(Err(Fault::from(into_io(error)).at(name)))
             }
         }
     }

@@ -2,6 +2,7 @@
 //! id and payload. Links are followed, except back into a folder on the way.
 
 use std::{
+    collections::HashSet,
     ffi::OsString,
     fs, io,
     path::{Path, PathBuf},
@@ -23,6 +24,8 @@ pub struct Folder {
     root: PathBuf,
     /// From the root to the folder that is read now.
     levels: Vec<Level>,
+    /// The one entry is a picture whatever it is called.
+    is_single: bool,
     progress: Arc<Progress>,
 }
 
@@ -32,6 +35,8 @@ struct Level {
     /// Without links, to know a folder again.
     real: PathBuf,
     names: vec::IntoIter<OsString>,
+    /// Names of pictures without their extension: what sidecars are called.
+    pictures: HashSet<OsString>,
 }
 
 impl Folder {
@@ -39,7 +44,7 @@ impl Folder {
         let io = |source| SourceError::Io { path: root.to_owned(), source };
         progress.expect(count(root, 0));
         let level = Level::read(root, PathBuf::new()).map_err(io)?;
-        Ok(Folder { root: root.to_owned(), levels: vec![level], progress })
+        Ok(Folder { root: root.to_owned(), levels: vec![level], is_single: false, progress })
     }
 
     /// One picture, as if its folder held nothing else.
@@ -47,16 +52,19 @@ impl Folder {
         progress.expect(1);
         let root = path.parent().unwrap_or(Path::new("")).to_owned();
         let names = vec![path.file_name().unwrap_or_default().to_owned()].into_iter();
-        Folder { root, levels: vec![Level { path: PathBuf::new(), real: PathBuf::new(), names }], progress }
+        let level = Level { path: PathBuf::new(), real: PathBuf::new(), names, pictures: HashSet::new() };
+        Folder { root, levels: vec![level], is_single: true, progress }
     }
 
     /// What an entry is: an item, nothing, or a folder that is read next.
     fn entry(&mut self, path: PathBuf) -> Option<Next> {
         let name = path.to_string_lossy().into_owned();
         let extension = extension(&name);
-        let is_picture = PICTURES.contains(&extension.as_str());
+        let is_picture = self.is_single || PICTURES.contains(&extension.as_str());
         let found = match fs::metadata(self.root.join(&path)) {
             Ok(found) => found,
+            // The picture it belongs to will say so.
+            Err(_) if self.is_sidecar(&path, &extension) => return None,
             Err(error) => return Some(Err(Fault::Unreadable(error).at(name))),
         };
         if found.is_dir() {
@@ -114,8 +122,9 @@ impl Folder {
     }
 
     fn is_sidecar(&self, path: &Path, extension: &str) -> bool {
-        let has_picture = |picture: &&str| self.root.join(path.with_extension(picture)).exists();
-        matches!(extension, "txt" | "json") && PICTURES.iter().any(|picture| has_picture(&picture))
+        let pictures = self.levels.last().map(|level| &level.pictures);
+        matches!(extension, "txt" | "json")
+            && path.file_stem().is_some_and(|stem| pictures.is_some_and(|pictures| pictures.contains(stem)))
     }
 }
 
@@ -142,7 +151,10 @@ impl Level {
         let full = root.join(&path);
         let mut names = fs::read_dir(&full)?.map(|e| Ok(e?.file_name())).collect::<io::Result<Vec<_>>>()?;
         names.sort();
-        Ok(Level { path, real: fs::canonicalize(&full)?, names: names.into_iter() })
+        let picture = |name: &&OsString| PICTURES.contains(&extension(&name.to_string_lossy()).as_str());
+        let stem = |name: &OsString| Path::new(name).file_stem().map(ToOwned::to_owned);
+        let pictures = names.iter().filter(picture).filter_map(stem).collect();
+        Ok(Level { path, real: fs::canonicalize(&full)?, names: names.into_iter(), pictures })
     }
 }
 

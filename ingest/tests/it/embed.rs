@@ -1,0 +1,137 @@
+//! The embed stage: what is computed, what is kept, what is refused; batches give what single calls give.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use firn_index::{CollectionConfig, Payload, Text};
+use firn_ingest::{
+    ItemError,
+    embed::{Embedded, Input, Truncation, points},
+};
+use firn_model::Encoder;
+
+use crate::support::{DIM, FakeEncoder, config, embedding_of, png};
+
+fn input(id: u64) -> Input {
+    Input { id: id.into(), image: None, texts: Vec::new(), payload: Payload::new(), vectors: Default::default() }
+}
+
+fn texts(texts: &[&str]) -> Vec<Text> {
+    texts.iter().map(|&text| Text { text: text.to_owned(), language: String::new() }).collect()
+}
+
+fn one(config: &CollectionConfig, input: Input) -> Result<Embedded, ItemError> {
+    points(Some(&FakeEncoder::new()), config, vec![input]).remove(0)
+}
+
+#[test]
+fn images_and_texts_become_vectors() {
+    let config = config(&["image", "text"]);
+    let embedded = one(&config, Input { image: Some(png(1)), texts: texts(&["a b", "c"]), ..input(1) }).unwrap();
+    let pixels: Vec<u8> = image::load_from_memory(&png(1)).unwrap().to_rgb8().into_raw();
+    assert_eq!(embedded.point.vectors["image"], embedding_of(&pixels));
+
+    let sum: Vec<f32> = embedding_of(b"a b").iter().zip(embedding_of(b"c")).map(|(a, b)| a + b).collect();
+    let length = sum.iter().map(|n| n * n).sum::<f32>().sqrt();
+    for (received, expected) in embedded.point.vectors["text"].iter().zip(sum) {
+        assert!((received - expected / length).abs() < 1e-6);
+    }
+    assert_eq!(embedded.point.texts, texts(&["a b", "c"]));
+}
+
+#[test]
+fn given_vectors_are_not_computed_anew() {
+    let encoder = FakeEncoder::new();
+    let given = Input {
+        image: Some(b"not even a picture".to_vec()),
+        texts: texts(&["a"]),
+        vectors: [("image".to_owned(), vec![0.5; DIM]), ("text".to_owned(), vec![0.25; DIM])].into(),
+        ..input(1)
+    };
+    let embedded = points(Some(&encoder), &config(&["image", "text"]), vec![given.clone()]).remove(0).unwrap();
+    assert_eq!(embedded.point.vectors, given.vectors);
+    assert_eq!(encoder.image_calls.load(Relaxed) + encoder.preprocessed.load(Relaxed), 0);
+}
+
+#[test]
+fn truncation_is_told_for_each_text() {
+    let embedded = one(&config(&["text"]), Input { texts: texts(&["a", "a b c d e f g"]), ..input(1) }).unwrap();
+    assert_eq!(embedded.truncations, [Truncation { text: 1, tokens_used: 5, tokens_cut: 2 }]);
+}
+
+#[test]
+fn what_cannot_be_embedded_says_why() {
+    let both = config(&["image", "text"]);
+    let image = Input { image: Some(png(1)), ..input(1) };
+    let text = Input { texts: texts(&["a"]), ..input(1) };
+    let vector = |name: &str, vector: Vec<f32>| Input { vectors: [(name.to_owned(), vector)].into(), ..input(1) };
+    let with_nan = [vec![1.0; DIM - 1], vec![f32::NAN]].concat();
+    let check = |config: &CollectionConfig, input: Input, reason: &str, words: &str| {
+        let error = one(config, input).expect_err(reason);
+        assert_eq!(error.reason(), reason, "{error}");
+        assert!(error.to_string().contains(words), "{error}");
+    };
+    check(&both, input(1), "empty_point", "no image, text or vector");
+    check(&both, Input { texts: texts(&["a", " \n"]), ..input(1) }, "empty_text", "text 1 is empty");
+    check(&both, Input { texts: texts(&["a", "?"]), ..input(1) }, "empty_text", "text 1 is empty");
+    check(&both, Input { texts: texts(&["a"; 257]), ..input(1) }, "limit_exceeded", "at most 256");
+    check(&both, Input { texts: texts(&["a".repeat(300_000).as_str()]), ..input(1) }, "limit_exceeded", "bytes");
+    check(&both, Input { image: Some(b"hello".to_vec()), ..input(1) }, "unknown_image", "JPEG, PNG");
+    check(&both, Input { image: Some(Vec::new()), ..input(1) }, "empty_image", "");
+    check(&both, Input { image: Some(png(1)[..60].to_vec()), ..input(1) }, "broken_image", "");
+    check(&both, vector("image", vec![1.0; 3]), "wrong_dimension", "expected 8 dimensions, received 3");
+    check(&both, vector("facet", vec![1.0; DIM]), "unknown_vector", "\"facet\"");
+    check(&both, vector("image", with_nan), "not_finite", "position 7");
+    check(&both, vector("image", vec![0.0; DIM]), "zero_vector", "length zero");
+    check(&config(&["text"]), image.clone(), "no_image_vector", "[\"text\"]");
+    check(&config(&["image"]), text.clone(), "no_text_vector", "[\"image\"]");
+    let no_model = CollectionConfig { model: None, ..both.clone() };
+    check(&no_model, image.clone(), "no_model", "an image for a collection without a model");
+    check(&no_model, text.clone(), "no_model", "a text for a collection without a model");
+    let mut other = both.clone();
+    other.model.as_mut().unwrap().hash = "0".repeat(32);
+    check(&other, image.clone(), "wrong_model", "fake");
+    let mut wide = both.clone();
+    wide.vectors.get_mut("image").unwrap().dim = 9;
+    check(&wide, image.clone(), "wrong_dimension", "expected 9 dimensions, received 8");
+    let error = points(None, &both, vec![image]).remove(0).unwrap_err();
+    assert_eq!(error.reason(), "model_not_loaded", "{error}");
+}
+
+#[test]
+fn texts_beside_a_vector_are_kept_where_they_cannot_be_embedded() {
+    let given = Input { texts: texts(&["a"]), vectors: [("image".to_owned(), vec![1.0; DIM])].into(), ..input(1) };
+    for config in [config(&["image"]), CollectionConfig { model: None, ..config(&["image", "text"]) }] {
+        let embedded = points(None, &config, vec![given.clone()]).remove(0).unwrap();
+        assert_eq!(embedded.point.texts, given.texts);
+        assert_eq!(embedded.point.vectors, given.vectors);
+    }
+}
+
+#[test]
+fn a_batch_gives_what_single_calls_give_and_one_bad_input_fails_alone() {
+    let config = config(&["image", "text"]);
+    let inputs: Vec<Input> = (0..300)
+        .map(|n| match n % 5 {
+            0 => Input { image: Some(png(n)), ..input(n.into()) },
+            1 => Input { texts: texts(&[&"word ".repeat(n as usize % 9 + 1), "x"]), ..input(n.into()) },
+            2 => Input { image: Some(png(n)), texts: texts(&["y"]), ..input(n.into()) },
+            3 => Input { texts: texts(&["a", "?"]), ..input(n.into()) },
+            _ => Input { image: Some(vec![n as u8; 9]), ..input(n.into()) },
+        })
+        .collect();
+    let encoder: &dyn Encoder = &FakeEncoder::new();
+    let batch = points(Some(encoder), &config, inputs.clone());
+    assert_eq!(batch.len(), inputs.len());
+    let mut refused = 0;
+    for (together, input) in batch.into_iter().zip(inputs) {
+        match (together, one(&config, input)) {
+            (Ok(together), Ok(alone)) => assert_eq!(together, alone),
+            (Err(together), Err(alone)) => {
+                refused += 1;
+                assert_eq!(together.to_string(), alone.to_string());
+            }
+            (together, alone) => panic!("together {together:?}, alone {alone:?}"),
+        }
+    }
+    assert_eq!(refused, 120);
+}

@@ -1,0 +1,423 @@
+//! Each kind of source with its traps, as tables: what is read, and what is named as a fault.
+
+use std::{fs, path::Path};
+
+use firn_index::{PointId, Text};
+use firn_ingest::source::{Item, Kind, MAX_FILE_BYTES, Skipped, Source, SourceOptions};
+use serde_json::{Value, json};
+
+use crate::support::{f32_bytes, gzip, npy, png, tar, write};
+
+/// What a source gives, as lines: `NAME id=.. image=BYTES texts=.. payload=..`, or `NAME !reason`.
+fn lines(path: &Path, options: &SourceOptions) -> Vec<String> {
+    let source = Source::open(path, options).unwrap();
+    source.items.map(|next| next.map_or_else(|skipped| fault_line(&skipped), |item| item_line(&item))).collect()
+}
+
+fn fault_line(skipped: &Skipped) -> String {
+    format!("{} !{}", skipped.name, skipped.fault.reason())
+}
+
+fn item_line(item: &Item) -> String {
+    let mut line = item.name.clone();
+    match &item.id {
+        Some(PointId::Num(number)) => line += &format!(" id={number}"),
+        Some(PointId::Text(text)) => line += &format!(" id={text:?}"),
+        None => {}
+    }
+    if let Some(image) = &item.image {
+        line += &format!(" image={}", image.len());
+    }
+    for Text { text, language } in &item.texts {
+        line += &format!(" {text:?}");
+        line += language;
+    }
+    for (name, vector) in &item.vectors {
+        line += &format!(" {name}={vector:?}");
+    }
+    if !item.payload.is_empty() {
+        line += &format!(" {}", Value::Object(item.payload.clone()));
+    }
+    line
+}
+
+fn check(path: &Path, expected: &[&str]) {
+    assert_eq!(lines(path, &SourceOptions::default()), expected, "{}", path.display());
+}
+
+/// The error of opening, which must hold these words.
+fn check_refused(path: &Path, words: &str) {
+    let error = Source::open(path, &SourceOptions::default()).err().expect(words).to_string();
+    assert!(error.contains(words) && error.contains(path.to_str().unwrap()), "{error}");
+}
+
+#[test]
+fn folder_with_sidecars_in_the_order_of_names() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), &[
+        ("b.jpg", b"12345"),
+        ("a/z.PNG", b"123"),
+        ("a/z.txt", "\u{feff}ein Text\nmit zwei Zeilen\n".as_bytes()),
+        ("c.webp", b"1"),
+        ("c.json", br#"{"id": 7, "text": "t", "texts": [{"text": "u", "language": "fr"}], "language": "en", "year": 2020, "image": "x"}"#),
+        ("c.txt", b"first"),
+        ("README", b"?"),
+        ("notes.txt", b"?"),
+        ("data.json", b"{}"),
+    ]);
+    let source = Source::open(dir.path(), &SourceOptions::default()).unwrap();
+    assert_eq!(source.kind, Kind::Folder);
+    let progress = source.progress.clone();
+    let items: Vec<String> = source.items.map(|next| item_line(&next.unwrap())).collect();
+    assert_eq!(
+        items,
+        [
+            r#"a/z.PNG image=3 "ein Text\nmit zwei Zeilen" {"path":"a/z.PNG"}"#,
+            r#"b.jpg image=5 {"path":"b.jpg"}"#,
+            r#"c.webp id=7 image=1 "first" "t"en "u"fr {"image":"x","path":"c.webp","year":2020}"#,
+        ]
+    );
+    assert_eq!(progress.ignored(), 3);
+    assert_eq!(progress.fraction(), 1.0);
+    check(&dir.path().join("a/z.PNG"), &[r#"z.PNG image=3 "ein Text\nmit zwei Zeilen" {"path":"z.PNG"}"#]);
+}
+
+#[cfg(unix)]
+#[test]
+fn folder_zoo_of_bad_files() {
+    use std::{
+        ffi::OsStr,
+        os::unix::{ffi::OsStrExt as _, fs::symlink},
+    };
+    let dir = tempfile::tempdir().unwrap();
+    write(
+        dir.path(),
+        &[
+            ("dir.jpg/inside.png", b"1"),
+            ("bad-sidecar.jpg", b"1"),
+            ("bad-sidecar.json", b"{"),
+            ("latin1.jpg", b"1"),
+            ("latin1.txt", b"caf\xe9"),
+            ("old.TIFF", b"1"),
+            ("real/x.jpg", b"1"),
+            ("zz.jpg", b"1"),
+        ],
+    );
+    fs::File::create(dir.path().join("huge.jpg")).unwrap().set_len(MAX_FILE_BYTES + 1).unwrap();
+    fs::write(dir.path().join(OsStr::from_bytes(b"n\xe9.jpg")), b"1").unwrap();
+    symlink("nowhere", dir.path().join("gone.jpg")).unwrap();
+    symlink("round.jpg", dir.path().join("round.jpg")).unwrap();
+    symlink(dir.path(), dir.path().join("real/up")).unwrap();
+    symlink("real", dir.path().join("linked")).unwrap();
+    symlink("nowhere", dir.path().join("zz.txt")).unwrap();
+    check(
+        dir.path(),
+        &[
+            "bad-sidecar.jpg !invalid_json",
+            "dir.jpg !not_a_file",
+            r#"dir.jpg/inside.png image=1 {"path":"dir.jpg/inside.png"}"#,
+            "gone.jpg !unreadable",
+            "huge.jpg !too_large",
+            "latin1.jpg !not_utf8",
+            "linked/up !symlink_loop",
+            r#"linked/x.jpg image=1 {"path":"linked/x.jpg"}"#,
+            "n\u{fffd}.jpg !not_utf8",
+            "old.TIFF !unsupported_image",
+            "real/up !symlink_loop",
+            r#"real/x.jpg image=1 {"path":"real/x.jpg"}"#,
+            "round.jpg !unreadable",
+            "zz.jpg !unreadable",
+        ],
+    );
+}
+
+#[test]
+fn json_lines_and_their_faults() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = [
+        "\u{feff}{\"image\": \"pics/a.jpg\", \"text\": \"x\", \"lang\": \"de\", \"id\": \"one\", \"n\": 1}\r",
+        "",
+        r#"{"id": 2, "captions": [{"lang": "en", "source": "s", "text": "c"}, "d"]}"#,
+        "{broken",
+        r#"{"image": "pics/none.jpg"}"#,
+        r#"{"image": "../outside.jpg"}"#,
+        r#"{"image": "/etc/hostname"}"#,
+        r#"{"vectors": {"image": [1, 0.5]}, "path": "own"}"#,
+        r#"{"text": ["#,
+        r#"{"image": "pics"}"#,
+        r#"{"text": "no newline at the end"}"#,
+    ]
+    .join("\n");
+    write(dir.path(), &[("in/data.jsonl", text.as_bytes()), ("in/pics/a.jpg", b"1234"), ("outside.jpg", b"1")]);
+    let expected = [
+        r#"line 1 id="one" image=4 "x"de {"n":1,"path":"pics/a.jpg"}"#,
+        r#"line 3 id=2 "c"en "d""#,
+        "line 4 !invalid_json",
+        "line 5 !missing_image",
+        "line 6 !outside_folder",
+        "line 7 !outside_folder",
+        r#"line 8 image=[1.0, 0.5] {"path":"own"}"#,
+        "line 9 !invalid_json",
+        "line 10 !not_a_file",
+        r#"line 11 "no newline at the end""#,
+    ];
+    check(&dir.path().join("in/data.jsonl"), &expected);
+    write(dir.path(), &[("in/data.jsonl.gz", &gzip(text.as_bytes())), ("in/data", text.as_bytes())]);
+    check(&dir.path().join("in/data.jsonl.gz"), &expected);
+    check(&dir.path().join("in/data"), &expected);
+}
+
+#[test]
+fn json_lines_that_are_not_text_too_long_or_cut_off() {
+    let dir = tempfile::tempdir().unwrap();
+    let long = format!("{{\"text\": \"{}\"}}", "x".repeat(17 << 20));
+    let bytes = [b"{\"text\": \"a\xff\"}\n".as_slice(), long.as_bytes(), b"\n{\"text\": \"b\"}\n"].concat();
+    write(dir.path(), &[("a.jsonl", &bytes)]);
+    check(&dir.path().join("a.jsonl"), &["line 1 !not_utf8", "line 2 !too_large", r#"line 3 "b""#]);
+
+    let rows: String = (0..2000).map(|n| json!({"id": n, "text": format!("{n:x}")}).to_string() + "\n").collect();
+    let whole = gzip(rows.as_bytes());
+    write(dir.path(), &[("cut.jsonl.gz", &whole[..whole.len() / 2])]);
+    let read = lines(&dir.path().join("cut.jsonl.gz"), &SourceOptions::default());
+    assert!(read.len() > 2 && read.last().unwrap().ends_with("!truncated"), "{:?}", read.last());
+    assert_eq!(read[0], r#"line 1 id=0 "0""#);
+}
+
+#[test]
+fn pictures_from_a_tar_by_name_and_by_id() {
+    let dir = tempfile::tempdir().unwrap();
+    let rows = [
+        r#"{"id": "one", "text": "a"}"#,
+        r#"{"id": 2, "text": "b"}"#,
+        r#"{"id": "three"}"#,
+        r#"{"image": "deep/x.jpg"}"#,
+        r#"{"image": "x.jpg"}"#,
+        r#"{"image": "../up.jpg"}"#,
+        r#"{"text": "no id and no name"}"#,
+    ];
+    let members: [(&str, &[u8]); 4] =
+        [("./one.webp", b"1"), ("2.png", b"12"), ("deep/x.jpg", b"123"), ("../up.jpg", b"1234")];
+    let whole = tar(&members);
+    write(
+        dir.path(),
+        &[("d.jsonl", rows.join("\n").as_bytes()), ("i.tar", &whole), ("cut.tar", &whole[..whole.len() - 1024 - 510])],
+    );
+    write(dir.path(), &[("folder/one.webp", b"12345")]);
+    let with = |images: &str| {
+        let options = SourceOptions { images: Some(dir.path().join(images)), ..SourceOptions::default() };
+        lines(&dir.path().join("d.jsonl"), &options)
+    };
+    assert_eq!(
+        with("i.tar"),
+        [
+            r#"line 1 id="one" image=1 "a" {"path":"one.webp"}"#,
+            r#"line 2 id=2 image=2 "b" {"path":"2.png"}"#,
+            "line 3 !missing_image",
+            r#"line 4 image=3 {"path":"deep/x.jpg"}"#,
+            r#"line 5 image=3 {"path":"x.jpg"}"#,
+            r#"line 6 image=4 {"path":"../up.jpg"}"#,
+            r#"line 7 "no id and no name""#,
+        ]
+    );
+    let cut = with("cut.tar");
+    assert_eq!(cut[0], "--images !truncated");
+    assert!(cut[1].starts_with("line 1 id=\"one\" image=1") && cut[6] == "line 6 !missing_image", "{cut:?}");
+    assert_eq!(with("folder")[..2], [r#"line 1 id="one" image=5 "a" {"path":"one.webp"}"#, "line 2 !missing_image"]);
+
+    write(dir.path(), &[("i.tar.gz", &gzip(&whole))]);
+    let options = SourceOptions { images: Some(dir.path().join("i.tar.gz")), ..SourceOptions::default() };
+    let error = Source::open(&dir.path().join("d.jsonl"), &options).err().unwrap().to_string();
+    assert!(error.contains("not a plain tar"), "{error}");
+}
+
+#[test]
+fn csv_and_its_traps() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = "\u{feff}id,image,text,lang,texts,vectors,year\r\n\
+        7,a.jpg,\"two\nlines, and a \"\"quote\"\"\",de,,,2020\r\n\
+        007,,plain,,\"[\"\"u\"\", {\"\"text\"\": \"\"v\"\", \"\"lang\"\": \"\"fr\"\"}]\",,\r\n\
+        8,too,short\r\n\
+        9,,x,,,,2020,too long\r\n\
+        10,,,,,\"{\"\"image\"\": [1, 2]}\",\r\n\
+        11,,,,,[1],\r\n\
+        12,,,,one text,,\r\n";
+    let mut bytes = text.as_bytes().to_vec();
+    bytes.extend(b"13,,caf\xe9,,,,\n");
+    bytes.extend(b"14,,last,,,,\n");
+    write(dir.path(), &[("d.csv", &bytes), ("d.csv.gz", &gzip(&bytes)), ("a.jpg", b"123")]);
+    let expected = [
+        r#"row 2 id=7 image=3 "two\nlines, and a \"quote\""de {"path":"a.jpg","year":"2020"}"#,
+        r#"row 3 id="007" "plain" "u" "v"fr"#,
+        "row 4 !wrong_field_count",
+        "row 5 !wrong_field_count",
+        r#"row 6 id=10 image=[1.0, 2.0]"#,
+        "row 7 !invalid_field",
+        r#"row 8 id=12 "one text""#,
+        "row 9 !not_utf8",
+        r#"row 10 id=14 "last""#,
+    ];
+    check(&dir.path().join("d.csv"), &expected);
+    check(&dir.path().join("d.csv.gz"), &expected);
+    write(
+        dir.path(),
+        &[("d.tsv", b"text\tlang\na, b\ten\n"), ("x.csv", b"a,b\n1,2\n"), ("twice.csv", b"text,text\n1,2\n")],
+    );
+    check(&dir.path().join("d.tsv"), &[r#"row 2 "a, b"en"#]);
+    check_refused(&dir.path().join("x.csv"), "expected a header line with one of the columns image, text");
+    check_refused(&dir.path().join("twice.csv"), "stands twice");
+}
+
+#[test]
+fn csv_with_a_quote_that_is_not_closed_ends_with_a_fault() {
+    let dir = tempfile::tempdir().unwrap();
+    let bytes = format!("text\na\n\"open\n{}", "line\n".repeat(5 << 20));
+    write(dir.path(), &[("d.csv", bytes.as_bytes())]);
+    check(&dir.path().join("d.csv"), &[r#"row 2 "a""#, "row 3 !truncated"]);
+}
+
+#[test]
+fn webdataset_and_its_traps() {
+    let dir = tempfile::tempdir().unwrap();
+    let vector = npy("(2,)", "<f4", &f32_bytes(&[1.0, 2.0]));
+    let whole = tar(&[
+        ("./a/one.jpg", b"123"),
+        ("./a/one.txt", b"a text\n"),
+        ("./a/one.cls", b"7"),
+        ("./a/one.seg.png", b"mask"),
+        ("./b/one.json", br#"{"id": "b1", "caption": "c", "lang": "fr", "n": 1}"#),
+        ("./b/one.PNG", b"12"),
+        ("../../etc/two.jpg", b"1"),
+        ("three.jpg", b"1"),
+        ("three.png", b"1"),
+        ("four.json", b"{"),
+        ("five.npy", &vector),
+        ("five.txt", b"\xff"),
+        ("six.npy", &vector),
+        ("seven", b"no extension"),
+        ("eight.jpg", b"the last one"),
+    ]);
+    let expected = [
+        r#"a/one image=3 "a text" {"class":7,"path":"a/one.jpg"}"#,
+        r#"b/one id="b1" image=2 "c"fr {"n":1,"path":"b/one.PNG"}"#,
+        r#"../../etc/two image=1 {"path":"../../etc/two.jpg"}"#,
+        "three !two_images",
+        "four !invalid_json",
+        "five !not_utf8",
+        r#"six image=[1.0, 2.0] {"path":"six"}"#,
+        r#"seven {"path":"seven"}"#,
+        r#"eight image=12 {"path":"eight.jpg"}"#,
+    ];
+    write(
+        dir.path(),
+        &[("d.tar", &whole), ("d.tar.gz", &gzip(&whole)), ("cut.tar", &whole[..whole.len() - 1024 - 505])],
+    );
+    write(dir.path(), &[("half.tar", &whole[..whole.len() - 1024 - 700]), ("not.tar", b"hello"), ("empty.tar", b"")]);
+    check(&dir.path().join("d.tar"), &expected);
+    check(&dir.path().join("d.tar.gz"), &expected);
+    let cut = [&expected[..8], &["eight.jpg !truncated"]].concat();
+    check(&dir.path().join("cut.tar"), &cut);
+    let half = lines(&dir.path().join("half.tar"), &SourceOptions::default());
+    assert_eq!(half[..8], expected[..8]);
+    assert!(half[8].ends_with("!truncated"), "{half:?}");
+    check(&dir.path().join("empty.tar"), &[]);
+    check_refused(&dir.path().join("not.tar"), "");
+}
+
+#[test]
+fn webdataset_names_a_member_that_is_too_large_and_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("d.tar");
+    let mut builder = tar::Builder::new(fs::File::create(&path).unwrap());
+    let mut append = |name: &str, size: u64| {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(size);
+        header.set_cksum();
+        builder.append_data(&mut header, name, std::io::Read::take(std::io::repeat(7), size)).unwrap();
+    };
+    append("a.jpg", MAX_FILE_BYTES + 1);
+    append("b.jpg", 5);
+    builder.finish().unwrap();
+    check(&path, &["a !too_large", r#"b image=5 {"path":"b.jpg"}"#]);
+}
+
+#[test]
+fn npy_rows_and_their_ids() {
+    let dir = tempfile::tempdir().unwrap();
+    let rows = npy("(3, 2)", "<f4", &f32_bytes(&[1.0, 2.0, f32::NAN, 4.0, 5.0, 6.0]));
+    write(dir.path(), &[("v.npy", &rows), ("t.npy", &rows), ("t.ids.txt", b"a\nb\r\n7\n"), ("j.npy", &rows)]);
+    write(dir.path(), &[("j.ids.json", br#"[1, "b", 3]"#), ("cut.npy", &rows[..rows.len() - 5]), ("few.npy", &rows)]);
+    write(dir.path(), &[("few.ids.txt", b"a\n"), ("flat.npy", &npy("(6,)", "<f4", &[0; 24]))]);
+    write(dir.path(), &[("i8.npy", &npy("(3, 2)", "|i1", &[0; 6])), ("wide.npy", &npy("(1, 99999)", "<f4", &[]))]);
+    check(
+        &dir.path().join("v.npy"),
+        &["row 0 id=0 image=[1.0, 2.0]", "row 1 id=1 image=[NaN, 4.0]", "row 2 id=2 image=[5.0, 6.0]"],
+    );
+    let options = SourceOptions { vector_name: "text".to_owned(), ..SourceOptions::default() };
+    let source = Source::open(&dir.path().join("t.npy"), &options).unwrap();
+    assert_eq!(source.dims["text"], 2);
+    let ids = |name: &str| {
+        lines(&dir.path().join(name), &options).iter().map(|line| line[6..14].to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(ids("t.npy"), ["id=\"a\" t", "id=\"b\" t", "id=\"7\" t"].map(|id| format!(" {id}")[1..].to_owned()));
+    assert!(lines(&dir.path().join("j.npy"), &options)[1].starts_with("row 1 id=\"b\" text="));
+    check(
+        &dir.path().join("cut.npy"),
+        &["row 0 id=0 image=[1.0, 2.0]", "row 1 id=1 image=[NaN, 4.0]", "row 2 !truncated"],
+    );
+    check_refused(&dir.path().join("few.npy"), "3 rows, but 1 ids");
+    check_refused(&dir.path().join("flat.npy"), "expected shape (n, dim)");
+    check_refused(&dir.path().join("i8.npy"), "received |i1");
+    check_refused(&dir.path().join("wide.npy"), "at most 16384");
+}
+
+#[test]
+fn safetensors_as_the_format_s_own_crate_writes_them() {
+    use safetensors::{Dtype, tensor::TensorView};
+    let dir = tempfile::tempdir().unwrap();
+    let image = f32_bytes(&[1.0, 2.0, 3.0, 4.0]);
+    let text: Vec<u8> = [0.5f32, 1.5].iter().flat_map(|&n| half::f16::from_f32(n).to_le_bytes()).collect();
+    let save = |name: &str, tensors: Vec<(&str, Dtype, Vec<usize>, &[u8])>, ids: Option<&str>| {
+        let views: Vec<_> = tensors
+            .into_iter()
+            .map(|(name, dtype, shape, data)| (name, TensorView::new(dtype, shape, data).unwrap()))
+            .collect();
+        let metadata = ids.map(|ids| [("ids".to_owned(), ids.to_owned())].into());
+        let bytes = safetensors::serialize(views, metadata).unwrap();
+        write(dir.path(), &[(name, &bytes)]);
+        dir.path().join(name)
+    };
+    let both = || vec![("image", Dtype::F32, vec![2, 2], &image[..]), ("text", Dtype::F16, vec![2, 1], &text[..])];
+    let path = save("a.safetensors", both(), Some(r#"["x", 9]"#));
+    check(&path, &[r#"row 0 id="x" image=[1.0, 2.0] text=[0.5]"#, "row 1 id=9 image=[3.0, 4.0] text=[1.5]"]);
+    assert_eq!(
+        Source::open(&path, &SourceOptions::default()).unwrap().dims,
+        [("image".to_owned(), 2), ("text".to_owned(), 1)].into()
+    );
+    check(
+        &save("b.safetensors", both(), None),
+        &["row 0 id=0 image=[1.0, 2.0] text=[0.5]", "row 1 id=1 image=[3.0, 4.0] text=[1.5]"],
+    );
+    check_refused(&save("c.safetensors", both(), Some("[1]")), "2 rows, but 1 ids");
+    let uneven = vec![("image", Dtype::F32, vec![1, 4], &image[..]), ("text", Dtype::F16, vec![2, 1], &text[..])];
+    check_refused(&save("d.safetensors", uneven, None), "as many rows");
+    check_refused(&save("e.safetensors", vec![("image", Dtype::F32, vec![4], &image[..])], None), "shape (n, dim)");
+    check_refused(&save("f.safetensors", vec![("image", Dtype::I32, vec![2, 2], &image[..])], None), "received I32");
+    let whole = fs::read(dir.path().join("b.safetensors")).unwrap();
+    write(
+        dir.path(),
+        &[("cut.safetensors", &whole[..whole.len() - 2]), ("no.safetensors", b"12345678{}"), ("x.safetensors", b"1")],
+    );
+    check(&dir.path().join("cut.safetensors"), &["row 0 id=0 image=[1.0, 2.0] text=[0.5]", "row 1 !truncated"]);
+    check_refused(&dir.path().join("no.safetensors"), "not safetensors");
+    check_refused(&dir.path().join("x.safetensors"), "not safetensors");
+}
+
+#[test]
+fn what_is_no_source_is_refused_with_what_is() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), &[("letter.txt", b"dear"), ("photo", &png(1))]);
+    check_refused(&dir.path().join("letter.txt"), "expected a folder of pictures, .jsonl");
+    check_refused(&dir.path().join("nothing"), "No such file");
+    let found = lines(&dir.path().join("photo"), &SourceOptions::default());
+    assert_eq!(found.len(), 1);
+}

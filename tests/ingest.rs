@@ -1,0 +1,193 @@
+//! `firn ingest` as a user drives it: every outcome has its exit code, and a run that is killed or stopped goes on.
+
+mod common;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+use common::{Scratch, json};
+use firn_index::{Database, Fields, Options, Point};
+use serde_json::Value;
+
+/// Points of a local collection by id, without the versions and rows that no two runs share.
+fn points(data_dir: &Path, collection: &str) -> BTreeMap<String, Point> {
+    let db = Database::open(data_dir, Options::default()).unwrap();
+    let reader = db.collection(collection).unwrap().reader();
+    let (mut points, mut from) = (BTreeMap::new(), Some(0));
+    while let Some(row) = from {
+        let page = reader.scroll(row, 1000, Fields { payload: true, texts: true, vectors: true }).unwrap();
+        points.extend(page.points.into_iter().map(|p| (p.id.to_string(), Point { row: 0, version: 0, ..p })));
+        from = page.next;
+    }
+    points
+}
+
+/// Rows with vectors, so that no model is needed.
+fn rows(n: usize) -> String {
+    let row = |n: usize| format!("{{\"id\": {n}, \"n\": {n}, \"vectors\": {{\"image\": [{}, 1, 0.5]}}}}\n", n % 97);
+    (0..n).map(row).collect()
+}
+
+fn counts(report: &Value) -> [u64; 5] {
+    ["read", "written", "unchanged", "duplicates", "skipped"].map(|name| report[name].as_u64().unwrap())
+}
+
+#[test]
+fn a_folder_is_written_once_and_found_by_its_texts() {
+    let scratch = Scratch::new();
+    for (name, colour) in [("red", [255, 0, 0]), ("green", [0, 255, 0]), ("blue", [0, 0, 255])] {
+        fs::create_dir_all(scratch.path().join("photos/sub")).unwrap();
+        let picture = image::RgbImage::from_pixel(64, 48, image::Rgb(colour));
+        picture.save(scratch.path().join(format!("photos/sub/{name}.png"))).unwrap();
+        fs::write(scratch.path().join(format!("photos/sub/{name}.txt")), format!("a {name} square")).unwrap();
+    }
+    let ingest = ["ingest", "photos", "--collection", "c", "--create", "--json"];
+    let report = json(&scratch.ok(&ingest));
+    assert_eq!(counts(&report), [3, 3, 0, 0, 0]);
+    assert_eq!(report["sources"][0]["kind"], "folder");
+    let before = points(&scratch.path().join("firn-data"), "c");
+    assert!(before.values().all(|p| p.vectors.len() == 2 && p.texts.len() == 1), "{before:?}");
+
+    assert_eq!(counts(&json(&scratch.ok(&ingest))), [3, 0, 3, 0, 0]);
+    assert_eq!(points(&scratch.path().join("firn-data"), "c"), before);
+    let restarted = json(&scratch.ok(&[&ingest[..], &["--restart"]].concat()));
+    assert_eq!(counts(&restarted), [3, 3, 0, 0, 0]);
+    assert_eq!(points(&scratch.path().join("firn-data"), "c"), before);
+
+    let found = json(&scratch.ok(&["query", "c", "--text", "a green square", "--using", "text", "--limit", "1", "--json"]));
+    assert_eq!(found["hits"][0]["payload"]["path"], "sub/green.png");
+    let said = scratch.ok(&["ingest", "photos", "--collection", "c"]);
+    assert!(said.contains("0 points written to c") && said.contains("3  unchanged"), "{said}");
+}
+
+#[test]
+fn every_outcome_has_its_exit_code() {
+    let scratch = Scratch::new();
+    scratch.write("rows.jsonl", &rows(10));
+    scratch.write("some.jsonl", &(rows(2) + "{nonsense\n"));
+    scratch.write("letter.txt", "dear");
+    scratch.write("journal", "dear diary\n");
+    let mut npy = b"\x93NUMPY\x01\x00".to_vec();
+    let header = "{'descr': '<f4', 'fortran_order': False, 'shape': (1, 2), }\n";
+    npy.extend((header.len() as u16).to_le_bytes());
+    npy.extend([header.as_bytes(), &[0; 8]].concat());
+    fs::write(scratch.path().join("two.npy"), npy).unwrap();
+    scratch.ok(&["collection", "create", "c", "--vector", "image=3"]);
+    scratch.fails(4, &["ingest", "rows.jsonl", "--collection", "nothing"], "no collection named \"nothing\"");
+    scratch.fails(2, &["ingest", "two.npy", "--collection", "c"], "expected 3 dimensions, received 2");
+    scratch.fails(2, &["ingest", "two.npy", "--vector-name", "v", "--collection", "c"], "no vector named \"v\"");
+    scratch.fails(1, &["ingest", "letter.txt", "--collection", "c"], "not a source");
+    scratch.fails(1, &["ingest", "missing.jsonl", "--collection", "c"], "missing.jsonl");
+    scratch.fails(1, &["ingest", "rows.jsonl", "--collection", "c", "--journal", "journal"], "is not a journal");
+    scratch.fails(2, &["ingest", "rows.jsonl", "--collection", "c", "--batch", "0"], "--batch");
+    scratch.fails(2, &["ingest", "--collection", "c"], "SOURCE");
+    let partly = scratch.command().args(["ingest", "some.jsonl", "--collection", "c", "--json"]).output().unwrap();
+    assert_eq!(partly.status.code(), Some(3));
+    assert_eq!(counts(&json(std::str::from_utf8(&partly.stdout).unwrap())), [3, 2, 0, 0, 1]);
+    assert_eq!(counts(&json(&scratch.ok(&["ingest", "rows.jsonl", "--collection", "c", "--json"]))), [10, 8, 2, 0, 0]);
+}
+
+#[test]
+fn embeddings_alone_make_a_collection_without_a_model() {
+    let scratch = Scratch::new();
+    let header = "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }\n";
+    let mut npy = b"\x93NUMPY\x01\x00".to_vec();
+    npy.extend((header.len() as u16).to_le_bytes());
+    npy.extend(header.as_bytes());
+    npy.extend([1.0f32, 0.0, 0.0, 0.0, 3.0, 4.0].iter().flat_map(|number| number.to_le_bytes()));
+    fs::write(scratch.path().join("v.npy"), npy).unwrap();
+    scratch.write("v.ids.txt", "left\nright\n");
+    scratch.ok(&["ingest", "v.npy", "--collection", "v", "--vector-name", "image", "--create"]);
+    let about = json(&scratch.ok(&["collection", "get", "v", "--json"]));
+    assert!(about["config"]["model"].is_null());
+    assert_eq!((about["points_count"].as_u64(), about["config"]["vectors"]["image"]["dim"].as_u64()), (Some(2), Some(3)));
+    let stored = points(&scratch.path().join("firn-data"), "v");
+    assert_eq!(stored["right"].vectors["image"], [0.0, 0.6, 0.8]);
+}
+
+/// `firn ingest` of `rows.jsonl` in small batches, in the background.
+fn start(scratch: &Scratch) -> Child {
+    scratch
+        .command()
+        .args(["ingest", "rows.jsonl", "--collection", "c", "--batch", "8", "--journal", "journal", "--json"])
+                .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+/// Waits until the journal has so many lines, or the child has ended.
+fn wait_for_lines(scratch: &Scratch, child: &mut Child, lines: usize) {
+    let have = || fs::read(scratch.path().join("journal")).unwrap_or_default().iter().filter(|&&byte| byte == b'\n').count();
+    while have() < lines && child.try_wait().unwrap().is_none() {
+        std::thread::yield_now();
+    }
+}
+
+const N: usize = 6000;
+
+fn scratch_with_rows() -> Scratch {
+    let scratch = Scratch::new();
+    scratch.write("rows.jsonl", &rows(N));
+    scratch.ok(&["collection", "create", "c", "--vector", "image=3"]);
+    scratch
+}
+
+fn points_at_once() -> BTreeMap<String, Point> {
+    let scratch = scratch_with_rows();
+    scratch.ok(&["ingest", "rows.jsonl", "--collection", "c", "--journal", "journal"]);
+    points(&scratch.path().join("firn-data"), "c")
+}
+
+#[test]
+fn a_killed_run_goes_on_and_ends_as_one_that_was_not() {
+    let scratch = scratch_with_rows();
+    for lines in [100, 700, 1500] {
+        let mut child = start(&scratch);
+        wait_for_lines(&scratch, &mut child, lines);
+        child.kill().unwrap();
+        assert!(!child.wait().unwrap().success(), "killed before its end");
+    }
+    let report = json(&scratch.ok(&["ingest", "rows.jsonl", "--collection", "c", "--journal", "journal", "--json"]));
+    let [read, written, unchanged, duplicates, skipped] = counts(&report);
+    assert_eq!((read, written + unchanged, duplicates + skipped), (N as u64, N as u64, 0));
+    assert!(unchanged >= 1499, "{unchanged} unchanged");
+    assert!(points(&scratch.path().join("firn-data"), "c") == points_at_once(), "in four runs as in one");
+    let again = json(&scratch.ok(&["ingest", "rows.jsonl", "--collection", "c", "--journal", "journal", "--json"]));
+    assert_eq!(counts(&again), [N as u64, 0, N as u64, 0, 0]);
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_stops_cleanly_and_the_next_run_does_the_rest() {
+    let scratch = scratch_with_rows();
+    let mut child = start(&scratch);
+    wait_for_lines(&scratch, &mut child, 200);
+    let kill = Command::new("sh").args(["-c", &format!("kill -INT {}", child.id())]).status().unwrap();
+    assert!(kill.success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["interrupted"], true);
+    let first = report["written"].as_u64().unwrap();
+    assert_eq!(points(&scratch.path().join("firn-data"), "c").len() as u64, first);
+    let report = json(&scratch.ok(&["ingest", "rows.jsonl", "--collection", "c", "--journal", "journal", "--json"]));
+    assert_eq!(counts(&report), [N as u64, N as u64 - first, first, 0, 0]);
+}
+
+#[test]
+fn a_collection_made_anew_starts_afresh() {
+    let scratch = Scratch::new();
+    scratch.write("rows.jsonl", &rows(5));
+    let ingest = ["ingest", "rows.jsonl", "--collection", "c", "--journal", "journal", "--json"];
+    for _ in 0..2 {
+        scratch.ok(&["collection", "create", "c", "--vector", "image=3"]);
+        assert_eq!(counts(&json(&scratch.ok(&ingest))), [5, 5, 0, 0, 0]);
+        scratch.ok(&["collection", "delete", "c", "--yes"]);
+    }
+}
