@@ -13,6 +13,7 @@ mod hub;
 pub mod picture;
 mod preprocess;
 pub mod scenes;
+pub mod train;
 
 pub use encoder::{Device, Embedding, Encoder, ModelInfo, ModelSpec, Pixels, TextEmbedding, load};
 pub use error::{Error, Result};

@@ -29,8 +29,8 @@ pub struct Sizes {
 pub const BUILTIN: Sizes = Sizes {
     dim: 128,
     heads: 4,
-    hidden: 384,
-    image_blocks: 4,
+    hidden: 256,
+    image_blocks: 3,
     text_blocks: 2,
     grid: 8,
     channels: 48,
@@ -49,6 +49,15 @@ const LOG_SCALE: f32 = 2.3;
 const SIGMOID_BIAS: f32 = -10.0;
 
 impl Sizes {
+    /// Refuses sizes of a damaged file before anything is made from them.
+    pub fn check(&self) -> Result<(), String> {
+        let Sizes { dim, heads, hidden, image_blocks, text_blocks, grid, channels, table_rows, .. } = *self;
+        let small =
+            [dim, heads, hidden, image_blocks, text_blocks, grid, channels, self.max_text_tokens, self.embedding];
+        let fits = small.iter().all(|size| (1..=4096).contains(size)) && (1..=1 << 20).contains(&table_rows);
+        if fits && dim % heads == 0 { Ok(()) } else { Err(format!("expected sizes in range, received {self:?}")) }
+    }
+
     pub fn side_px(&self) -> usize {
         self.grid * PATCH_PX
     }

@@ -2,10 +2,11 @@
 //!
 //! Its weights are part of the binary, so it needs no file and no network. It always computes on the CPU.
 
-mod layers;
+pub(crate) mod layers;
 pub(crate) mod layout;
 pub(crate) mod net;
 pub(crate) mod tokens;
+mod weights;
 
 use std::sync::Arc;
 
@@ -90,11 +91,7 @@ impl Encoder for Builtin {
         let rows = embeddings.flat_map(|rows| split(&rows, self.info.dim));
         let with_counts = rows.zip(&tokens);
         Ok(with_counts
-            .map(|(embedding, tokens)| TextEmbedding {
-                embedding,
-                tokens_used: tokens.len(),
-                tokens_cut: tokens.n_cut,
-            })
+            .map(|(embedding, tokens)| TextEmbedding { embedding, tokens_used: tokens.len(), tokens_cut: tokens.n_cut })
             .collect())
     }
 }

@@ -70,8 +70,7 @@ struct Hasher {
 impl Hasher {
     fn word(&mut self, word: &str, tokens: &mut Tokens, max_tokens: usize) {
         self.end_run(tokens, max_tokens);
-        let marked: Vec<char> =
-            ['<'].into_iter().chain(word.chars().take(MAX_WORD_LETTERS)).chain(['>']).collect();
+        let marked: Vec<char> = ['<'].into_iter().chain(word.chars().take(MAX_WORD_LETTERS)).chain(['>']).collect();
         let whole = std::iter::once(self.row(&marked, 1));
         let ngrams = NGRAMS.flat_map(|n| marked.windows(n)).filter(|ngram| ngram.len() < marked.len());
         let rows: Vec<u32> = whole.chain(ngrams.map(|ngram| self.row(ngram, 2))).collect();
