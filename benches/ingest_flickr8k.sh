@@ -4,7 +4,7 @@
 #
 #   benches/ingest_flickr8k.sh FIRN CAPTIONS.jsonl.gz IMAGES.tar [MODEL]
 #
-# FIRN is the executable (target/release/firn). Everything is written to a temporary folder. Needs bash, jq is not needed.
+# FIRN is the executable (target/release/firn). Everything is written to a temporary folder.
 set -euo pipefail
 firn=$(realpath "$1") captions=$(realpath "$2") images=$(realpath "$3") model=${4:-builtin}
 work=$(mktemp -d)
@@ -20,7 +20,6 @@ show() { printf '%-28s written %6s  unchanged %6s  skipped %3s  %7.1f s  %7.1f/s
     "$(field unchanged <"$2")" "$(field skipped <"$2")" "$(field seconds <"$2")" "$(field points_per_second <"$2")"; }
 # Waits until a journal has so many lines while the process lives.
 wait_lines() { while kill -0 "$1" 2>/dev/null && [ "$(cat "$2" 2>/dev/null | wc -l)" -lt "$3" ]; do sleep 0.2; done; }
-wait_port() { until (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; do kill -0 "$server" && sleep 0.1; done; }
 check() { [ "$1" = "$2" ] || { echo "$3: expected $1, received $2" >&2; exit 1; }; }
 
 mkdir one two
@@ -45,22 +44,27 @@ check "$total" "$(count)" "points after a kill"
 cd ..
 
 mkdir served
-port=${PORT:-50991}
-serve() { "$firn" serve --data-dir served/data --listen "127.0.0.1:$port" --http "127.0.0.1:$((port + 1))" --model "$model" >>served/log 2>&1 & server=$!; wait_port "$port"; }
-if "$firn" serve --help >/dev/null 2>&1; then
-    serve
-    ingest --server "http://127.0.0.1:$port" --journal served/j >served/report 2>served/progress &
-    run=$!
-    wait_lines $run served/j $((total / 3))
-    kill -9 "$server"
-    echo "server killed with $(wc -l <served/j) lines in the journal; started again, the run goes on"
-    serve
-    wait_lines $run served/j $((2 * total / 3))
-    kill -9 $run 2>/dev/null || true
-    wait $run 2>/dev/null || true
-    echo "run killed with $(wc -l <served/j) lines in the journal"
-    ingest --server "http://127.0.0.1:$port" --journal served/j >served/report 2>/dev/null
-    show "served, killed, resumed" served/report
-    check "$total" "$(count --server "http://127.0.0.1:$port")" "points at the server"
-fi
+address=127.0.0.1:0
+serve() {
+    rm -f served/port
+    "$firn" serve --data-dir served/data --listen "$address" --http-listen none --model "$model" --port-file served/port 2>>served/log &
+    server=$!
+    until [ -e served/port ]; do kill -0 "$server"; sleep 0.1; done
+    address=$(grep -o '127[^"]*' served/port | head -1)
+}
+serve
+at=(--server "http://$address")
+ingest "${at[@]}" --journal served/j >served/report 2>served/progress &
+run=$!
+wait_lines $run served/j $((total / 3))
+kill -9 "$server"
+echo "server killed with $(wc -l <served/j) lines in the journal; started again, the run goes on"
+serve
+wait_lines $run served/j $((2 * total / 3))
+kill -9 $run
+wait $run 2>/dev/null || true
+echo "run killed with $(wc -l <served/j) lines in the journal"
+ingest "${at[@]}" --journal served/j >served/report 2>/dev/null
+show "served, killed, resumed" served/report
+check "$total" "$(count "${at[@]}")" "points at the server"
 echo "points: $total"

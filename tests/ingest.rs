@@ -1,6 +1,7 @@
 //! `firn ingest` as a user drives it: every outcome has its exit code, and a run that is killed or stopped goes on.
 
 mod common;
+mod serving;
 
 use std::{
     collections::BTreeMap,
@@ -12,6 +13,7 @@ use std::{
 use common::{Scratch, json};
 use firn_index::{Database, Fields, Options, Point};
 use serde_json::Value;
+use serving::Server;
 
 /// Points of a local collection by id, without the versions and rows that no two runs share.
 fn points(data_dir: &Path, collection: &str) -> BTreeMap<String, Point> {
@@ -58,7 +60,8 @@ fn a_folder_is_written_once_and_found_by_its_texts() {
     assert_eq!(counts(&restarted), [3, 3, 0, 0, 0]);
     assert_eq!(points(&scratch.path().join("firn-data"), "c"), before);
 
-    let found = json(&scratch.ok(&["query", "c", "--text", "a green square", "--using", "text", "--limit", "1", "--json"]));
+    let found =
+        json(&scratch.ok(&["query", "c", "--text", "a green square", "--using", "text", "--limit", "1", "--json"]));
     assert_eq!(found["hits"][0]["payload"]["path"], "sub/green.png");
     let said = scratch.ok(&["ingest", "photos", "--collection", "c"]);
     assert!(said.contains("0 points written to c") && said.contains("3  unchanged"), "{said}");
@@ -104,17 +107,21 @@ fn embeddings_alone_make_a_collection_without_a_model() {
     scratch.ok(&["ingest", "v.npy", "--collection", "v", "--vector-name", "image", "--create"]);
     let about = json(&scratch.ok(&["collection", "get", "v", "--json"]));
     assert!(about["config"]["model"].is_null());
-    assert_eq!((about["points_count"].as_u64(), about["config"]["vectors"]["image"]["dim"].as_u64()), (Some(2), Some(3)));
+    assert_eq!(
+        (about["points_count"].as_u64(), about["config"]["vectors"]["image"]["dim"].as_u64()),
+        (Some(2), Some(3))
+    );
     let stored = points(&scratch.path().join("firn-data"), "v");
     assert_eq!(stored["right"].vectors["image"], [0.0, 0.6, 0.8]);
 }
 
 /// `firn ingest` of `rows.jsonl` in small batches, in the background.
-fn start(scratch: &Scratch) -> Child {
+fn start(scratch: &Scratch, more: &[&str]) -> Child {
     scratch
         .command()
         .args(["ingest", "rows.jsonl", "--collection", "c", "--batch", "8", "--journal", "journal", "--json"])
-                .stdin(Stdio::null())
+        .args(more)
+        .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
@@ -123,7 +130,8 @@ fn start(scratch: &Scratch) -> Child {
 
 /// Waits until the journal has so many lines, or the child has ended.
 fn wait_for_lines(scratch: &Scratch, child: &mut Child, lines: usize) {
-    let have = || fs::read(scratch.path().join("journal")).unwrap_or_default().iter().filter(|&&byte| byte == b'\n').count();
+    let have =
+        || fs::read(scratch.path().join("journal")).unwrap_or_default().iter().filter(|&&byte| byte == b'\n').count();
     while have() < lines && child.try_wait().unwrap().is_none() {
         std::thread::yield_now();
     }
@@ -148,7 +156,7 @@ fn points_at_once() -> BTreeMap<String, Point> {
 fn a_killed_run_goes_on_and_ends_as_one_that_was_not() {
     let scratch = scratch_with_rows();
     for lines in [100, 700, 1500] {
-        let mut child = start(&scratch);
+        let mut child = start(&scratch, &[]);
         wait_for_lines(&scratch, &mut child, lines);
         child.kill().unwrap();
         assert!(!child.wait().unwrap().success(), "killed before its end");
@@ -166,7 +174,7 @@ fn a_killed_run_goes_on_and_ends_as_one_that_was_not() {
 #[test]
 fn ctrl_c_stops_cleanly_and_the_next_run_does_the_rest() {
     let scratch = scratch_with_rows();
-    let mut child = start(&scratch);
+    let mut child = start(&scratch, &[]);
     wait_for_lines(&scratch, &mut child, 200);
     let kill = Command::new("sh").args(["-c", &format!("kill -INT {}", child.id())]).status().unwrap();
     assert!(kill.success());
@@ -190,4 +198,57 @@ fn a_collection_made_anew_starts_afresh() {
         assert_eq!(counts(&json(&scratch.ok(&ingest))), [5, 5, 0, 0, 0]);
         scratch.ok(&["collection", "delete", "c", "--yes"]);
     }
+}
+
+/// A server on an address that an earlier one had.
+struct Again(Child);
+
+impl Again {
+    fn start(scratch: &Scratch, address: &str) -> Again {
+        let address = address.trim_start_matches("http://");
+        let args = ["serve", "--model", "none", "--data-dir", "served", "--http-listen", "none", "--listen", address];
+        let quiet =
+            scratch.command().args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        Again(quiet.unwrap())
+    }
+}
+
+impl Drop for Again {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn through_a_server_that_is_killed_and_started_again() {
+    let scratch = Scratch::new();
+    scratch.write("rows.jsonl", rows(N) + "{\"id\": \"bad\", \"vectors\": {\"image\": [1]}}\n");
+    let server = Server::start(&scratch.path().join("served"), &[]);
+    let address = server.grpc.clone();
+    let at = ["--server", &address];
+    scratch.ok(&[&["collection", "create", "c", "--vector", "image=3"][..], &at].concat());
+    let mut run = start(&scratch, &at);
+    wait_for_lines(&scratch, &mut run, 1000);
+    server.kill();
+    let _again = Again::start(&scratch, &address);
+    let output = run.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(3), "finished, with one item skipped");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(counts(&report), [N as u64 + 1, N as u64, 0, 0, 1]);
+    assert_eq!(report["skipped_by_reason"]["wrong_dimension"], 1);
+    let about = json(&scratch.ok(&[&["collection", "get", "c", "--json"][..], &at].concat()));
+    assert_eq!(about["points_count"], N);
+
+    let mut run = start(&scratch, &[&at[..], &["--restart"]].concat());
+    wait_for_lines(&scratch, &mut run, 1000);
+    run.kill().unwrap();
+    run.wait().unwrap();
+    let resume = [&["ingest", "rows.jsonl", "--collection", "c", "--journal", "journal", "--json"][..], &at].concat();
+    let output = scratch.command().args(resume).output().unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let [read, written, unchanged, duplicates, skipped] = counts(&report);
+    assert_eq!((read, written + unchanged, duplicates, skipped), (N as u64 + 1, N as u64, 0, 1));
+    let about = json(&scratch.ok(&[&["collection", "get", "c", "--json"][..], &at].concat()));
+    assert_eq!(about["points_count"], N);
 }

@@ -24,6 +24,8 @@ use crate::{Client, Error};
 
 /// What a server that names no limit is sent at most, and the size that messages are filled up to.
 const MESSAGE_BYTES: usize = 4 << 20;
+/// A message is answered as a whole: with more points in it, answers come late and a broken connection costs more.
+const MESSAGE_POINTS: usize = 64;
 /// What a message needs besides its points, and a point besides its fields.
 const MESSAGE_OVERHEAD: usize = 64;
 const POINT_OVERHEAD: usize = 10;
@@ -289,8 +291,9 @@ impl UpsertStream {
         let limit = max_message_bytes.min(MESSAGE_BYTES);
         let mut data = UpsertStreamData::default();
         let mut bytes = MESSAGE_OVERHEAD;
-        let has_room =
-            |data: &UpsertStreamData, bytes, next: &Entry| data.points.is_empty() || bytes + next.bytes <= limit;
+        let has_room = |data: &UpsertStreamData, bytes, next: &Entry| {
+            data.points.is_empty() || data.points.len() < MESSAGE_POINTS && bytes + next.bytes <= limit
+        };
         while self.may_send()
             && let Some(entry) = self.next_if(|next| has_room(&data, bytes, next))
         {

@@ -58,7 +58,11 @@ impl RemoteSink {
             let Some(ticket) = self.tickets.remove(&id) else { continue };
             settled.push(match result {
                 Ok(written) => (ticket, Outcome::Written { truncated_texts: written.truncations.len() }),
-                Err(refusal) => (ticket, Outcome::Refused { reason: refusal.reason, message: refusal.message }),
+                // On the wire reasons are in capitals; a report has the same ones wherever it was made.
+                Err(refusal) => {
+                    let reason = refusal.reason.to_lowercase();
+                    (ticket, Outcome::Refused { reason, message: refusal.message })
+                }
             });
         }
     }
