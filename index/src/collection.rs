@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+#[cfg(test)]
+use crate::store::Tree;
 use crate::{
     CollectionConfig, CollectionInfo, NewPoint, Payload, PointId, Reader, Result, Row, check,
     commit::{Operation, PreparedPoint},
@@ -158,5 +160,31 @@ impl Collection {
             }
         }
         Ok(PreparedPoint { id: point.id, rest, vectors })
+    }
+}
+
+#[cfg(test)]
+impl Collection {
+    pub fn wait_until_indexed(&self) {
+        self.engine.indexer.wait_until_idle();
+    }
+
+    pub fn first_segment(&self) -> u32 {
+        self.state.current().vectors[0].segments[0].segment.number
+    }
+
+    pub fn spoil(&self, tree: Tree, key: &[u8], change: impl Fn(&[u8]) -> Option<Vec<u8>>) {
+        let value = self.engine.store.get(tree, key).unwrap().unwrap();
+        self.engine.store.commit(tree, [(key.to_vec(), change(&value))].into()).unwrap();
+    }
+
+    pub fn n_keys(&self, prefix: &[u8]) -> usize {
+        let mut n = 0;
+        let count = |_: &[u8], _: &[u8]| {
+            n += 1;
+            Ok(std::ops::ControlFlow::Continue(()))
+        };
+        self.engine.store.scan(Tree::Points, prefix, count).unwrap();
+        n
     }
 }

@@ -286,3 +286,60 @@ impl Staging<'_> {
         self.changes.remove(key);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+    use crate::{CollectionConfig, HnswConfig, Options, VectorConfig, store::Store, stored};
+
+    #[test]
+    fn operations_that_wait_share_one_sync() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store"), 1 << 20).unwrap();
+        let options = Options { min_free_bytes: 0, ..Options::default() };
+        let engine = Engine::new(dir.path().to_owned(), options, store, Catalog::default(), 7);
+        let config = CollectionConfig {
+            model: None,
+            vectors: [("v".to_owned(), VectorConfig { dim: 1 })].into(),
+            hnsw: HnswConfig::default(),
+        };
+        let record = CollectionRecord { uuid: String::new(), config };
+        let collection = Arc::new(load::empty(0, "c".to_owned(), record));
+        let rest = |n| stored::encode_rest(&PointId::Num(n), &[], &Payload::new());
+        let upsert = |n| Operation::Upsert {
+            collection: collection.clone(),
+            points: vec![PreparedPoint { id: PointId::Num(n), rest: rest(n), vectors: vec![(0, vec![1.0])] }],
+        };
+        let payload = || [("a".to_owned(), 1.into())].into_iter().collect();
+        let set_payload = |n| Operation::SetPayload {
+            collection: collection.clone(),
+            ids: vec![PointId::Num(n)],
+            payload: payload(),
+            change: PayloadChange::Merge,
+        };
+        let delete = |n| Operation::Delete { collection: collection.clone(), ids: vec![PointId::Num(n)] };
+        let mut operations: Vec<Operation> = (0..50).map(upsert).collect();
+        // Each sees those before it; the second last fails alone.
+        operations.extend([upsert(3), set_payload(3), delete(4), delete(4), set_payload(4), delete(5)]);
+
+        let (sender, requests) = channel();
+        let mut answers = Vec::new();
+        for operation in operations {
+            let (reply, answer) = std::sync::mpsc::sync_channel(1);
+            sender.send(Request { operation, reply }).unwrap();
+            answers.push(answer);
+        }
+        drop(sender);
+        run(&engine, &requests);
+
+        let answers: Vec<Result<Commit>> = answers.into_iter().map(|answer| answer.recv().unwrap()).collect();
+        let changed: Vec<Option<u64>> = answers[50..].iter().map(|a| a.as_ref().ok().map(|c| c.changed)).collect();
+        assert_eq!(changed, [Some(1), Some(1), Some(1), Some(0), None, Some(1)]);
+        assert!(answers.iter().flatten().all(|commit| commit.sequence == 8));
+        assert_eq!(engine.store.n_syncs(), 1);
+        assert_eq!(collection.current().live.len(), 48);
+        assert_eq!(collection.current().vectors[0].buffer.len(), 48);
+    }
+}

@@ -13,7 +13,7 @@ use crate::{
     check, commit,
     commit::Operation,
     engine::Engine,
-    indexer,
+    identity, indexer,
     key::Key,
     load,
     lock::Lock,
@@ -54,6 +54,7 @@ impl Database {
         fs::create_dir_all(path).map_err(|e| Error::Storage(format!("{}: {e}", path.display())))?;
         let lock = Lock::take(path)?;
         let store = Store::open(&path.join("store"), options.cache_bytes)?;
+        identity::check(path, &store)?;
         let loaded = load::database(&store)?;
         let engine = Arc::new(Engine::new(path.to_owned(), options, store, loaded.catalog, loaded.sequence));
         let requests = engine.accept_requests();
@@ -71,7 +72,7 @@ impl Database {
     pub fn create_collection(&self, name: &str, config: CollectionConfig) -> Result<Collection> {
         check::name(name)?;
         check::config(&config)?;
-        let record = CollectionRecord { uuid: new_uuid(), config };
+        let record = CollectionRecord { uuid: identity::uuid(), config };
         self.engine().submit(Operation::CreateCollection { name: name.to_owned(), record })?;
         self.collection(name)
     }
@@ -175,11 +176,4 @@ fn start(name: &str, engine: &Arc<Engine>, run: impl FnOnce(&Engine) + Send + 's
     let engine = engine.clone();
     let thread = std::thread::Builder::new().name(name.to_owned());
     thread.spawn(move || run(&engine)).map_err(|e| Error::Storage(format!("starting thread {name}: {e}")))
-}
-
-/// A random (version 4) UUID.
-fn new_uuid() -> String {
-    let bits = rand::random::<u128>() & !(0xf << 76) & !(0x3 << 62) | 0x4 << 76 | 0x2 << 62;
-    let hex = format!("{bits:032x}");
-    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
 }

@@ -5,6 +5,7 @@ use crate::{PointId, Row};
 pub type Key = Vec<u8>;
 
 const SEQUENCE: u8 = 0x00;
+const IDENTITY: u8 = 0x01;
 const COLLECTION: u8 = 0x02;
 const ALIAS: u8 = 0x03;
 const DOOMED: u8 = 0x04;
@@ -22,6 +23,11 @@ const OWNED: [u8; 4] = [NEXT_ROW, POINT, ROW_OF, VECTOR];
 
 pub fn sequence() -> Key {
     vec![SEQUENCE]
+}
+
+/// Which data directory this is.
+pub fn identity() -> Key {
+    vec![IDENTITY]
 }
 
 pub fn next_collection() -> Key {

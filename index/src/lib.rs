@@ -9,6 +9,8 @@ mod check;
 mod collection;
 mod commit;
 mod config;
+#[cfg(test)]
+mod damage;
 mod database;
 mod distance;
 mod draft;
@@ -17,6 +19,7 @@ mod error;
 mod fetch;
 mod generation;
 mod graph;
+mod identity;
 mod indexer;
 mod key;
 mod load;

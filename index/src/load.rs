@@ -79,7 +79,7 @@ fn collection(store: &Store, number: u32, name: &str, record: &CollectionRecord)
     let live = live_rows(store, number, next_row)?;
     let n_vectors = record.config.vectors.len();
     let Points { with_vector, version, mut leftovers } = points(store, number, n_vectors, &live)?;
-    let (mut views, mut leftover_chunks, mut damaged) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut views, mut leftover_chunks, mut found) = (Vec::new(), Vec::new(), Vec::new());
     for (place, settings) in record.config.vectors.values().enumerate() {
         let at = Place { collection: number, vector: place as u8 };
         let opened = vectors::load(store, at, settings.dim, &with_vector[place], next_row)?;
@@ -88,14 +88,17 @@ fn collection(store: &Store, number: u32, name: &str, record: &CollectionRecord)
         for damage in &opened.damages {
             tracing::error!(collection = name, vector = place, %damage, "segment dropped, to be built anew");
         }
-        damaged.push(!opened.damages.is_empty());
+        found.push((!opened.damages.is_empty(), opened.next_segment));
         views.push(opened.view);
     }
     let mut first = Generation { number: 0, sequence: version, live: Arc::new(live), vectors: views };
     first.count_live();
     let CollectionRecord { uuid, config } = record.clone();
     let state = CollectionState::new(number, name.to_owned(), uuid, config, next_row, first);
-    damaged.into_iter().enumerate().for_each(|(place, is_damaged)| state.set_lost(place, is_damaged));
+    for (place, (is_damaged, next_segment)) in found.into_iter().enumerate() {
+        state.set_lost(place, is_damaged);
+        state.skip_segments(place, next_segment);
+    }
     Ok(Opened { state, leftovers, leftover_chunks })
 }
 

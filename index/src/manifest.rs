@@ -47,6 +47,8 @@ pub struct Found {
     pub damages: Vec<Error>,
     /// Chunks of no live segment.
     pub leftovers: Vec<Key>,
+    /// Above the number of every segment, damaged ones and leftovers included.
+    pub next_number: u32,
 }
 
 /// Writes a segment's chunks. It is not live before `switch`.
@@ -93,7 +95,7 @@ pub fn read_manifest(store: &Store, place: Place) -> Result<Manifest> {
 
 /// Reads all segments of a named vector, each checked as a whole.
 pub fn read(store: &Store, place: Place) -> Result<Found> {
-    let mut found = Found { segments: BTreeMap::new(), damages: Vec::new(), leftovers: Vec::new() };
+    let mut found = Found { segments: BTreeMap::new(), damages: Vec::new(), leftovers: Vec::new(), next_number: 0 };
     let manifest = match read_manifest(store, place) {
         Err(error @ Error::Damaged { .. }) => {
             found.damages.push(error);
@@ -104,13 +106,16 @@ pub fn read(store: &Store, place: Place) -> Result<Found> {
     let mut parts: BTreeMap<u32, Result<Vec<u8>>> =
         manifest.segments.iter().map(|entry| (entry.number, Ok(Vec::new()))).collect();
     store.scan(Tree::Segments, &key::chunks_of_vector(place.collection, place.vector), |key, value| {
-        match key::parse_segment(key).and_then(|number| parts.get_mut(&number)) {
+        let number = key::parse_segment(key);
+        found.next_number = found.next_number.max(number.map_or(0, |n| n.saturating_add(1)));
+        match number.and_then(|number| parts.get_mut(&number)) {
             None => found.leftovers.push(key.to_vec()),
             Some(part) => take_chunk(part, key, value),
         }
         Ok(ControlFlow::Continue(()))
     })?;
     for entry in manifest.segments {
+        found.next_number = found.next_number.max(entry.number.saturating_add(1));
         let bytes = parts.remove(&entry.number).expect("there is a part for every entry");
         match bytes.and_then(|bytes| decode(&entry, &bytes)) {
             Ok(links) => drop(found.segments.insert(entry.number, links)),

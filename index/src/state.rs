@@ -13,7 +13,7 @@ use std::{
 
 use crate::{
     CollectionConfig, PointId, Row,
-    generation::{Generation, VectorView},
+    generation::Generation,
     key::{self, Key},
 };
 
@@ -79,7 +79,7 @@ impl CollectionState {
             n_jobs: AtomicUsize::new(0),
             cannot_index: AtomicBool::new(false),
             lost: AtomicU16::new(0),
-            next_segment: first.vectors.iter().map(first_free_segment).collect(),
+            next_segment: first.vectors.iter().map(|_| AtomicU32::new(0)).collect(),
             current: RwLock::new(first),
             next_row: Mutex::new(next_row),
             past: Mutex::new(past),
@@ -137,7 +137,12 @@ impl CollectionState {
         }
     }
 
-    /// A number that no segment of the vector has, nor had since the database was opened.
+    /// From now on the vector's segments get numbers from `next` on.
+    pub fn skip_segments(&self, place: usize, next: u32) {
+        self.next_segment[place].fetch_max(next, Ordering::AcqRel);
+    }
+
+    /// A number that no segment of the vector has on disk, nor had since the database was opened.
     pub fn next_segment(&self, place: usize) -> u32 {
         self.next_segment[place].fetch_add(1, Ordering::AcqRel)
     }
@@ -219,8 +224,4 @@ impl Past {
             Garbage::Vector { vector, row } => Some(key::vector(collection, vector, row)),
         }
     }
-}
-
-fn first_free_segment(view: &VectorView) -> AtomicU32 {
-    AtomicU32::new(view.segments.iter().map(|s| s.segment.number + 1).max().unwrap_or(0))
 }

@@ -28,6 +28,8 @@ pub struct LoadedVectors {
     pub leftover_chunks: Vec<Key>,
     /// Why segments were dropped.
     pub damages: Vec<Error>,
+    /// The number of the next segment.
+    pub next_segment: u32,
 }
 
 /// `expected`: the rows of live points that have this vector. A damaged segment is dropped: its rows are buffered. A
@@ -47,7 +49,8 @@ pub fn load(store: &Store, place: Place, dim: usize, expected: &RoaringBitmap, n
             }
             None => {
                 let (view, leftovers) = attempt.finish(segments)?;
-                return Ok(LoadedVectors { view, leftovers, leftover_chunks: found.leftovers, damages });
+                let (leftover_chunks, next_segment) = (found.leftovers, found.next_number);
+                return Ok(LoadedVectors { view, leftovers, leftover_chunks, damages, next_segment });
             }
         }
     }

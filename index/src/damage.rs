@@ -1,0 +1,228 @@
+//! Tests that spoil what is on disk behind the database's back, and see what it makes of it.
+
+use std::{ops::ControlFlow, path::Path};
+
+use crate::{
+    store::{Changes, Store, Tree},
+    *,
+};
+
+const DIM: usize = 8;
+const N: u64 = 300;
+
+fn open(dir: &Path) -> Database {
+    let options = Options { buffer_limit: 100, build_threads: 1, min_free_bytes: 0, ..Options::default() };
+    Database::open(dir, options).unwrap()
+}
+
+fn vector(i: u64) -> Vec<f32> {
+    (0..DIM as u64).map(|j| ((i * 31 + j * 17 + i * j) % 101) as f32 - 50.5).collect()
+}
+
+fn point(i: u64) -> NewPoint {
+    let texts = vec![Text { text: format!("text {i}"), language: String::new() }];
+    NewPoint { id: i.into(), texts, payload: Payload::new(), vectors: [("v".to_owned(), vector(i))].into() }
+}
+
+/// Two collections of N points each, both in one segment.
+fn two_collections(dir: &Path) {
+    let database = open(dir);
+    for name in ["one", "two"] {
+        let vectors = [("v".to_owned(), VectorConfig { dim: DIM })].into();
+        let config = CollectionConfig { model: None, vectors, hnsw: HnswConfig::default() };
+        let collection = database.create_collection(name, config).unwrap();
+        collection.upsert((0..N).map(point).collect()).unwrap();
+        collection.optimize().unwrap();
+    }
+    database.update_aliases(&[AliasChange::Set { alias: "alias".into(), collection: "one".into() }]).unwrap();
+    database.close().unwrap();
+}
+
+/// Changes the first value under a prefix; None removes it.
+fn spoil(dir: &Path, tree: Tree, prefix: &[u8], change: impl Fn(&[u8]) -> Option<Vec<u8>>) {
+    let store = Store::open(&dir.join("store"), 1 << 20).unwrap();
+    let mut changes = Changes::new();
+    store
+        .scan(tree, prefix, |key, value| {
+            changes.insert(key.to_vec(), change(value));
+            Ok(ControlFlow::Break(()))
+        })
+        .unwrap();
+    assert_eq!(changes.len(), 1, "there is something to spoil");
+    store.commit(tree, changes).unwrap();
+    store.close().unwrap();
+}
+
+fn flip(value: &[u8]) -> Option<Vec<u8>> {
+    let mut value = value.to_vec();
+    *value.last_mut().expect("every value has a header") ^= 4;
+    Some(value)
+}
+
+fn cut(value: &[u8]) -> Option<Vec<u8>> {
+    Some(value[..value.len() / 2].to_vec())
+}
+
+fn remove(_: &[u8]) -> Option<Vec<u8>> {
+    None
+}
+
+const SPOILS: [fn(&[u8]) -> Option<Vec<u8>>; 3] = [flip, cut, remove];
+
+fn check_serves(database: &Database, name: &str) {
+    let collection = database.collection(name).unwrap();
+    let reader = collection.reader();
+    assert_eq!(reader.count(), N);
+    for i in 0..N {
+        let vector = vector(i);
+        let hits = reader.search(&Search { vector: &vector, using: "v", limit: 5, ef: Some(5), exact: false }).unwrap();
+        assert!(hits[0].score > 0.999_99, "{name}: {i} finds {hits:?}");
+        assert_eq!(reader.get(&[i.into()], Fields { texts: true, ..Fields::default() }).unwrap()[0].texts.len(), 1);
+    }
+}
+
+#[test]
+fn a_damaged_segment_is_built_anew() {
+    for prefix in key::owned_segments(0) {
+        for change in SPOILS {
+            let dir = tempfile::tempdir().unwrap();
+            two_collections(dir.path());
+            spoil(dir.path(), Tree::Segments, &prefix, change);
+            let database = open(dir.path());
+            check_serves(&database, "one");
+            check_serves(&database, "two");
+            let collection = database.collection("one").unwrap();
+            collection.wait_until_indexed();
+            let info = collection.info();
+            assert_eq!((info.status, info.segments_count, info.buffered_vectors_count), (Status::Ready, 1, 0));
+            assert_eq!(collection.verify().unwrap().damages, []);
+            check_serves(&database, "one");
+            database.close().unwrap();
+            // It is whole on disk as well.
+            assert_eq!(open(dir.path()).collection("one").unwrap().verify().unwrap().damages, []);
+        }
+    }
+}
+
+#[test]
+fn a_damaged_truth_is_quarantined_and_the_neighbour_serves() {
+    let prefixes = [key::points(0), key::rows_of(0), key::vectors(0, 0), key::collection(0, "one"), key::next_row(0)];
+    let spoils = prefixes.iter().flat_map(|p| SPOILS.into_iter().enumerate().map(move |spoil| (p, spoil)));
+    for (prefix, (i, change)) in spoils {
+        let is_catalog = prefix == &key::collection(0, "one");
+        // A removed catalog record or id is a deletion, as far as anybody can tell.
+        let is_removed = i == SPOILS.len() - 1;
+        if is_removed && (is_catalog || prefix == &key::rows_of(0)) {
+            continue;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        two_collections(dir.path());
+        spoil(dir.path(), Tree::Points, prefix, change);
+        let database = open(dir.path());
+        let error = database.collection("alias").err().expect("it is quarantined");
+        assert!(matches!(&error, Error::Quarantined { name, .. } if name == "one"), "{error}");
+        let info = database.collection_info("one").unwrap();
+        assert!(matches!(&info.status, Status::Quarantined(reason) if !reason.is_empty()));
+        assert_eq!((info.aliases, info.config.vectors.len()), (vec!["alias".to_owned()], usize::from(!is_catalog)));
+        check_serves(&database, "two");
+        database.delete_collection("one").unwrap();
+        database.close().unwrap();
+        let database = open(dir.path());
+        assert_eq!(database.collections().len(), 1);
+        check_serves(&database, "two");
+    }
+}
+
+#[test]
+fn verify_names_what_is_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    two_collections(dir.path());
+    let database = open(dir.path());
+    let collection = database.collection("one").unwrap();
+    let report = collection.verify().unwrap();
+    assert_eq!((report.points_checked, report.vectors_checked, report.segments_checked), (N, N, 1));
+    assert_eq!((report.damages, report.unreachable_vectors), (Vec::new(), 0));
+    let places = [
+        (Tree::Points, key::point(0, 3), "point in row 3"),
+        (Tree::Points, key::vector(0, 0, 5), "vector 0 in row 5"),
+        (Tree::Segments, key::chunk(0, 0, collection.first_segment(), 0), "segment"),
+    ];
+    for (i, (tree, key, what)) in places.into_iter().enumerate() {
+        collection.spoil(tree, &key, flip);
+        let damages = collection.verify().unwrap().damages;
+        assert_eq!(damages.len(), i + 1, "{damages:?}");
+        assert!(damages.iter().any(|damage| damage.what.starts_with(what)), "{damages:?}");
+    }
+    let broken = collection.reader().fetch(&[3], Fields::default());
+    assert!(matches!(broken, Err(Error::Damaged { .. })));
+    assert_eq!(collection.reader().fetch(&[4], Fields::default()).unwrap().len(), 1);
+}
+
+#[test]
+fn an_unreadable_directory_says_what_to_do() {
+    let spoils: [fn(&Path); 3] = [
+        |db| std::fs::write(db, b"").unwrap(),
+        |db| std::fs::write(db, vec![0xa5; std::fs::metadata(db).unwrap().len() as usize]).unwrap(),
+        |db| std::fs::remove_dir_all(db.parent().unwrap()).unwrap(),
+    ];
+    for (i, spoil) in spoils.iter().enumerate() {
+        let dir = tempfile::tempdir().unwrap();
+        two_collections(dir.path());
+        spoil(&dir.path().join("store").join("db"));
+        let error = Database::open(dir.path(), Options::default()).err().expect("it cannot be opened");
+        assert!(matches!(error, Error::Damaged { .. }), "{i}: {error}");
+        assert!(error.to_string().contains("hint: "), "{i}: {error}");
+    }
+}
+
+#[test]
+fn a_full_disk_refuses_writes_and_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    two_collections(dir.path());
+    let full = Options { min_free_bytes: u64::MAX, ..Options::default() };
+    let database = Database::open(dir.path(), full).unwrap();
+    let collection = database.collection("one").unwrap();
+    let results = [
+        collection.upsert(vec![point(0), point(N)]),
+        collection.delete(&[1.into()]),
+        collection.set_payload(&[2.into()], Payload::new(), PayloadChange::Overwrite),
+    ];
+    assert!(
+        results.iter().all(|result| matches!(result, Err(Error::DiskFull { needed: u64::MAX, .. }))),
+        "{results:?}"
+    );
+    assert!(matches!(collection.rebuild(), Err(Error::DiskFull { .. })));
+    assert!(matches!(database.delete_collection("two"), Err(Error::DiskFull { .. })));
+    check_serves(&database, "one");
+    check_serves(&database, "two");
+    database.close().unwrap();
+    let database = open(dir.path());
+    database.collection("one").unwrap().upsert(vec![point(0)]).unwrap();
+    assert_eq!(database.collection("one").unwrap().verify().unwrap().damages, []);
+}
+
+#[test]
+fn dropped_rows_leave_the_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    two_collections(dir.path());
+    let database = open(dir.path());
+    let collection = database.collection("one").unwrap();
+    let reader = collection.reader();
+    for _ in 0..3 {
+        collection.upsert((0..N).map(point).collect()).unwrap();
+    }
+    collection.optimize().unwrap();
+    assert!(collection.n_keys(&key::points(0)) >= 2 * N as usize, "a reader keeps its rows");
+    assert_eq!(reader.get(&[7.into()], Fields::default()).unwrap()[0].row, 7);
+    drop(reader);
+    collection.delete(&[0.into()]).unwrap();
+    collection.delete(&[1.into()]).unwrap();
+    // The row dropped last goes with the next commit; its vector with the segment.
+    assert_eq!(collection.n_keys(&key::points(0)), N as usize - 1);
+    assert_eq!(collection.n_keys(&key::vectors(0, 0)), N as usize);
+    database.delete_collection("two").unwrap();
+    collection.wait_until_indexed();
+    for prefix in key::owned(1) {
+        assert_eq!(collection.n_keys(&prefix), 0, "of a deleted collection");
+    }
+}
