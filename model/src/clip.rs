@@ -13,19 +13,26 @@ use candle_core::{D, Device, Tensor};
 use image::RgbImage;
 use rayon::prelude::*;
 
-pub(crate) use self::{config::Config, tokenizer::Tokenizer, weights::Weights};
+pub use self::weights::TensorFault;
+pub(crate) use self::{
+    config::Config,
+    tokenizer::Tokenizer,
+    weights::{Weights, shard_names},
+};
 use self::{
     tokenizer::Tokens,
     towers::{ImageTower, TextTower},
 };
 use crate::{
-    Embedding, Encoder, Error, ModelInfo, Pixels, Result, TextEmbedding, device, folder, preprocess::Preprocessor,
+    Embedding, Encoder, Error, ModelInfo, Pixels, Result, TextEmbedding, check::Memory, device, folder,
+    preprocess::Preprocessor,
 };
 
 pub(crate) const FAMILY: &str = "clip";
 pub(crate) const CONFIG_FILE: &str = "config.json";
 pub(crate) const TOKENIZER_FILE: &str = "tokenizer.json";
-pub(crate) const PREPROCESSOR_FILE: &str = "preprocessor_config.json";
+/// The usual one, and where `CLIPProcessor` of transformers 5 writes.
+pub(crate) const PREPROCESSOR_FILES: [&str; 2] = ["preprocessor_config.json", "processor_config.json"];
 
 /// Images or texts that go through a network at once; more would gain nothing and take memory.
 const CPU_BATCH: usize = 16;
@@ -45,7 +52,7 @@ impl Clip {
     pub(crate) fn load(name: &str, folder: &Path, device: &Device) -> Result<Arc<dyn Encoder>> {
         let config = Config::read(&folder.join(CONFIG_FILE))?;
         let tokenizer = Tokenizer::read(&folder.join(TOKENIZER_FILE), &config.text)?;
-        let preprocessor = Preprocessor::read(&folder.join(PREPROCESSOR_FILE), config.vision.image_size)?;
+        let preprocessor = Preprocessor::read(&folder.join(preprocessor_file(folder)), config.vision.image_size)?;
         let weights = Weights::open(folder)?;
         let info = ModelInfo {
             name: name.to_owned(),
@@ -139,10 +146,36 @@ impl Encoder for Clip {
 
 /// Every file that shapes an embedding, as (name, path), sorted by name.
 pub(crate) fn files(folder: &Path) -> Result<Vec<(String, std::path::PathBuf)>> {
-    let mut names: Vec<String> = [CONFIG_FILE, TOKENIZER_FILE, PREPROCESSOR_FILE].map(str::to_owned).into();
+    let mut names: Vec<String> = [CONFIG_FILE, TOKENIZER_FILE, preprocessor_file(folder)].map(str::to_owned).into();
     names.extend(weights::file_names(folder)?);
     names.sort();
     Ok(names.into_iter().map(|name| (name.clone(), folder.join(name))).collect())
+}
+
+pub(crate) fn preprocessor_file(folder: &Path) -> &'static str {
+    PREPROCESSOR_FILES.into_iter().find(|name| folder.join(name).is_file()).unwrap_or(PREPROCESSOR_FILES[0])
+}
+
+/// What the published files hold besides: indices that older versions saved, and the temperature of training.
+pub(crate) fn is_known_spare(tensor: &str) -> bool {
+    tensor == "logit_scale" || tensor.ends_with(".position_ids")
+}
+
+/// Weights, and the widest states of a batch: a few copies of the hidden states beside those of the MLP.
+pub(crate) fn memory(config: &Config) -> Vec<Memory> {
+    let (text, vision) = (&config.text, &config.vision);
+    let states = |tower: &config::TowerConfig, length: usize| {
+        let scores = 2 * tower.n_heads * length * length;
+        (4 * (length * (2 * tower.intermediate_size + 6 * tower.hidden_size) + scores)) as u64
+    };
+    let one = states(&text.tower, text.max_position_embeddings).max(states(&vision.tower, vision.n_patches() + 1));
+    let on = |device, batch: usize| Memory {
+        device,
+        dtype: "f32",
+        weights_bytes: 4 * config.n_parameters(),
+        batch_bytes: one * batch as u64,
+    };
+    vec![on("cpu", CPU_BATCH * rayon::current_num_threads()), on("cuda", CUDA_BATCH)]
 }
 
 /// Rows scaled to unit length; (batch, dim) to one vector each.
@@ -154,3 +187,6 @@ fn unit_rows(rows: &Tensor) -> Result<Vec<Embedding>> {
     }
     Ok(rows)
 }
+
+#[cfg(test)]
+mod tests;

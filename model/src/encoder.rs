@@ -141,3 +141,55 @@ pub(crate) fn family(folder: &Path) -> Result<String> {
         None => Err(Error::BadFile { file: path, detail: "model_type: expected a name".to_owned() }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{copy_of_fixture, fixture};
+
+    #[test]
+    fn names_become_places() {
+        let hub = |repo: &str, revision: &str| ModelSpec::Hub { repo: repo.to_owned(), revision: revision.to_owned() };
+        for (name, expected) in [
+            ("builtin", ModelSpec::Builtin),
+            ("./models/clip", ModelSpec::Folder("./models/clip".into())),
+            ("hf:openai/clip-vit-base-patch32", hub("openai/clip-vit-base-patch32", "main")),
+            ("hf:a/b@v1.0", hub("a/b", "v1.0")),
+            ("hf:a/b@refs/pr/3", hub("a/b", "refs/pr/3")),
+        ] {
+            assert_eq!(name.parse::<ModelSpec>().unwrap(), expected);
+        }
+        for name in ["hf:", "hf:clip", "hf:../../etc", "hf:a/b@", "hf:a/b@../x", "hf:a/b c", "hf:a/b@x?y", "hf:a/b/c"] {
+            let error = name.parse::<ModelSpec>().unwrap_err().to_string();
+            assert_eq!(error, format!("no model at {name:?}: expected `builtin`, a folder, or `hf:org/name@revision`"));
+        }
+    }
+
+    #[test]
+    fn devices_have_three_names() {
+        assert_eq!("auto".parse::<Device>().unwrap(), Device::Auto);
+        assert_eq!("cpu".parse::<Device>().unwrap(), Device::Cpu);
+        assert_eq!("cuda".parse::<Device>().unwrap(), Device::Cuda);
+        let error = "gpu".parse::<Device>().unwrap_err().to_string();
+        assert_eq!(error, "device \"gpu\" is not known: expected auto, cpu or cuda");
+    }
+
+    #[test]
+    fn loading_says_why_not() {
+        let check = |name: &str, expected: &str| {
+            let error = load(name, Device::Cpu).err().expect("an error").to_string();
+            assert!(error.contains(expected), "{name}: {error}");
+        };
+        check("/no/such/folder", "no model at \"/no/such/folder\"");
+        let copy = copy_of_fixture("clip-quick");
+        let folder = copy.path().to_str().unwrap();
+        let config = |text: &str| std::fs::write(copy.path().join("config.json"), text).unwrap();
+        config(r#"{"model_type": "bert"}"#);
+        check(folder, "model family \"bert\" is not known: expected one of clip");
+        config("{}");
+        check(folder, "config.json: model_type: expected a name");
+        config("{");
+        check(folder, "config.json: not JSON");
+        assert_eq!(load(fixture("clip-gelu").to_str().unwrap(), Device::Cpu).unwrap().info().family, "clip");
+    }
+}

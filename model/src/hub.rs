@@ -1,11 +1,37 @@
-//! Models by hub name.
+//! Models by hub name: `hf:org/name@revision`, kept in the cache that Hugging Face's own tools use.
+//!
+//! Only the files that a model is loaded from are fetched; each is resumed after a cut, checked against the hub's checksum,
+//! and appears in the cache whole or not at all. What others put into the cache is used as it is.
 
-use std::path::PathBuf;
+mod cache;
+mod http;
 
-use crate::{Error, Result};
+use std::path::{Path, PathBuf};
 
+use serde_json::Value;
+
+use self::{
+    cache::{Cache, Part},
+    http::{Answer, Failure, Http},
+};
+use crate::{
+    Error, Result,
+    clip::{self, shard_names},
+};
+
+const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
+const MAX_LIST_BYTES: u64 = 32 << 20;
+/// Largest file that is fetched: 64 GiB.
+const MAX_FILE_BYTES: u64 = 64 << 30;
+/// How often a cut download is taken up again before it is given up.
+const MAX_TRIES: usize = 5;
+
+const WEIGHTS: &str = "model.safetensors";
+const WEIGHTS_INDEX: &str = "model.safetensors.index.json";
+
+/// The folder of a model, fetched if need be.
 pub(crate) fn fetch(repo: &str, revision: &str) -> Result<PathBuf> {
-    Err(Error::Offline { repo: repo.to_owned(), revision: revision.to_owned() })
+    Hub::from_vars(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))?.fetch(repo, revision)
 }
 
 /// `org/name`, each of letters, digits, `-`, `_` and `.`, as the hub itself allows them.
@@ -31,3 +57,184 @@ pub(crate) fn is_revision(revision: &str) -> bool {
     };
     revision.len() <= 128 && revision.split('/').all(is_part) && !revision.contains("..")
 }
+
+/// Settings, from the environment variables of Hugging Face's own tools.
+struct Hub {
+    http: Http,
+    /// The folder that holds `models--org--name`.
+    cache: PathBuf,
+    offline: bool,
+}
+
+impl Hub {
+    fn from_vars(var: impl Fn(&str) -> Option<String>) -> Result<Hub> {
+        let home = cache_home(&var)?;
+        let token = var("HF_TOKEN").or_else(|| {
+            let path = var("HF_TOKEN_PATH").map_or_else(|| home.join("token"), PathBuf::from);
+            std::fs::read_to_string(path).ok()
+        });
+        let token = token.map(|t| t.trim().to_owned()).filter(|t| !t.is_empty());
+        let endpoint = var("HF_ENDPOINT").unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned());
+        let offline = var("HF_HUB_OFFLINE").is_some_and(|v| matches!(&*v.to_lowercase(), "1" | "true" | "yes" | "on"));
+        let cache = var("HF_HUB_CACHE").map_or_else(|| home.join("hub"), PathBuf::from);
+        Ok(Hub { http: Http::new(endpoint.trim_end_matches('/'), token), cache, offline })
+    }
+
+    fn fetch(&self, repo: &str, revision: &str) -> Result<PathBuf> {
+        let cache = Cache::new(&self.cache, repo);
+        let cached = cache.snapshot(revision).filter(|folder| is_whole(folder));
+        if let Some(folder) = cached.as_ref().filter(|_| is_commit(revision) || self.offline) {
+            return Ok(folder.clone());
+        }
+        if self.offline {
+            return Err(Error::Offline { repo: repo.to_owned(), revision: revision.to_owned() });
+        }
+        match (self.list(repo, revision), cached) {
+            (Ok(listing), _) => self.download(repo, revision, &listing, &cache),
+            (Err(failure), Some(folder)) if failure.unreachable => {
+                tracing::warn!("{}; using the cached {repo}@{revision}", Error::from(failure));
+                Ok(folder)
+            }
+            (Err(failure), _) => Err(failure.into()),
+        }
+    }
+
+    /// What the hub has under a revision.
+    fn list(&self, repo: &str, revision: &str) -> Result<Listing, Failure> {
+        let path = format!("/api/models/{repo}/revision/{}", revision.replace('/', "%2F"));
+        let bytes = self.http.read(&path, MAX_LIST_BYTES)?;
+        Listing::parse(&bytes).map_err(|detail| self.http.failure(&path, detail))
+    }
+
+    fn download(&self, repo: &str, revision: &str, listing: &Listing, cache: &Cache) -> Result<PathBuf> {
+        let missing = |file: &str| Error::MissingFile {
+            folder: PathBuf::from(format!("hf:{repo}@{revision}")),
+            file: file.to_owned(),
+        };
+        for file in listing.small_files().map_err(missing)? {
+            self.download_file(repo, file, &listing.commit, cache)?;
+        }
+        if listing.has(WEIGHTS) {
+            self.download_file(repo, WEIGHTS, &listing.commit, cache)?;
+        } else if listing.has(WEIGHTS_INDEX) {
+            self.download_file(repo, WEIGHTS_INDEX, &listing.commit, cache)?;
+            let index = cache.folder(&listing.commit).join(WEIGHTS_INDEX);
+            let shards = shard_names(&crate::folder::read_json(&index)?);
+            for shard in shards.map_err(|detail| Error::BadFile { file: index, detail })? {
+                self.download_file(repo, &shard, &listing.commit, cache)?;
+            }
+        } else {
+            return Err(missing(WEIGHTS));
+        }
+        cache.remember(revision, &listing.commit)?;
+        Ok(cache.folder(&listing.commit))
+    }
+
+    fn download_file(&self, repo: &str, file: &str, commit: &str, cache: &Cache) -> Result<()> {
+        if cache.folder(commit).join(file).is_file() {
+            return Ok(());
+        }
+        let path = format!("/{repo}/resolve/{commit}/{file}");
+        let about = self.http.about(&path)?;
+        if about.length.is_some_and(|n| n > MAX_FILE_BYTES) {
+            return Err(self.http.failure(&path, format!("expected at most {MAX_FILE_BYTES} bytes")).into());
+        }
+        if !cache.blob(&about.etag).is_file() {
+            tracing::info!(repo, file, bytes = about.length, "fetching");
+            let mut part = cache.part(&about.etag)?;
+            // Another process may have finished it while this one waited for its turn.
+            if !cache.blob(&about.etag).is_file() {
+                self.fill(&path, about.length, &mut part)?;
+                part.check(&about.etag)?;
+                part.publish(&cache.blob(&about.etag))?;
+            }
+        }
+        cache.link(commit, file, &about.etag)
+    }
+
+    /// Fetches what a part still lacks, going on where a cut left it.
+    fn fill(&self, path: &str, length: Option<u64>, part: &mut Part) -> Result<()> {
+        let mut last = None;
+        for _ in 0..MAX_TRIES {
+            if length.is_some_and(|n| part.length() > n) {
+                part.clear()?;
+            }
+            if length.is_some_and(|n| part.length() == n) {
+                return Ok(());
+            }
+            match self.http.get_from(path, part.length()) {
+                Ok(Answer::Rest(body)) => last = part.append(body, MAX_FILE_BYTES)?,
+                Ok(Answer::Whole(body)) => {
+                    part.clear()?;
+                    last = part.append(body, MAX_FILE_BYTES)?;
+                }
+                Ok(Answer::NothingThere) => part.clear()?,
+                Err(failure) if failure.unreachable => last = Some(failure.detail),
+                Err(failure) => return Err(failure.into()),
+            }
+            if length.is_none() && last.is_none() {
+                return Ok(());
+            }
+        }
+        if length.is_some_and(|n| part.length() == n) {
+            return Ok(());
+        }
+        let cut = last.unwrap_or_else(|| "it ends too early".to_owned());
+        let detail = format!("{} bytes received, then: {cut}; hint: try again, it goes on from there", part.length());
+        Err(self.http.failure(path, detail).into())
+    }
+}
+
+fn cache_home(var: impl Fn(&str) -> Option<String>) -> Result<PathBuf> {
+    let under = |base: String, rest: &str| Path::new(&base).join(rest);
+    var("HF_HOME")
+        .map(PathBuf::from)
+        .or_else(|| var("XDG_CACHE_HOME").map(|base| under(base, "huggingface")))
+        .or_else(|| var("HOME").or_else(|| var("USERPROFILE")).map(|base| under(base, ".cache/huggingface")))
+        .ok_or_else(|| Error::Hub {
+            url: "HF_HOME".to_owned(),
+            detail: "no home for the cache; hint: set HF_HOME".to_owned(),
+        })
+}
+
+/// A commit and the files in it.
+struct Listing {
+    commit: String,
+    files: Vec<String>,
+}
+
+impl Listing {
+    fn parse(bytes: &[u8]) -> Result<Listing, String> {
+        let json: Value = serde_json::from_slice(bytes).map_err(|e| format!("not a listing of a model: {e}"))?;
+        let commit = json["sha"].as_str().filter(|sha| is_commit(sha)).ok_or("not a listing of a model: no commit")?;
+        let files = json["siblings"].as_array().ok_or("not a listing of a model: no files")?;
+        let files = files.iter().filter_map(|file| file["rfilename"].as_str()).map(str::to_owned).collect();
+        Ok(Listing { commit: commit.to_owned(), files })
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.files.iter().any(|file| file == name)
+    }
+
+    /// All but the weights; an `Err` names what is missing.
+    fn small_files(&self) -> Result<Vec<&'static str>, &'static str> {
+        let preprocessor = clip::PREPROCESSOR_FILES.iter().find(|name| self.has(name)).copied();
+        let files = [clip::CONFIG_FILE, clip::TOKENIZER_FILE, preprocessor.unwrap_or(clip::PREPROCESSOR_FILES[0])];
+        match files.iter().find(|name| !self.has(name)) {
+            Some(missing) => Err(missing),
+            None => Ok(files.to_vec()),
+        }
+    }
+}
+
+fn is_commit(revision: &str) -> bool {
+    revision.len() == 40 && revision.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// Everything that loading reads is there.
+fn is_whole(folder: &Path) -> bool {
+    clip::files(folder).is_ok_and(|files| files.iter().all(|(_, path)| path.is_file()))
+}
+
+#[cfg(test)]
+mod tests;

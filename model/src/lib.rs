@@ -4,6 +4,7 @@
 //! crate knows no storage.
 
 pub mod builtin;
+mod check;
 mod clip;
 mod device;
 mod encoder;
@@ -13,7 +14,11 @@ mod hub;
 pub mod picture;
 mod preprocess;
 pub mod scenes;
+#[cfg(test)]
+mod testing;
 pub mod train;
 
+pub use check::{CheckReport, Memory, Trial, check};
+pub use clip::TensorFault;
 pub use encoder::{Device, Embedding, Encoder, ModelInfo, ModelSpec, Pixels, TextEmbedding, load};
 pub use error::{Error, Result};

@@ -60,10 +60,10 @@ pub(crate) enum Pooling {
 impl Config {
     pub(crate) fn read(path: &Path) -> Result<Config> {
         let json = folder::read_json(path)?;
-        Config::from_json(&json).map_err(|detail| Error::BadFile { file: path.to_owned(), detail })
+        Config::of_json(&json).map_err(|detail| Error::BadFile { file: path.to_owned(), detail })
     }
 
-    fn from_json(json: &Value) -> Result<Config, String> {
+    pub(super) fn of_json(json: &Value) -> Result<Config, String> {
         let text = Fields::of_tower(json, "text_config")?;
         let vision = Fields::of_tower(json, "vision_config")?;
         let top = Fields { json, at: "" };
@@ -107,12 +107,13 @@ impl Config {
 }
 
 impl TowerConfig {
-    fn from_fields(fields: &Fields, default_width: usize) -> Result<TowerConfig, String> {
+    /// `width` is the default; the other defaults follow from it, not from what the file says.
+    fn from_fields(fields: &Fields, width: usize) -> Result<TowerConfig, String> {
         let tower = TowerConfig {
-            hidden_size: fields.count("hidden_size", default_width, 1 << 15)?,
-            intermediate_size: fields.count("intermediate_size", default_width * 4, 1 << 17)?,
+            hidden_size: fields.count("hidden_size", width, 1 << 15)?,
+            intermediate_size: fields.count("intermediate_size", width * 4, 1 << 17)?,
             n_layers: fields.count("num_hidden_layers", 12, 512)?,
-            n_heads: fields.count("num_attention_heads", default_width / 64, 1 << 10)?,
+            n_heads: fields.count("num_attention_heads", width / 64, 1 << 10)?,
             activation: fields.activation()?,
             layer_norm_eps: fields.number("layer_norm_eps", 1e-5)?,
         };
@@ -252,4 +253,96 @@ impl<'a> Fields<'a> {
 
 fn with_bias(name: &str, shape: Vec<usize>) -> [(String, Vec<usize>); 2] {
     [(format!("{name}.bias"), vec![shape[0]]), (format!("{name}.weight"), shape)]
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// `CLIPConfig()` of transformers 5.23.
+    fn default_config() -> Config {
+        let tower = |hidden_size: usize, n_heads| TowerConfig {
+            hidden_size,
+            intermediate_size: hidden_size * 4,
+            n_layers: 12,
+            n_heads,
+            activation: Activation::QuickGelu,
+            layer_norm_eps: 1e-5,
+        };
+        Config {
+            projection_dim: 512,
+            text: TextConfig {
+                tower: tower(512, 8),
+                vocab_size: 49_408,
+                max_position_embeddings: 77,
+                pooling: Pooling::First(49_407),
+            },
+            vision: VisionConfig { tower: tower(768, 12), image_size: 224, patch_size: 32 },
+        }
+    }
+
+    #[test]
+    fn defaults_are_those_of_transformers() {
+        let config = Config::of_json(&json!({"model_type": "clip"})).unwrap();
+        assert_eq!(config, default_config());
+        assert_eq!(config.n_parameters(), 151_277_312, "ViT-B/32 without its logit scale");
+    }
+
+    #[test]
+    fn large_models_as_their_files_say() {
+        // What the file of clip-vit-large-patch14-336 holds of importance.
+        let text = json!({"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "eos_token_id": 2});
+        let vision = json!({
+            "hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_hidden_layers": 24,
+            "image_size": 336, "patch_size": 14,
+        });
+        let json =
+            json!({"projection_dim": 768, "text_config": text, "vision_config": vision, "text_config_dict": null});
+        let config = Config::of_json(&json).unwrap();
+        assert_eq!(config.n_parameters(), 427_944_192);
+        assert_eq!(config.text.pooling, Pooling::LargestId);
+        assert_eq!(config.vision.n_patches(), 576);
+    }
+
+    #[test]
+    fn the_old_dict_replaces_the_new_one() {
+        let json = json!({"text_config_dict": {"hidden_size": 64, "num_attention_heads": 4}, "text_config": {"vocab_size": 7}});
+        let text = Config::of_json(&json).unwrap().text;
+        assert_eq!((text.tower.hidden_size, text.vocab_size), (64, 49_408));
+    }
+
+    #[test]
+    fn sides_may_be_pairs() {
+        let side =
+            |value| Config::of_json(&json!({"vision_config": {"image_size": value}})).map(|c| c.vision.image_size);
+        assert_eq!(side(json!([64, 64])), Ok(64));
+        assert_eq!(side(json!(64)), Ok(64));
+        assert!(side(json!([64, 32])).unwrap_err().contains("vision_config.image_size: expected a square"));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_named() {
+        let check = |json: Value, expected: &str| {
+            let error = Config::of_json(&json).unwrap_err();
+            assert!(error.contains(expected), "{json}: {error}");
+        };
+        check(json!([]), "expected a JSON object");
+        check(json!({"text_config": 3}), "text_config: expected a JSON object, received 3");
+        check(json!({"projection_dim": 0}), "projection_dim: expected a whole number from 1 to 65536, received 0");
+        check(
+            json!({"text_config": {"num_hidden_layers": -1}}),
+            "text_config.num_hidden_layers: expected a whole number",
+        );
+        check(json!({"text_config": {"hidden_size": 1e300}}), "text_config.hidden_size: expected a whole number");
+        check(
+            json!({"text_config": {"hidden_size": 100, "num_attention_heads": 7}}),
+            "100 is not a multiple of 7 heads",
+        );
+        check(json!({"vision_config": {"patch_size": 300}}), "patch_size 300 is larger than image_size 224");
+        check(json!({"vision_config": {"num_channels": 4}}), "num_channels: expected 3");
+        check(json!({"vision_config": {"hidden_act": "swish"}}), "hidden_act: expected quick_gelu, gelu or");
+        check(json!({"vision_config": {"layer_norm_eps": "small"}}), "layer_norm_eps: expected a number from 0 to 1");
+    }
 }

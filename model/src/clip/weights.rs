@@ -60,6 +60,11 @@ impl Weights {
         (view.shape() != shape || !readable).then(|| fault(path, format!("{:?} of {dtype}", view.shape())))
     }
 
+    /// Of every tensor in the files.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.files.iter().flat_map(|(_, file)| file.tensors()).map(|(name, _)| name).collect()
+    }
+
     fn holder(&self, name: &str) -> Option<&(PathBuf, MmapedSafetensors)> {
         self.files.iter().find(|(_, file)| file.get(name).is_ok())
     }

@@ -1,7 +1,7 @@
 //! JPEG: grey, YCbCr, RGB, CMYK and YCCK, baseline and progressive.
 //!
-//! The decoder is told to be strict, since otherwise it paints the missing part of a cut-off file grey and says nothing.
-//! Files that are whole but odd (stray bytes between segments) get a second, lenient pass, as other readers give them.
+//! The decoder paints the missing part of a cut-off file grey and says nothing, so the end mark is looked for first. Files
+//! that are whole but odd (stray bytes between segments) get a second, lenient pass, as other readers give them.
 
 use image::{DynamicImage, RgbImage};
 use zune_jpeg::{
@@ -22,14 +22,14 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(DynamicImage, bool)> {
         check_size(frame.width, frame.height)?;
         check_memory(frame.decode_bytes())?;
     }
-    let image = match decode_with(bytes, true) {
-        Err(Error::BrokenImage { .. }) if layout.ends => decode_with(bytes, false),
-        other => other,
-    };
-    match image {
-        Err(Error::BrokenImage { .. }) if !layout.ends => Err(broken("jpeg", "it ends too early")),
-        other => Ok((other?, false)),
+    if !layout.ends {
+        return Err(broken("jpeg", "it ends too early"));
     }
+    let image = match decode_with(bytes, true) {
+        Err(Error::BrokenImage { .. }) => decode_with(bytes, false)?,
+        other => other?,
+    };
+    Ok((image, false))
 }
 
 fn decode_with(bytes: &[u8], strict: bool) -> Result<DynamicImage> {

@@ -1,6 +1,7 @@
 //! Pillow's resize, bit for bit: two passes of an antialiased filter in 22-bit fixed point, rounded to bytes in between.
 //!
-//! After `Resample.c` of Pillow. Each output pixel depends on its own taps alone, so computing only a window of the result
+//! After `Resample.c` of Pillow 13 (older ones always start with the rows: a few grey levels apart, and only for pictures
+//! more than twice as high as wide). Each output pixel depends on its own taps alone, so computing only a window of the result
 //! changes nothing. The loops run over eight rows, or a stretch of one row, at once, for the vector units.
 
 use std::ops::Range;
@@ -34,14 +35,25 @@ pub(super) fn resize(picture: &RgbImage, window: &Window, filter: Filter) -> Vec
     let (width, height) = (picture.width() as usize, picture.height() as usize);
     let across = Taps::new(filter, width, window.width, window.columns.clone());
     let down = Taps::new(filter, height, window.height, window.rows.clone());
+    if vertical_first((width, height), window) {
+        let flat = on_best_unit(|| vertical(picture.as_raw(), width * 3, &down, 0));
+        return on_best_unit(|| horizontal(&flat, width, &across));
+    }
     let source_rows = down.source();
     let rows = &picture.as_raw()[source_rows.start * width * 3..source_rows.end * width * 3];
     let narrow = on_best_unit(|| horizontal(rows, width, &across));
     on_best_unit(|| vertical(&narrow, across.len() * 3, &down, source_rows.start))
 }
 
+/// Pillow's rule: where the height loses more than twice what the width loses.
+fn vertical_first((width, height): (usize, usize), window: &Window) -> bool {
+    let lost_width = width as i64 - window.width as i64;
+    let lost_height = height as i64 - window.height as i64;
+    lost_height > 0 && lost_height > 2 * lost_width
+}
+
 /// Which source pixels each output pixel is made of, along one side.
-struct Taps {
+pub(super) struct Taps {
     /// First source pixel and number of them, for each output pixel.
     spans: Vec<(usize, usize)>,
     /// `stride` weights for each output pixel, in fixed point.
@@ -50,7 +62,7 @@ struct Taps {
 }
 
 impl Taps {
-    fn new(filter: Filter, in_size: usize, out_size: usize, outputs: Range<usize>) -> Taps {
+    pub(super) fn new(filter: Filter, in_size: usize, out_size: usize, outputs: Range<usize>) -> Taps {
         let scale = in_size as f64 / out_size as f64;
         let filter_scale = scale.max(1.0);
         let support = filter.support() * filter_scale;
@@ -114,7 +126,7 @@ impl Filter {
 
 /// (rows, width, 3) to (rows, outputs, 3), eight rows side by side.
 #[inline(always)]
-fn horizontal(rows: &[u8], width: usize, taps: &Taps) -> Vec<u8> {
+pub(super) fn horizontal(rows: &[u8], width: usize, taps: &Taps) -> Vec<u8> {
     let (in_bytes, out_bytes) = (width * 3, taps.len() * 3);
     let mut narrow = vec![0; rows.len() / in_bytes * out_bytes];
     let mut block = vec![[0u8; 3 * ROWS]; width];
@@ -142,7 +154,7 @@ fn horizontal(rows: &[u8], width: usize, taps: &Taps) -> Vec<u8> {
 
 /// (source rows, row bytes) to (outputs, row bytes), a stretch of bytes at a time.
 #[inline(always)]
-fn vertical(rows: &[u8], row_bytes: usize, taps: &Taps, first_row: usize) -> Vec<u8> {
+pub(super) fn vertical(rows: &[u8], row_bytes: usize, taps: &Taps, first_row: usize) -> Vec<u8> {
     let mut out = vec![0; taps.len() * row_bytes];
     for ((first, weights), out) in taps.iter().zip(out.chunks_exact_mut(row_bytes)) {
         let rows = &rows[(first - first_row) * row_bytes..];
