@@ -9,7 +9,7 @@ mod remote_sink;
 mod summary;
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -37,7 +37,7 @@ use crate::{
 
 /// Write files into a collection: pictures with texts, JSON Lines, CSV, WebDataset, embeddings
 ///
-/// Example: firn ingest holiday-photos/ --collection photos --create
+/// Example: firn ingest holiday-photos/ --collection photos
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = SOURCES)]
 pub struct IngestArgs {
@@ -47,9 +47,9 @@ pub struct IngestArgs {
     /// The collection, or an alias
     #[arg(long, short)]
     collection: String,
-    /// Make the collection if there is none
+    /// Fail if there is no such collection, instead of making it
     #[arg(long)]
-    create: bool,
+    no_create: bool,
     /// Write to this server instead of the local data directory; it embeds
     #[arg(long, env = "FIRN_SERVER", value_name = "URL")]
     server: Option<String>,
@@ -92,6 +92,23 @@ fn id_from(text: &str) -> Result<IdFrom, String> {
     }
 }
 
+/// Ingests one folder as the command would, for the demo. The journal goes beside the data.
+pub fn folder(path: &Path, collection: &str, settings: &Settings) -> anyhow::Result<Exit> {
+    let args = IngestArgs {
+        sources: vec![path.to_owned()],
+        collection: collection.to_owned(),
+        no_create: false,
+        server: None,
+        images: None,
+        vector_name: "image".to_owned(),
+        id_from: IdFrom::Content,
+        batch: pipeline::DEFAULT_BATCH as u16,
+        journal: Some(settings.data_dir.join("ingest.journal")),
+        restart: false,
+    };
+    run(&args, settings)
+}
+
 pub fn run(args: &IngestArgs, settings: &Settings) -> anyhow::Result<Exit> {
     let sources = open_sources(args)?;
     let (report, result) = match settings.server(args.server.as_deref()) {
@@ -129,9 +146,9 @@ fn here(
     settings: &Settings,
     sources: Vec<Source>,
 ) -> anyhow::Result<(Report, Result<(), RunError>)> {
-    let engine = if args.create { local::engine(settings)? } else { local::existing_engine(settings)? };
+    let engine = if args.no_create { local::existing_engine(settings)? } else { local::engine(settings)? };
     let collection = match engine.db().collection(&args.collection) {
-        Err(IndexError::CollectionNotFound { .. }) if args.create => {
+        Err(IndexError::CollectionNotFound { .. }) if !args.no_create => {
             engine.db().create_collection(&args.collection, new_config(&engine, settings, &sources)?)?
         }
         other => other?,
@@ -152,7 +169,7 @@ fn at_server(
     sources: Vec<Source>,
 ) -> anyhow::Result<(Report, Result<(), RunError>)> {
     let mut sink = remote_sink::RemoteSink::connect(server)?;
-    if args.create {
+    if !args.no_create {
         let dims = if settings.model.is_none() { declared(&sources) } else { Default::default() };
         sink.create(&args.collection, settings.model.as_deref(), &dims)?;
     }

@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand.
 
 mod collection;
+mod demo;
 mod ingest;
 mod local;
 mod query;
@@ -33,6 +34,7 @@ const EXAMPLE: &str = "Example: firn demo";
 
 #[derive(Subcommand)]
 enum Command {
+    Demo(demo::DemoArgs),
     Serve(serve::ServeArgs),
     Ingest(ingest::IngestArgs),
     Query(query::QueryArgs),
@@ -56,6 +58,7 @@ pub fn main() -> ExitCode {
 
 fn run(command: Command, settings: &Settings) -> anyhow::Result<exit::Exit> {
     match command {
+        Command::Demo(args) => demo::run(&args, settings),
         Command::Serve(args) => serve::run(&args, settings),
         Command::Ingest(args) => ingest::run(&args, settings),
         Command::Query(args) => query::run(&args, settings),

@@ -1,0 +1,172 @@
+//! `firn demo`: the whole path on pictures that firn draws itself.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use anyhow::Context as _;
+use firn_index::{Fields, PointId, Text};
+use firn_model::scenes::{self, Sample, Style};
+
+use super::{local, table};
+use crate::{
+    engine::Engine,
+    exit::Exit,
+    query::{self, Answer, Content, Request},
+    settings::Settings,
+};
+
+/// See firn work: draw pictures, ingest them, and find them by sentences in several languages
+///
+/// Example: firn demo
+#[derive(Debug, clap::Args)]
+pub struct DemoArgs {
+    /// Pictures to draw
+    #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u32).range(100..=20_000))]
+    pictures: u32,
+    /// Where pictures and data go
+    #[arg(long, default_value = "firn-demo", value_name = "DIR")]
+    dir: PathBuf,
+    /// Keep a server up on the demo's data
+    #[arg(long)]
+    serve: bool,
+    #[command(flatten)]
+    listen: crate::server::settings::ServeLayer,
+}
+
+const COLLECTION: &str = "samples";
+
+/// Which picture is asked for in which language.
+const QUESTIONS: [(usize, &str); 7] =
+    [(3, "en"), (14, "de"), (25, "fr"), (36, "es"), (47, "zh"), (58, "ja"), (69, "ar")];
+
+pub fn run(args: &DemoArgs, settings: &Settings) -> anyhow::Result<Exit> {
+    let settings = Settings { data_dir: args.dir.join("data"), ..settings.clone() };
+    let samples: Vec<Sample> = draw(args.pictures as usize, &args.dir.join("pictures"))?;
+    super::ingest::folder(&args.dir.join("pictures"), COLLECTION, &settings)?;
+    {
+        let engine = local::existing_engine(&settings)?;
+        ask(&engine, &samples)?;
+        engine.db().close()?;
+    }
+    print_how_to_go_on(args);
+    if args.serve {
+        anyhow::bail!("serve");
+    }
+    Ok(Exit::Ok)
+}
+
+/// Draws the sample set into a folder: `scene-00000.png` beside `scene-00000.json` with its captions.
+fn draw(n: usize, folder: &Path) -> anyhow::Result<Vec<Sample>> {
+    let start = Instant::now();
+    fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    let samples: Vec<Sample> = scenes::sample_set(n).collect();
+    for sample in &samples {
+        write(sample, folder).with_context(|| format!("{}: {}", folder.display(), sample.id))?;
+    }
+    let words: usize = samples.iter().flat_map(|s| &s.texts).map(|(_, text)| scenes::count_words(text)).sum();
+    let captions: usize = samples.iter().map(|s| s.texts.len()).sum();
+    eprintln!(
+        "drew {n} pictures with {captions} captions in {} languages, {} words each on average, in {:.1} s: {}",
+        scenes::LANGUAGES.len(),
+        words / captions.max(1),
+        start.elapsed().as_secs_f64(),
+        folder.display()
+    );
+    Ok(samples)
+}
+
+fn write(sample: &Sample, folder: &Path) -> anyhow::Result<()> {
+    let texts: Vec<_> =
+        sample.texts.iter().map(|(language, text)| serde_json::json!({ "text": text, "language": language })).collect();
+    let sidecar = serde_json::json!({ "id": sample.id, "texts": texts, "shows": shows(sample) });
+    fs::write(folder.join(&sample.id).with_extension("json"), serde_json::to_vec(&sidecar)?)?;
+    sample.picture.save(folder.join(&sample.id).with_extension("png"))?;
+    Ok(())
+}
+
+fn shows(sample: &Sample) -> String {
+    sample.scene.caption("en", Style::Short)
+}
+
+/// Asks the demo's questions and prints an answer table each.
+fn ask(engine: &Engine, samples: &[Sample]) -> anyhow::Result<()> {
+    let mut found = 0;
+    for (index, language) in QUESTIONS {
+        let sample = &samples[index];
+        let text = sample.scene.caption_variant(language, Style::Short, 1);
+        let content = Content::Text(Text { text: text.clone(), language: language.into() });
+        found += print(&format!("\"{text}\" ({language})"), &answer(engine, content)?, Some(sample));
+    }
+    let long = &samples[80];
+    let text = long.scene.caption_variant("en", Style::Long, 1);
+    let content = Content::Text(Text { text: text.clone(), language: "en".into() });
+    let title = format!("{} words: \"{}\"", scenes::count_words(&text), table::shorten(&text, 80));
+    found += print(&title, &answer(engine, content)?, Some(long));
+
+    let drawn = &samples[91];
+    let small = drawn.scene.draw(80);
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    small.write_to(&mut bytes, image::ImageFormat::Png)?;
+    let title = format!("an image: {} drawn anew at 80 pixels", drawn.id);
+    found += print(&title, &answer(engine, Content::Image(bytes.into_inner()))?, Some(drawn));
+    println!("The picture that was meant came first {found} times in {}.\n", QUESTIONS.len() + 2);
+
+    let id = &samples[0].id;
+    let title = format!("a stored point: {id} ({})", shows(&samples[0]));
+    print(&title, &answer(engine, Content::Id(PointId::Text(id.clone())))?, None);
+    Ok(())
+}
+
+fn answer(engine: &Engine, content: Content) -> Result<Answer, query::Error> {
+    let request = Request {
+        collection: COLLECTION.into(),
+        content,
+        using: None,
+        limit: Some(3),
+        offset: 0,
+        candidates: None,
+        ef: None,
+        exact: false,
+        fields: Fields { payload: true, ..Default::default() },
+        score_threshold: None,
+    };
+    query::run(engine, &request)
+}
+
+/// Prints one answer; 1 if the picture that was meant is the first hit.
+fn print(question: &str, answer: &Answer, meant: Option<&Sample>) -> usize {
+    println!("{question}");
+    let is_meant = |id: &PointId| meant.is_some_and(|sample| *id == PointId::Text(sample.id.clone()));
+    let row = |(rank, hit): (usize, &query::Hit)| {
+        let shows = hit.payload.get("shows").and_then(|v| v.as_str()).unwrap_or_default();
+        let mark = if is_meant(&hit.id) { "*" } else { "" };
+        vec![
+            format!("  {}{mark}", rank + 1),
+            format!("{:.3}", hit.score),
+            hit.id.to_string(),
+            table::shorten(shows, 90),
+        ]
+    };
+    let rows: Vec<_> = answer.hits.iter().enumerate().map(row).collect();
+    table::print(&["  #", "score", "picture", "shows"], &rows);
+    println!("  {}\n", table::timings_line(answer));
+    usize::from(answer.hits.first().is_some_and(|hit| is_meant(&hit.id)))
+}
+
+fn print_how_to_go_on(args: &DemoArgs) {
+    let data = args.dir.join("data");
+    println!(
+        "* the picture that was meant. All of them are in {}.\n\n\
+         Go on:\n  \
+           firn query {COLLECTION} --data-dir {} --text \"two green fish\"\n  \
+           firn demo --serve\n  \
+           firn ingest FOLDER --collection NAME        your own pictures and texts\n\n\
+         The builtin model is small: it knows drawn scenes and emoji. Photographs want a real CLIP; name one with\n  \
+           --model FOLDER  or  --model hf:openai/clip-vit-base-patch32",
+        args.dir.join("pictures").display(),
+        data.display(),
+    );
+}
