@@ -15,7 +15,7 @@ cd "$work"
 
 field() { grep -o "\"$1\":[0-9.]*" | head -1 | cut -d: -f2; }
 count() { "$firn" collection get c --json "$@" | field points_count; }
-ingest() { "$firn" ingest "$captions" --images "$images" --collection c --create --model "$model" --json "$@"; }
+ingest() { "$firn" ingest "$captions" --images "$images" --collection c --model "$model" --json "$@"; }
 show() { printf '%-28s written %6s  unchanged %6s  skipped %3s  %7.1f s  %7.1f/s\n' "$1" "$(field written <"$2")" \
     "$(field unchanged <"$2")" "$(field skipped <"$2")" "$(field seconds <"$2")" "$(field points_per_second <"$2")"; }
 # Waits until a journal has so many lines while the process lives.

@@ -47,7 +47,7 @@ fn a_folder_is_written_once_and_found_by_its_texts() {
         picture.save(scratch.path().join(format!("photos/sub/{name}.png"))).unwrap();
         fs::write(scratch.path().join(format!("photos/sub/{name}.txt")), format!("a {name} square")).unwrap();
     }
-    let ingest = ["ingest", "photos", "--collection", "c", "--create", "--json"];
+    let ingest = ["ingest", "photos", "--collection", "c", "--json"];
     let report = json(&scratch.ok(&ingest));
     assert_eq!(counts(&report), [3, 3, 0, 0, 0]);
     assert_eq!(report["sources"][0]["kind"], "folder");
@@ -104,7 +104,7 @@ fn embeddings_alone_make_a_collection_without_a_model() {
     npy.extend([1.0f32, 0.0, 0.0, 0.0, 3.0, 4.0].iter().flat_map(|number| number.to_le_bytes()));
     fs::write(scratch.path().join("v.npy"), npy).unwrap();
     scratch.write("v.ids.txt", "left\nright\n");
-    scratch.ok(&["ingest", "v.npy", "--collection", "v", "--vector-name", "image", "--create"]);
+    scratch.ok(&["ingest", "v.npy", "--collection", "v", "--vector-name", "image"]);
     let about = json(&scratch.ok(&["collection", "get", "v", "--json"]));
     assert!(about["config"]["model"].is_null());
     assert_eq!(

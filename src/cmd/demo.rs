@@ -53,7 +53,7 @@ pub fn run(args: &DemoArgs, settings: &Settings) -> anyhow::Result<Exit> {
     }
     print_how_to_go_on(args);
     if args.serve {
-        anyhow::bail!("serve");
+        return super::serve::run_with(&args.listen, &settings);
     }
     Ok(Exit::Ok)
 }
@@ -66,7 +66,8 @@ fn draw(n: usize, folder: &Path) -> anyhow::Result<Vec<Sample>> {
     for sample in &samples {
         write(sample, folder).with_context(|| format!("{}: {}", folder.display(), sample.id))?;
     }
-    let words: usize = samples.iter().flat_map(|s| &s.texts).map(|(_, text)| scenes::count_words(text)).sum();
+    let words: usize =
+        samples.iter().flat_map(|s| &s.texts).map(|(language, text)| scenes::count_words(language, text)).sum();
     let captions: usize = samples.iter().map(|s| s.texts.len()).sum();
     eprintln!(
         "drew {n} pictures with {captions} captions in {} languages, {} words each on average, in {:.1} s: {}",
@@ -103,7 +104,7 @@ fn ask(engine: &Engine, samples: &[Sample]) -> anyhow::Result<()> {
     let long = &samples[80];
     let text = long.scene.caption_variant("en", Style::Long, 1);
     let content = Content::Text(Text { text: text.clone(), language: "en".into() });
-    let title = format!("{} words: \"{}\"", scenes::count_words(&text), table::shorten(&text, 80));
+    let title = format!("{} words: \"{}\"", scenes::count_words("en", &text), table::shorten(&text, 80));
     found += print(&title, &answer(engine, content)?, Some(long));
 
     let drawn = &samples[91];

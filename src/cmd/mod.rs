@@ -4,6 +4,7 @@ mod collection;
 mod demo;
 mod ingest;
 mod local;
+mod model;
 mod query;
 mod remote;
 mod serve;
@@ -42,6 +43,8 @@ enum Command {
     Collection(collection::CollectionCommand),
     Verify(upkeep::VerifyArgs),
     Rebuild(upkeep::RebuildArgs),
+    #[command(subcommand)]
+    Model(model::ModelCommand),
 }
 
 /// Runs the program and prints its error, if any, once.
@@ -65,6 +68,7 @@ fn run(command: Command, settings: &Settings) -> anyhow::Result<exit::Exit> {
         Command::Collection(command) => collection::run(&command, settings),
         Command::Verify(args) => upkeep::verify(&args, settings),
         Command::Rebuild(args) => upkeep::rebuild(&args, settings),
+        Command::Model(command) => model::run(&command, settings),
     }
 }
 

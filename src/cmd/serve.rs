@@ -29,7 +29,12 @@ pub struct ServeArgs {
 }
 
 pub fn run(args: &ServeArgs, settings: &Settings) -> anyhow::Result<Exit> {
-    let serve = args.layer.clone().over(settings.file.serve.clone()).resolve()?;
+    run_with(&args.layer, settings)
+}
+
+/// The same, for the demo.
+pub fn run_with(layer: &ServeLayer, settings: &Settings) -> anyhow::Result<Exit> {
+    let serve = layer.clone().over(settings.file.serve.clone()).resolve()?;
     log();
     let settings = settings.clone();
     server::run(serve, move || {

@@ -58,7 +58,12 @@ impl Scratch {
 
     /// Runs and expects this exit code, this part in what is said, and nothing on standard output.
     pub fn fails(&self, code: i32, args: &[&str], part: &str) {
-        let output = self.output(&[], args);
+        self.fails_with(&[], code, args, part);
+    }
+
+    /// The same, with environment variables.
+    pub fn fails_with(&self, variables: &[(&str, &str)], code: i32, args: &[&str], part: &str) {
+        let output = self.output(variables, args);
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(code), "firn {args:?}\n{stderr}");
         assert!(stderr.contains(part), "firn {args:?}: expected {part:?} in\n{stderr}");

@@ -242,7 +242,11 @@ fn note(all: &mut BTreeMap<String, Result<usize, String>>, settled: Vec<firn_cli
 }
 
 fn quick() -> StreamOptions {
-    StreamOptions { first_wait: Duration::from_millis(1), max_wait: Duration::from_millis(2), ..StreamOptions::default() }
+    StreamOptions {
+        first_wait: Duration::from_millis(1),
+        max_wait: Duration::from_millis(2),
+        ..StreamOptions::default()
+    }
 }
 
 fn point(id_text: &str, bytes: usize) -> v1::PointInput {

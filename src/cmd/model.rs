@@ -1,0 +1,87 @@
+//! `firn model`: what a model is, and whether a folder is whole.
+
+use firn_model::{CheckReport, ModelInfo};
+
+use super::table;
+use crate::{exit::Exit, settings::Settings};
+
+/// Describe a model, or check a model folder
+#[derive(Debug, clap::Subcommand)]
+pub enum ModelCommand {
+    /// Say what a model is: its dimension, limits and content hash
+    ///
+    /// Example: firn model info builtin
+    Info {
+        /// `builtin`, a model folder, or hf:org/name@revision [default: the --model setting]
+        name: Option<String>,
+    },
+    /// Check a model: name what is missing or of the wrong shape, and try it once
+    ///
+    /// Example: firn model check ./clip-vit-base-patch32
+    Check {
+        /// `builtin`, a model folder, or hf:org/name@revision [default: the --model setting]
+        name: Option<String>,
+    },
+}
+
+pub fn run(command: &ModelCommand, settings: &Settings) -> anyhow::Result<Exit> {
+    match command {
+        ModelCommand::Info { name } => info(name.as_deref().unwrap_or(settings.model_or_default()), settings),
+        ModelCommand::Check { name } => check(name.as_deref().unwrap_or(settings.model_or_default()), settings),
+    }
+}
+
+fn info(name: &str, settings: &Settings) -> anyhow::Result<Exit> {
+    let encoder = firn_model::load(name, settings.device)?;
+    if settings.json {
+        println!("{}", serde_json::to_string(encoder.info())?);
+    } else {
+        print_info(encoder.info());
+    }
+    Ok(Exit::Ok)
+}
+
+fn print_info(info: &ModelInfo) {
+    let row = |name: &str, value: String| vec![name.to_owned(), value];
+    let rows = [
+        row("family", info.family.clone()),
+        row("hash", info.hash.clone()),
+        row("embedding", format!("{} dimensions, {} bytes a vector", info.dim, info.dim * 4)),
+        row("image side", format!("{} px", info.image_side_px)),
+        row("text limit", format!("{} tokens", info.max_text_tokens)),
+        row("parameters", info.parameters.to_string()),
+        row("device", info.device.clone()),
+    ];
+    table::print(&["model", &info.name], &rows);
+}
+
+fn check(name: &str, settings: &Settings) -> anyhow::Result<Exit> {
+    let report = firn_model::check(name)?;
+    if settings.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        print_report(&report);
+    }
+    Ok(if report.ok { Exit::Ok } else { Exit::Damaged })
+}
+
+fn print_report(report: &CheckReport) {
+    println!("{}: {}", report.name, if report.ok { "whole" } else { "not usable" });
+    report.missing_files.iter().for_each(|file| println!("  missing: {file}"));
+    for fault in &report.tensor_faults {
+        println!("  tensor {}: expected {}, received {}", fault.tensor, fault.expected, fault.received);
+    }
+    report.faults.iter().for_each(|fault| println!("  fault: {fault}"));
+    report.unread_tensors.iter().for_each(|name| println!("  not read: {name}"));
+    if let (Some(family), Some(parameters)) = (&report.family, report.parameters) {
+        println!("  {family}, {parameters} parameters");
+    }
+    let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+    for memory in &report.memory {
+        let (weights, batch) = (mib(memory.weights_bytes), mib(memory.batch_bytes));
+        println!("  on {} ({}): {weights} MiB of weights, {batch} MiB for a batch", memory.device, memory.dtype);
+    }
+    if let Some(trial) = &report.trial {
+        println!("  tried with {:?}: {} tokens, {} dimensions", trial.text, trial.tokens_used, trial.dim);
+    }
+}

@@ -1,0 +1,87 @@
+//! Every command of the README, run in its order in an empty folder, as a new user would.
+
+mod common;
+mod serving;
+
+use common::{Scratch, json};
+use firn_model::scenes::{self, Style};
+use serving::Server;
+
+/// The lines of the README's `sh` blocks.
+fn commands() -> Vec<String> {
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let blocks = readme.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    blocks.flat_map(str::lines).map(str::to_owned).collect()
+}
+
+/// A folder `photos` with a picture and a text each, of both kinds of sidecars.
+fn photos(scratch: &Scratch) {
+    for index in 0..12 {
+        let scene = scenes::scene(7, index);
+        scratch.write(&format!("photos/{index}.png"), []);
+        scene.draw(96).save(scratch.path().join(format!("photos/{index}.png"))).unwrap();
+        if index % 2 == 0 {
+            scratch.write(&format!("photos/{index}.txt"), scene.caption("en", Style::Long));
+        } else {
+            let text = serde_json::json!({ "text": scene.caption("de", Style::Long), "language": "de" });
+            scratch.write(&format!("photos/{index}.json"), serde_json::json!({ "texts": [text] }).to_string());
+        }
+    }
+}
+
+/// A command line split at white space, with double quotes honoured.
+fn words(line: &str) -> Vec<String> {
+    let parts = line.split('"').enumerate().flat_map(|(at, part)| match at % 2 {
+        1 => vec![part.to_owned()],
+        _ => part.split_whitespace().map(str::to_owned).collect(),
+    });
+    parts.collect()
+}
+
+fn run(scratch: &Scratch, line: &str) -> String {
+    let words = words(line);
+    scratch.ok(&words.iter().skip(1).map(String::as_str).collect::<Vec<_>>())
+}
+
+#[test]
+fn the_readme_works() {
+    let scratch = Scratch::new();
+    photos(&scratch);
+    let mut server = None;
+    for line in commands() {
+        match line.as_str() {
+            // The toolchain's own, and this very test.
+            "cargo test" | "cargo install --path ." => {}
+            "cargo run --release -- demo" => {
+                let said = scratch.ok(&["demo", "--pictures", "120"]);
+                assert!(said.contains("came first") && said.contains("hf:openai/clip-vit-base-patch32"), "{said}");
+            }
+            line if line.contains("hf:") => {
+                let offline = [("HF_HUB_OFFLINE", "1"), ("HF_HOME", "no-such-cache")];
+                let words = words(line);
+                let args: Vec<&str> = words.iter().skip(1).map(String::as_str).collect();
+                scratch.fails_with(&offline, 1, &args, "is not in the cache, and the network is off");
+            }
+            line if line.starts_with("firn model check") => {
+                let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/model/fixtures/clip-quick");
+                let said = run(&scratch, &line.replace("./clip-vit-base-patch32", folder));
+                assert!(said.contains("clip"), "{said}");
+            }
+            "firn serve" => {
+                server = Some(Server::start_with_model(&scratch.path().join("firn-data"), "builtin", &[]));
+            }
+            line if line.contains("--server") => {
+                let address = server.as_ref().expect("the README starts a server before it asks one").grpc.clone();
+                assert!(run(&scratch, &line.replace("http://127.0.0.1:50051", &address)).contains("path="));
+            }
+            line => {
+                assert!(line.starts_with("firn "), "who runs {line:?}?");
+                run(&scratch, line);
+            }
+        }
+    }
+    // The server has the directory; without it the terminal may look again.
+    drop(server);
+    let photos = json(&scratch.ok(&["collection", "get", "photos", "--json"]));
+    assert_eq!(photos["points_count"], 12);
+}
