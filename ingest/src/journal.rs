@@ -21,8 +21,8 @@ const MAX_LINE_BYTES: usize = 256;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum JournalError {
-    #[error("journal {path}: {source}")]
-    Io { path: PathBuf, source: io::Error },
+    #[error("journal {path}: {error}")]
+    Io { path: PathBuf, error: io::Error },
     #[error("journal {path} is in use by another run")]
     Locked { path: PathBuf },
     #[error("{path} is not a journal: its first line is not {MAGIC:?} and a collection's uuid")]
@@ -63,7 +63,7 @@ pub enum Settled<'a> {
 impl Journal {
     /// Opens or makes the journal of a collection; one of another collection of that name starts afresh.
     pub fn open(path: &Path, uuid: &str) -> Result<(Journal, Written), JournalError> {
-        let io = |source| JournalError::Io { path: path.to_owned(), source };
+        let io = |error| JournalError::Io { path: path.to_owned(), error };
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).map_err(io)?;
         }
@@ -71,7 +71,7 @@ impl Journal {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(JournalError::Locked { path: path.to_owned() }),
-            Err(TryLockError::Error(source)) => return Err(io(source)),
+            Err(TryLockError::Error(error)) => return Err(io(error)),
         }
         let mut journal = Journal { path: path.to_owned(), file };
         let written = journal.load(uuid)?;
@@ -80,7 +80,7 @@ impl Journal {
 
     /// Forgets everything.
     pub fn restart(&mut self, uuid: &str) -> Result<(), JournalError> {
-        self.file.set_len(0).map_err(|source| self.io(source))?;
+        self.file.set_len(0).map_err(|error| self.io(error))?;
         self.append(&format!("{MAGIC}{uuid}\n"))
     }
 
@@ -98,12 +98,12 @@ impl Journal {
     }
 
     fn append(&mut self, lines: &str) -> Result<(), JournalError> {
-        self.file.write_all(lines.as_bytes()).and_then(|()| self.file.sync_data()).map_err(|source| self.io(source))
+        self.file.write_all(lines.as_bytes()).and_then(|()| self.file.sync_data()).map_err(|error| self.io(error))
     }
 
     fn load(&mut self, uuid: &str) -> Result<Written, JournalError> {
         let mut lines = Lines { from: BufReader::new(&self.file), line: Vec::new(), whole: 0 };
-        let first = lines.next().map_err(|source| self.io(source))?.map(str::to_owned);
+        let first = lines.next().map_err(|error| self.io(error))?.map(str::to_owned);
         let torn_header = MAGIC.as_bytes().starts_with(&lines.line) || lines.line.starts_with(MAGIC.as_bytes());
         match first.as_deref().map(|line| line.strip_prefix(MAGIC)) {
             None if torn_header => {
@@ -118,7 +118,7 @@ impl Journal {
             _ => return Err(JournalError::NotAJournal { path: self.path.clone() }),
         }
         let mut written = Written::default();
-        while let Some(line) = lines.next().map_err(|source| self.io(source))? {
+        while let Some(line) = lines.next().map_err(|error| self.io(error))? {
             match parse(line) {
                 Some((key, true)) => drop(written.0.insert(key.id, key.content)),
                 Some((key, false)) => drop(written.0.remove(&key.id)),
@@ -126,13 +126,13 @@ impl Journal {
             }
         }
         let whole = lines.whole;
-        self.file.set_len(whole).map_err(|source| self.io(source))?;
-        self.file.seek(SeekFrom::End(0)).map_err(|source| self.io(source))?;
+        self.file.set_len(whole).map_err(|error| self.io(error))?;
+        self.file.seek(SeekFrom::End(0)).map_err(|error| self.io(error))?;
         Ok(written)
     }
 
-    fn io(&self, source: io::Error) -> JournalError {
-        JournalError::Io { path: self.path.clone(), source }
+    fn io(&self, error: io::Error) -> JournalError {
+        JournalError::Io { path: self.path.clone(), error }
     }
 }
 

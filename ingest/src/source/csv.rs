@@ -39,7 +39,7 @@ impl Csv {
         options: &SourceOptions,
         progress: Arc<Progress>,
     ) -> Result<Csv, SourceError> {
-        let io = |source| SourceError::Io { path: path.to_owned(), source };
+        let io = |error| SourceError::Io { path: path.to_owned(), error };
         let since_record = Arc::new(AtomicUsize::new(0));
         let mut inner = stream::open(path, Some(progress)).map_err(io)?;
         if inner.fill_buf().map_err(io)?.starts_with(b"\xef\xbb\xbf") {

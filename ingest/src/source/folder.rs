@@ -41,7 +41,7 @@ struct Level {
 
 impl Folder {
     pub fn open(root: &Path, progress: Arc<Progress>) -> Result<Folder, SourceError> {
-        let io = |source| SourceError::Io { path: root.to_owned(), source };
+        let io = |error| SourceError::Io { path: root.to_owned(), error };
         progress.expect(count(root, 0));
         let level = Level::read(root, PathBuf::new()).map_err(io)?;
         Ok(Folder { root: root.to_owned(), levels: vec![level], is_single: false, progress })

@@ -19,7 +19,7 @@ pub struct Jsonl {
 
 impl Jsonl {
     pub fn open(path: &Path, options: &SourceOptions, progress: Arc<Progress>) -> Result<Jsonl, SourceError> {
-        let io = |source| SourceError::Io { path: path.to_owned(), source };
+        let io = |error| SourceError::Io { path: path.to_owned(), error };
         let from = stream::open(path, Some(progress)).map_err(io)?;
         let pictures = LinePictures::open(path, options)?;
         Ok(Jsonl { from, pictures, line: Vec::new(), number: 0, ended: false })

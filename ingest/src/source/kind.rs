@@ -30,7 +30,7 @@ pub enum Kind {
 }
 
 pub fn of(path: &Path) -> Result<Kind, SourceError> {
-    let io = |source| SourceError::Io { path: path.to_owned(), source };
+    let io = |error| SourceError::Io { path: path.to_owned(), error };
     if fs::metadata(path).map_err(io)?.is_dir() {
         return Ok(Kind::Folder);
     }

@@ -44,7 +44,7 @@ struct Header {
 
 impl Npy {
     pub fn open(path: &Path, vector_name: &str, progress: Arc<Progress>) -> Result<Npy, SourceError> {
-        let io = |source| SourceError::Io { path: path.to_owned(), source };
+        let io = |error| SourceError::Io { path: path.to_owned(), error };
         let damaged = |detail| SourceError::Damaged { path: path.to_owned(), detail };
         let mut from = stream::open(path, None).map_err(io)?;
         let header = Header::read(&mut from).map_err(damaged)?;
@@ -211,7 +211,7 @@ fn ids_from(
     path: &PathBuf,
     read: impl Fn(std::io::Take<fs::File>) -> Result<Vec<PointId>, String>,
 ) -> Result<Vec<PointId>, SourceError> {
-    let file = fs::File::open(path).map_err(|source| SourceError::Io { path: path.clone(), source })?;
+    let file = fs::File::open(path).map_err(|error| SourceError::Io { path: path.clone(), error })?;
     read(file.take(MAX_IDS_BYTES)).map_err(|detail| SourceError::Damaged { path: path.clone(), detail })
 }
 

@@ -37,7 +37,7 @@ struct Place {
 
 impl Pictures {
     pub fn open(path: &Path) -> Result<Pictures, SourceError> {
-        let io = |source| SourceError::Io { path: path.to_owned(), source };
+        let io = |error| SourceError::Io { path: path.to_owned(), error };
         if std::fs::metadata(path).map_err(io)?.is_dir() {
             return Ok(Pictures::Folder(path.to_owned()));
         }
@@ -81,7 +81,7 @@ impl Pictures {
 
 impl TarIndex {
     fn open(path: &Path) -> Result<TarIndex, SourceError> {
-        let io = |source| SourceError::Io { path: path.to_owned(), source };
+        let io = |error| SourceError::Io { path: path.to_owned(), error };
         let file = File::open(path).map_err(io)?;
         let length = file.metadata().map_err(io)?.len();
         let mut index = TarIndex {

@@ -129,7 +129,7 @@ impl Tensor {
         if size.map(|size| size as u64) != end.checked_sub(start) {
             return Err(unsupported(&format!("of {rows} x {dim} numbers"), format!("bytes {start} to {end}")));
         }
-        let io = |source| SourceError::Io { path: path.to_owned(), source };
+        let io = |error| SourceError::Io { path: path.to_owned(), error };
         let mut file = File::open(path).map_err(io)?;
         file.seek(SeekFrom::Start(data.saturating_add(start))).map_err(io)?;
         Ok(Tensor { name, number, dim, from: BufReader::with_capacity(1 << 18, file) })
@@ -138,7 +138,7 @@ impl Tensor {
 
 /// The header, and where the data begins.
 fn read_header(path: &Path) -> Result<(BTreeMap<String, Value>, u64), SourceError> {
-    let io = |source| SourceError::Io { path: path.to_owned(), source };
+    let io = |error| SourceError::Io { path: path.to_owned(), error };
     let damaged = |detail| SourceError::Damaged { path: path.to_owned(), detail };
     let mut file = File::open(path).map_err(io)?;
     let file_bytes = file.metadata().map_err(io)?.len();

@@ -51,7 +51,7 @@ impl Member {
 
 impl WebDataset {
     pub fn open(path: &Path, options: &SourceOptions, progress: Arc<Progress>) -> Result<WebDataset, SourceError> {
-        let io = |source| SourceError::Io { path: path.to_owned(), source };
+        let io = |error| SourceError::Io { path: path.to_owned(), error };
         let stream = stream::open(path, Some(progress)).map_err(io)?;
         let (sender, receiver) = sync_channel(AHEAD);
         thread::Builder::new().name("tar".to_owned()).spawn(move || send_members(stream, &sender)).map_err(io)?;
