@@ -134,7 +134,7 @@ impl Promised {
                 count
             }
             Event::Deleting(ids) => {
-                ids.iter().for_each(|id| drop(self.present.remove(id)));
+                self.present.retain(|id| !ids.contains(id));
                 0
             }
             Event::Deleted(ids) => {
@@ -177,7 +177,9 @@ async fn round(server: Server, round: u64, acks: u64, promised: &mut Promised) {
         assert!(writer.await.unwrap().is_err(), "a writer ends only because the server is gone");
     }
     let _ = deleter.await.unwrap();
-    happened.iter().for_each(|event| drop(promised.note(event)));
+    for event in happened {
+        promised.note(event);
+    }
 }
 
 /// Everything in the collection by scrolling: ids and vectors.

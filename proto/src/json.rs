@@ -6,7 +6,7 @@ use prost_types::{ListValue, Struct, Value, value::Kind};
 use serde_json::{Map, Number};
 
 /// Deepest nesting of objects and lists that is taken.
-pub const MAX_DEPTH: usize = 32;
+pub const MAX_DEPTH: usize = 20;
 
 /// Whole numbers below this are exact in a double.
 const MAX_EXACT_INTEGER: f64 = 9_007_199_254_740_992.0;

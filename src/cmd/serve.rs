@@ -1,6 +1,6 @@
 //! `firn serve`: the gRPC server and its HTTP side, until SIGTERM or Ctrl-C.
 
-use std::sync::Arc;
+use std::{io::IsTerminal as _, sync::Arc};
 
 use firn_index::{Database, Options};
 use firn_model::Encoder;
@@ -54,5 +54,6 @@ fn encoders(settings: &Settings) -> anyhow::Result<Vec<Arc<dyn Encoder>>> {
 fn log() {
     let filter = EnvFilter::try_from_env("FIRN_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     // A log that is there already (a test's) stays.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let _ = log.with_ansi(std::io::stderr().is_terminal()).try_init();
 }

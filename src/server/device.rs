@@ -274,6 +274,7 @@ pub mod tests {
             while !*open {
                 open = self.opened.wait(open).unwrap();
             }
+            drop(open);
             assert!(!texts.contains(&"panic"), "asked to panic");
             if texts.contains(&"") {
                 return Err(Error::EmptyText);

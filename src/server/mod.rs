@@ -44,6 +44,9 @@ pub struct Opened {
     pub encoders: Vec<Arc<dyn Encoder>>,
 }
 
+/// Calls of one connection beyond those that the gate admits: to be refused with a reason, and to ask for health.
+const STREAMS_BESIDE: u32 = 128;
+
 /// Serves until SIGTERM or SIGINT, then lets calls end and closes the data. While `open` works, the server listens
 /// already and says that it is starting.
 pub fn run(
@@ -131,7 +134,7 @@ async fn grpc(
         // A client that vanished without a word is noticed within a minute.
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
-        .max_concurrent_streams(Some(shared.settings.max_requests as u32))
+        .max_concurrent_streams(Some(STREAMS_BESIDE + shared.settings.max_requests as u32))
         .layer(GateLayer(shared.gate.clone()))
         .add_service(points.accept_compressed(gzip).max_decoding_message_size(max))
         .add_service(collections.accept_compressed(gzip).max_decoding_message_size(max))
