@@ -80,7 +80,11 @@ fn every_outcome_has_its_exit_code() {
     npy.extend([header.as_bytes(), &[0; 8]].concat());
     fs::write(scratch.path().join("two.npy"), npy).unwrap();
     scratch.ok(&["collection", "create", "c", "--vector", "image=3"]);
-    scratch.fails(4, &["ingest", "rows.jsonl", "--collection", "nothing"], "no collection named \"nothing\"");
+    scratch.fails(
+        4,
+        &["ingest", "rows.jsonl", "--no-create", "--collection", "nothing"],
+        "no collection named \"nothing\"",
+    );
     scratch.fails(2, &["ingest", "two.npy", "--collection", "c"], "expected 3 dimensions, received 2");
     scratch.fails(2, &["ingest", "two.npy", "--vector-name", "v", "--collection", "c"], "no vector named \"v\"");
     scratch.fails(1, &["ingest", "letter.txt", "--collection", "c"], "not a source");

@@ -84,8 +84,6 @@ Sources:
   .safetensors   (n, dim) tensors by vector name; ids in the metadata, else row numbers
 Any other field is payload. A picture's path is kept as the payload field \"path\".";
 
-const NOT_THERE: &str = "the collection cannot be written to (--create makes one that is missing)";
-
 fn id_from(text: &str) -> Result<IdFrom, String> {
     match text {
         "content" => Ok(IdFrom::Content),
@@ -153,7 +151,7 @@ fn here(
         Err(IndexError::CollectionNotFound { .. }) if !args.no_create => {
             engine.db().create_collection(&args.collection, new_config(&engine, settings, &sources)?)?
         }
-        other => other.context(NOT_THERE)?,
+        other => other?,
     };
     let brings_vectors = sources.iter().all(|source| !source.dims.is_empty());
     let encoder = if brings_vectors { None } else { engine.encoder_of(collection.config())? };
@@ -175,7 +173,7 @@ fn at_server(
         let dims = if settings.model.is_none() { declared(&sources) } else { Default::default() };
         sink.create(&args.collection, settings.model.as_deref(), &dims)?;
     }
-    let info = remote::collection(server, &args.collection).context(NOT_THERE)?;
+    let info = remote::collection(server, &args.collection)?;
     let job = job(args, &info, sources, None)?;
     sink.open(&args.collection);
     Ok(watched(job, settings, &mut sink))
