@@ -10,6 +10,8 @@ import resource
 import sys
 import time
 
+# This file has the module's name: look for it elsewhere.
+sys.path.pop(0)
 try:
     import hnswlib
     import numpy as np

@@ -67,7 +67,10 @@ fn remove(_: &[u8]) -> Option<Vec<u8>> {
     None
 }
 
-const SPOILS: [fn(&[u8]) -> Option<Vec<u8>>; 3] = [flip, cut, remove];
+/// What becomes of a value; None: it is removed.
+type Spoil = fn(&[u8]) -> Option<Vec<u8>>;
+
+const SPOILS: [Spoil; 3] = [flip, cut, remove];
 
 fn check_serves(database: &Database, name: &str) {
     let collection = database.collection(name).unwrap();

@@ -42,7 +42,7 @@ pub fn database(store: &Store) -> Result<Loaded> {
     };
     let mut names = BTreeMap::new();
     for (number, name, record) in catalog_records(store)? {
-        let opened = record.and_then(|record| Ok((collection(store, number, &name, &record), record)));
+        let opened = record.map(|record| (collection(store, number, &name, &record), record));
         let entry = match opened {
             Ok((Ok(opened), _)) => {
                 loaded.leftovers.extend(opened.leftovers);

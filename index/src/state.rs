@@ -47,9 +47,12 @@ struct Past {
     garbage: VecDeque<(u64, Garbage)>,
     /// Dropped rows by the id that had them.
     rows: HashMap<PointId, Vec<Row>>,
-    /// Replaced records of a row: version and bytes.
-    records: HashMap<Row, Vec<(u64, Arc<[u8]>)>>,
+    /// Replaced records by their row.
+    records: HashMap<Row, Vec<OldRecord>>,
 }
+
+/// Version and bytes.
+type OldRecord = (u64, Arc<[u8]>);
 
 /// Something that generations from a certain one on do not need.
 #[derive(Debug)]

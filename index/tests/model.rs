@@ -209,7 +209,7 @@ fn compare(reader: &Reader, model: &Model) {
         assert_eq!((&point.texts, &point.payload), (&known.texts, &known.payload), "{id}");
         assert!(close(&point.vectors, &known.vectors), "{id}");
         assert_eq!(reader.row(id).unwrap(), Some(point.row));
-        assert_eq!(reader.get(std::slice::from_ref(id), all).unwrap(), [point.clone()]);
+        assert_eq!(reader.get(std::slice::from_ref(id), all).unwrap(), std::slice::from_ref(point));
         assert_eq!(reader.vector(id, "text").unwrap().is_some(), known.vectors.contains_key("text"));
     }
     assert_eq!(reader.row(&PointId::Num(1 << 40)).unwrap(), None);
