@@ -8,11 +8,11 @@ pub(crate) mod net;
 pub(crate) mod tokens;
 mod weights;
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use image::{RgbImage, imageops};
 
-use self::{layout::BUILTIN, net::Network, tokens::Tokens};
+use self::{net::Network, tokens::Tokens};
 use crate::{Embedding, Encoder, Error, ModelInfo, Pixels, Result, TextEmbedding};
 
 /// Images or texts that go through the network together.
@@ -24,15 +24,25 @@ pub struct Builtin {
     info: ModelInfo,
 }
 
+/// Made by the command in weights/MODEL_CARD.md.
+static WEIGHTS: &[u8] = include_bytes!("../../weights/builtin.safetensors");
+
 /// The same model whatever the device: it is too small to gain from a card.
 pub fn load(_device: &candle_core::Device) -> Result<Arc<dyn Encoder>> {
-    Ok(Arc::new(Builtin::new(Network::random(BUILTIN, 0))))
+    Ok(Arc::new(bundled()?))
+}
+
+/// The bundled model as its own type, for its patch tokens.
+pub fn bundled() -> Result<Builtin> {
+    Builtin::from_bytes(WEIGHTS, Path::new("builtin"))
 }
 
 impl Builtin {
-    pub(crate) fn new(network: Network) -> Builtin {
+    /// From what `Network::to_bytes` made; `path` is only named in errors.
+    pub(crate) fn from_bytes(bytes: &[u8], path: &Path) -> Result<Builtin> {
+        let network = Network::from_bytes(bytes, path)?;
         let sizes = &network.layout.sizes;
-        let hash = blake3::hash(bytemuck::cast_slice(&network.weights)).to_hex();
+        let hash = blake3::hash(bytes).to_hex();
         let info = ModelInfo {
             name: "builtin".to_owned(),
             family: "builtin".to_owned(),
@@ -43,7 +53,7 @@ impl Builtin {
             parameters: network.weights.len() as u64,
             device: "cpu".to_owned(),
         };
-        Builtin { network, info }
+        Ok(Builtin { network, info })
     }
 
     /// The patch tokens of each image, (8 * 8, 128), after the last norm and before pooling.

@@ -86,12 +86,17 @@ impl Network {
         self.images(images).tower.normed.output.chunks_exact(per_image).map(<[f32]>::to_vec).collect()
     }
 
-    /// Gradients of the image half, from those of the embeddings.
-    pub fn images_backward(&self, trace: &ImageTrace, dembeddings: &[f32]) -> Gradient {
+    /// Each patch token as it would be embedded alone, not of unit length: (tokens, embedding).
+    pub fn patch_embeddings(&self, trace: &ImageTrace) -> Vec<f32> {
+        self.layout.image.project.forward(&self.weights, &trace.tower.normed.output)
+    }
+
+    /// Gradients of the image half, from those of the embeddings and, if any, of `patch_embeddings`.
+    pub fn images_backward(&self, trace: &ImageTrace, dembeddings: &[f32], dpatches: &[f32]) -> Gradient {
         let Layout { stem, patch, image, image_positions, .. } = &self.layout;
         let range = 0..image.range.end;
         let mut pass = Pass { weights: &self.weights, gradients: vec![0.0; range.len()], offset: 0 };
-        let dx = self.tower_backward(image, &mut pass, &trace.tower, dembeddings);
+        let dx = self.tower_backward(image, &mut pass, &trace.tower, dembeddings, dpatches);
         for tokens in dx.chunks_exact(image_positions.len()) {
             add(&mut pass.gradients[image_positions.clone()], tokens);
         }
@@ -108,7 +113,7 @@ impl Network {
         let tower = &self.layout.text;
         let (range, offset) = (tower.range.clone(), tower.range.start);
         let mut pass = Pass { weights: &self.weights, gradients: vec![0.0; range.len()], offset };
-        let dx = self.tower_backward(tower, &mut pass, &trace.tower, dembeddings);
+        let dx = self.tower_backward(tower, &mut pass, &trace.tower, dembeddings, &[]);
         (Gradient { range, values: pass.gradients }, dx)
     }
 
@@ -155,7 +160,14 @@ impl Network {
         TowerTrace { lengths, blocks, normed, pooled, lengths_out, embeddings }
     }
 
-    fn tower_backward(&self, tower: &Tower, pass: &mut Pass, trace: &TowerTrace, dembeddings: &[f32]) -> Vec<f32> {
+    fn tower_backward(
+        &self,
+        tower: &Tower,
+        pass: &mut Pass,
+        trace: &TowerTrace,
+        dembeddings: &[f32],
+        dtokens_alone: &[f32],
+    ) -> Vec<f32> {
         let Sizes { dim, heads, embedding, .. } = self.layout.sizes;
         let mut draw = dembeddings.to_vec();
         let rows = draw.chunks_exact_mut(embedding).zip(trace.embeddings.chunks_exact(embedding));
@@ -168,6 +180,10 @@ impl Network {
         let mut dtokens = Vec::with_capacity(trace.normed.output.len());
         for (dpooled, &n) in dpooled.chunks_exact(dim).zip(&trace.lengths) {
             (0..n).for_each(|_| dtokens.extend(dpooled.iter().map(|value| value / n as f32)));
+        }
+        if !dtokens_alone.is_empty() {
+            tower.project.learn(&mut pass.gradients, pass.offset, &trace.normed.output, dtokens_alone);
+            add(&mut dtokens, &tower.project.backward(&self.weights, dtokens_alone));
         }
         let mut dx = tower.norm.backward(&self.weights, &mut pass.gradients, pass.offset, &trace.normed, &dtokens);
         for (block, trace_of) in tower.blocks.iter().zip(&trace.blocks).rev() {
@@ -207,6 +223,9 @@ fn columns(pixels: &[f32], grid: usize) -> Vec<f32> {
 
 #[cfg(test)]
 pub mod tests {
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
     use super::*;
 
     pub const TINY: Sizes = Sizes {
@@ -233,8 +252,14 @@ pub mod tests {
     /// Any smooth function of the embeddings will do.
     fn loss(network: &Network, images: &[&[f32]], texts: &[&Tokens]) -> f32 {
         let (images, texts) = (network.images(images), network.texts(texts));
+        let patches: f32 =
+            network.patch_embeddings(&images).iter().enumerate().map(|(i, value)| (i % 3) as f32 * value).sum();
         let all = images.tower.embeddings.iter().chain(&texts.tower.embeddings);
-        all.enumerate().map(|(i, value)| ((i % 5) as f32 - 1.7) * value + value * value * (i % 3) as f32).sum()
+        patches * 0.1
+            + all
+                .enumerate()
+                .map(|(i, value)| ((i % 5) as f32 - 1.7) * value + value * value * (i % 3) as f32)
+                .sum::<f32>()
     }
 
     #[test]
@@ -248,8 +273,10 @@ pub mod tests {
         let slope = |(i, value): (usize, &f32)| (i % 5) as f32 - 1.7 + 2.0 * value * (i % 3) as f32;
         let slopes: Vec<f32> =
             image.tower.embeddings.iter().chain(&text.tower.embeddings).enumerate().map(slope).collect();
+        let n_patches = network.patch_embeddings(&image).len();
+        let patch_slopes: Vec<f32> = (0..n_patches).map(|i| (i % 3) as f32 * 0.1).collect();
         let mut gradients = vec![0.0; network.layout.len()];
-        let of_image = network.images_backward(&image, &slopes[..n]);
+        let of_image = network.images_backward(&image, &slopes[..n], &patch_slopes);
         add(&mut gradients[of_image.range], &of_image.values);
         let (of_text, dwords) = network.texts_backward(&text, &slopes[n..]);
         add(&mut gradients[of_text.range], &of_text.values);

@@ -29,6 +29,13 @@ pub fn scene(scene: &Scene, side_px: u32) -> RgbImage {
     picture
 }
 
+/// Left, top, right and bottom of where a group stands, in units of the picture's side.
+pub fn box_of(scene: &Scene, group: &Group) -> [f32; 4] {
+    let cell = cell_side(scene);
+    let [left, top] = corner(group, cell);
+    [left, top, left + cell, top + cell]
+}
+
 /// A lone group has more room.
 fn cell_side(scene: &Scene) -> f32 {
     if scene.groups.len() == 1 { 0.5 } else { 1.0 / 3.0 }
@@ -56,12 +63,8 @@ fn blend(from: [u8; 3], to: [u8; 3], share: f32) -> [u8; 3] {
 }
 
 fn paint_group(picture: &mut RgbImage, group: &Group, cell: f32) {
-    let [dx, dy, tints @ ..] = group.jitter;
-    let centre = |place: u8, shift: i8| {
-        let middle = (f32::from(place) + 0.5) / 3.0 + f32::from(shift) / 512.0;
-        middle.clamp(cell / 2.0, 1.0 - cell / 2.0)
-    };
-    let (left, top) = (centre(group.place.column, dx) - cell / 2.0, centre(group.place.row, dy) - cell / 2.0);
+    let [_, _, tints @ ..] = group.jitter;
+    let [left, top] = corner(group, cell);
     let scale = match group.size {
         Size::Small => 0.6,
         Size::Medium => 0.8,
@@ -79,6 +82,16 @@ fn paint_group(picture: &mut RgbImage, group: &Group, cell: f32) {
         };
         thing.paint(picture);
     }
+}
+
+/// Left and top of the group's cell, kept inside the picture.
+fn corner(group: &Group, cell: f32) -> [f32; 2] {
+    let [dx, dy, ..] = group.jitter;
+    let start = |place: u8, shift: i8| {
+        let middle = (f32::from(place) + 0.5) / 3.0 + f32::from(shift) / 512.0;
+        middle.clamp(cell / 2.0, 1.0 - cell / 2.0) - cell / 2.0
+    };
+    [start(group.place.column, dx), start(group.place.row, dy)]
 }
 
 struct Thing {

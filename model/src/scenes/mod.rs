@@ -269,6 +269,11 @@ impl Scene {
             .fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
     }
 
+    /// Left, top, right and bottom of where one of its groups stands, in units of the picture's side.
+    pub(crate) fn box_of(&self, group: &Group) -> [f32; 4] {
+        draw::box_of(self, group)
+    }
+
     /// Kept from training.
     pub fn is_unseen(&self) -> bool {
         (self.combination() >> 17) % UNSEEN_ONE_IN == 0

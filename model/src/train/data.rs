@@ -8,7 +8,11 @@ use rand::{Rng, SeedableRng, seq::index};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
-use super::emoji::{Concept, STYLES};
+use super::{
+    Plan,
+    emoji::{Concept, STYLES},
+    teacher::{self, Lesson},
+};
 use crate::{
     builtin::{layout::Sizes, preprocess, tokens::Tokens},
     scenes::{self, LANGUAGES, Style},
@@ -21,6 +25,8 @@ pub struct Pair {
     /// (3, side, side), channel first.
     pub pixels: Vec<f32>,
     pub tokens: Tokens,
+    /// Of scenes, when there is a teacher.
+    pub lesson: Option<Lesson>,
 }
 
 /// What training may draw from.
@@ -28,6 +34,7 @@ pub struct Data {
     sizes: Sizes,
     seed: u64,
     with_scenes: bool,
+    taught: bool,
     /// Share of a batch that is emoji, when there are scenes as well.
     emoji_share: f32,
     concepts: Vec<Concept>,
@@ -37,7 +44,8 @@ pub struct Data {
 
 impl Data {
     /// Only the training fold of `concepts` is kept.
-    pub fn new(sizes: Sizes, seed: u64, concepts: Vec<Concept>, with_scenes: bool, emoji_share: f32) -> Data {
+    pub fn new(plan: &Plan, concepts: Vec<Concept>) -> Data {
+        let Plan { sizes, seed, emoji_share, scenes: with_scenes, .. } = *plan;
         let concepts: Vec<Concept> = concepts.into_iter().filter(|concept| concept.is_train).collect();
         let mut numbers: HashMap<&str, usize> = HashMap::new();
         let mut groups: Vec<Vec<usize>> = Vec::new();
@@ -48,7 +56,7 @@ impl Data {
             }
             groups[number].push(at);
         }
-        Data { sizes, seed, with_scenes, emoji_share, groups, concepts }
+        Data { sizes, seed, with_scenes, taught: plan.teacher > 0.0, emoji_share, groups, concepts }
     }
 
     /// Largest batch that holds no group twice.
@@ -105,14 +113,16 @@ impl Data {
             shift: [rng.random_range(-1.5..1.5), rng.random_range(-1.5..1.5)],
             gain: std::array::from_fn(|_| rng.random_range(0.94..1.04)),
         };
-        self.pair(&view.of(&scene.draw(self.sizes.side_px() as u32), self.sizes.side_px()), &text)
+        let picture = view.of(&scene.draw(self.sizes.side_px() as u32), self.sizes.side_px());
+        let lesson = self.taught.then(|| teacher::lesson(scene, self.sizes.embedding, self.sizes.grid));
+        Pair { lesson, ..self.pair(&picture, &text) }
     }
 
     fn pair(&self, picture: &RgbImage, text: &str) -> Pair {
         let tokens = Tokens::read(text, self.sizes.table_rows, self.sizes.max_text_tokens);
         // A name of signs alone (such as "!?") has no word; one word stands in for it.
         let tokens = if tokens.is_empty() { Tokens::read("x", self.sizes.table_rows, 1) } else { tokens };
-        Pair { pixels: preprocess(picture, self.sizes.side_px()).values, tokens }
+        Pair { pixels: preprocess(picture, self.sizes.side_px()).values, tokens, lesson: None }
     }
 }
 

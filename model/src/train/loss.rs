@@ -51,6 +51,28 @@ pub fn slope(loss: Loss, images: &[f32], texts: &[f32], dim: usize, log_scale: f
     Slope { loss, images: dimages, texts: dtexts, log_scale, bias: dlogits.iter().sum() }
 }
 
+/// `weight` times (1 - cosine) between each embedding of unit length and what it should be, where that is known; adds to
+/// `slopes` and gives the loss.
+pub fn pull(embeddings: &[f32], wanted: &[Option<&[f32]>], dim: usize, weight: f32, slopes: &mut [f32]) -> f32 {
+    let mut loss = 0.0;
+    let rows = embeddings.chunks_exact(dim).zip(slopes.chunks_exact_mut(dim));
+    for ((embedding, slopes), wanted) in rows.zip(wanted) {
+        let Some(wanted) = wanted else { continue };
+        loss += weight * (1.0 - dot(embedding, wanted));
+        slopes.iter_mut().zip(*wanted).for_each(|(slope, wanted)| *slope -= weight * wanted);
+    }
+    loss
+}
+
+/// The slope of `weight` times (1 - cosine) between a vector of any length and a unit vector.
+pub fn turn(vector: &[f32], wanted: &[f32], weight: f32, slope: &mut [f32]) {
+    let length = dot(vector, vector).sqrt().max(1e-6);
+    let cosine = dot(vector, wanted) / length;
+    for ((slope, value), wanted) in slope.iter_mut().zip(vector).zip(wanted) {
+        *slope += weight * (cosine * value / length - wanted) / length;
+    }
+}
+
 fn infonce(cosines: &[f32], n: usize, scale: f32) -> (f32, Vec<f32>) {
     let mut by_image: Vec<f32> = cosines.iter().map(|cosine| cosine * scale).collect();
     let mut by_text: Vec<f32> = (0..n * n).map(|at| by_image[at % n * n + at / n]).collect();

@@ -8,6 +8,7 @@ pub mod emoji;
 pub mod evaluate;
 mod loss;
 mod optimizer;
+mod teacher;
 
 use std::path::{Path, PathBuf};
 
@@ -25,7 +26,7 @@ use crate::{
         Builtin,
         layers::add,
         layout::{BUILTIN, Sizes},
-        net::{Gradient, Network},
+        net::{Gradient, ImageTrace, Network},
         tokens::Tokens,
     },
     scenes::{LANGUAGES, Style},
@@ -49,6 +50,8 @@ pub struct Plan {
     pub emoji: bool,
     /// Share of a batch that is emoji, when there are scenes as well.
     pub emoji_share: f32,
+    /// Weight of the teacher's loss beside the contrastive one; 0 for none.
+    pub teacher: f32,
 }
 
 /// A run: its plan, where its data are and where its results go.
@@ -89,7 +92,7 @@ pub struct HeldOut {
 
 impl Plan {
     pub fn new(seed: u64, n_steps: u64, batch: usize) -> Plan {
-        let (n_warm_up, n_decline) = ((n_steps / 10).clamp(1, 100), n_steps * 2 / 5);
+        let (n_warm_up, n_decline) = ((n_steps / 10).clamp(1, 50), n_steps * 2 / 5);
         Plan {
             sizes: BUILTIN,
             seed,
@@ -98,7 +101,8 @@ impl Plan {
             schedule: Schedule { peak: 2e-3, n_warm_up, n_decline, n_steps },
             scenes: true,
             emoji: false,
-            emoji_share: 0.15,
+            emoji_share: 0.3,
+            teacher: 6.0,
         }
     }
 }
@@ -109,27 +113,27 @@ pub fn align(options: &Options, report: &mut dyn FnMut(&Progress)) -> Result<Bui
     std::fs::create_dir_all(&options.out).map_err(|source| Error::Io { path: options.out.clone(), source })?;
     let concepts = options.emoji_folder.as_deref().map(emoji::read).transpose()?.unwrap_or_default();
     let (train, held_out): (Vec<_>, Vec<_>) = concepts.into_iter().partition(|concept| concept.is_train);
-    let data = Data::new(plan.sizes, plan.seed, train, plan.scenes, plan.emoji_share);
+    let data = Data::new(plan, train);
     let mut trainer = Trainer::start(options)?;
     let last = options.stop_after.unwrap_or(u64::MAX).min(plan.schedule.n_steps);
     while trainer.state.step < last {
         let mut progress = trainer.step(&data.batch(trainer.state.step, plan.batch.min(data.max_batch())));
         let is_last = progress.step == last;
         if options.evaluate_every > 0 && (progress.step.is_multiple_of(options.evaluate_every) || is_last) {
-            progress.held_out = Some(glance(&trainer.builtin(), &held_out)?);
+            progress.held_out = Some(glance(&trainer.builtin()?, &held_out)?);
         }
         if progress.step.is_multiple_of(options.checkpoint_every.max(1)) || is_last {
             trainer.write(&options.out)?;
         }
         report(&progress);
     }
-    Ok(trainer.builtin())
+    trainer.builtin()
 }
 
 /// Reads weights that `align` wrote.
 pub fn read_weights(path: &Path) -> Result<Builtin> {
     let bytes = std::fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
-    Ok(Builtin::new(Network::from_bytes(&bytes, path)?))
+    Builtin::from_bytes(&bytes, path)
 }
 
 struct Trainer {
@@ -173,10 +177,19 @@ impl Trainer {
         let of_images = images.iter().flat_map(|part| part.tower.embeddings.iter().copied()).collect::<Vec<_>>();
         let of_texts = texts.iter().flat_map(|part| part.tower.embeddings.iter().copied()).collect::<Vec<_>>();
         let (log_scale, bias) = (network.weights[layout.scale], network.weights[layout.bias]);
-        let slope = loss::slope(self.plan.loss, &of_images, &of_texts, dim, log_scale, bias);
+        let mut slope = loss::slope(self.plan.loss, &of_images, &of_texts, dim, log_scale, bias);
 
-        let image_parts = images.par_iter().zip(slope.images.par_chunks(PART * dim));
-        let of_images: Vec<Gradient> = image_parts.map(|(part, d)| network.images_backward(part, d)).collect();
+        let whole: Vec<Option<&[f32]>> =
+            pairs.iter().map(|pair| pair.lesson.as_ref().map(|lesson| lesson.whole.as_slice())).collect();
+        let weight = self.plan.teacher / pairs.len() as f32;
+        slope.loss += loss::pull(&of_images, &whole, dim, weight, &mut slope.images);
+        slope.loss += loss::pull(&of_texts, &whole, dim, weight, &mut slope.texts);
+
+        let image_parts = images.par_iter().zip(slope.images.par_chunks(PART * dim)).zip(pairs.par_chunks(PART));
+        let backward = |((part, d), pairs): ((&ImageTrace, &[f32]), &[Pair])| {
+            network.images_backward(part, d, &patch_slopes(network, part, pairs, weight))
+        };
+        let of_images: Vec<Gradient> = image_parts.map(backward).collect();
         let text_parts = texts.par_iter().zip(slope.texts.par_chunks(PART * dim));
         let of_texts: Vec<_> = text_parts.map(|(part, d)| network.texts_backward(part, d)).collect();
         let mut gradient = vec![0.0; layout.len()];
@@ -197,9 +210,32 @@ impl Trainer {
         write_whole(&folder.join(WEIGHTS_FILE), &self.network.to_bytes()?)
     }
 
-    fn builtin(&self) -> Builtin {
-        Builtin::new(self.network.clone())
+    /// As it will be read from its file: in halves.
+    fn builtin(&self) -> Result<Builtin> {
+        Builtin::from_bytes(&self.network.to_bytes()?, Path::new(WEIGHTS_FILE))
     }
+}
+
+/// Which way each patch token should go, by the teacher; none where the part has no lesson.
+fn patch_slopes(network: &Network, trace: &ImageTrace, pairs: &[Pair], weight: f32) -> Vec<f32> {
+    if pairs.iter().all(|pair| pair.lesson.is_none()) {
+        return Vec::new();
+    }
+    let Sizes { grid, embedding: dim, .. } = network.layout.sizes;
+    let embeddings = network.patch_embeddings(trace);
+    let mut slopes = vec![0.0; embeddings.len()];
+    let per_image = grid * grid * dim;
+    let rows = slopes.chunks_exact_mut(per_image).zip(embeddings.chunks_exact(per_image));
+    for (pair, (slopes, embeddings)) in pairs.iter().zip(rows) {
+        let Some(lesson) = &pair.lesson else { continue };
+        let share = weight / lesson.patch_weights.iter().sum::<f32>();
+        let patches = slopes.chunks_exact_mut(dim).zip(embeddings.chunks_exact(dim));
+        let lessons = lesson.patches.chunks_exact(dim).zip(&lesson.patch_weights);
+        for ((slopes, embedding), (wanted, patch_weight)) in patches.zip(lessons) {
+            loss::turn(embedding, wanted, share * patch_weight, slopes);
+        }
+    }
+    slopes
 }
 
 /// 200 unseen scenes, each in one of the languages, and the English names of the held-out emoji.

@@ -1,0 +1,228 @@
+//! `firn train`: makes the builtin pair, and measures it.
+
+use std::{path::PathBuf, time::Instant};
+
+use anyhow::{Context as _, ensure};
+use firn_model::{
+    Device, Encoder, load,
+    train::{self, HeldOut, Loss, Options, Plan, Progress, Schedule, emoji, evaluate},
+};
+use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
+
+/// Steps between lines when the bar cannot be seen.
+const LINE_EVERY: u64 = 50;
+
+/// Train a network, or measure one
+#[derive(Debug, clap::Args)]
+pub struct TrainArgs {
+    #[command(subcommand)]
+    command: TrainCommand,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum TrainCommand {
+    Align(AlignArgs),
+    Evaluate(EvaluateArgs),
+}
+
+/// Train the builtin image and text pair
+///
+/// Example: firn train align --scenes --out aligned --steps 2000
+#[derive(Debug, clap::Args)]
+struct AlignArgs {
+    /// Train on the drawings in this folder (concepts.jsonl, texts.jsonl.gz, noto.tar, twemoji.tar)
+    #[arg(long, value_name = "DIR", required_unless_present = "scenes")]
+    emoji: Option<PathBuf>,
+    /// Train on generated scenes
+    #[arg(long)]
+    scenes: bool,
+    /// Share of a batch that is emoji, when there are scenes as well
+    #[arg(long, default_value_t = 0.3, value_parser = share)]
+    emoji_share: f32,
+    /// Weight of the teacher, which knows what a scene holds, beside the contrastive loss; 0 for none
+    #[arg(long, default_value_t = 6.0, value_name = "WEIGHT")]
+    teacher: f32,
+    /// Where the checkpoint and the weights go
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Steps in all, those of an earlier part of the run included
+    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    steps: u64,
+    /// Pairs a step
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(2..=4096))]
+    batch: u64,
+    /// Decides the first weights, the order of the data and their variation
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// infonce or sigmoid
+    #[arg(long, default_value = "infonce")]
+    loss: Loss,
+    /// Learning rate at its highest
+    #[arg(long, default_value_t = 2e-3)]
+    rate: f32,
+    /// Steps in which the learning rate rises [default: a tenth of all, at most 50]
+    #[arg(long, value_name = "STEPS")]
+    warm_up: Option<u64>,
+    /// Steps in which the learning rate declines at the end [default: two fifths of all]
+    #[arg(long, value_name = "STEPS")]
+    decline: Option<u64>,
+    /// Go on from the checkpoint in --out, if there is one
+    #[arg(long)]
+    resume: bool,
+    /// Steps between checkpoints
+    #[arg(long, default_value_t = 200, value_name = "STEPS")]
+    checkpoint_every: u64,
+    /// Steps between looks at held-out pairs; 0 for none
+    #[arg(long, default_value_t = 200, value_name = "STEPS")]
+    evaluate_every: u64,
+    /// End after this many steps in all, to be resumed later
+    #[arg(long, value_name = "STEPS")]
+    stop_after: Option<u64>,
+}
+
+/// Print the tables of the model card: recall on unseen scenes and held-out emoji
+///
+/// Example: firn train evaluate --scenes 1000
+#[derive(Debug, clap::Args)]
+struct EvaluateArgs {
+    /// Weights that `firn train align` wrote [default: the builtin model]
+    #[arg(long, value_name = "FILE")]
+    weights: Option<PathBuf>,
+    /// Unseen scenes to search among
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(2..=100_000))]
+    scenes: u64,
+    /// Measure on the held-out drawings in this folder too
+    #[arg(long, value_name = "DIR")]
+    emoji: Option<PathBuf>,
+}
+
+pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
+    match &args.command {
+        TrainCommand::Align(args) => align(args),
+        TrainCommand::Evaluate(args) => evaluate(args),
+    }
+}
+
+fn align(args: &AlignArgs) -> anyhow::Result<()> {
+    let options = options(args)?;
+    let started = Instant::now();
+    let mut bar = Bar::new(options.plan.schedule.n_steps);
+    train::align(&options, &mut |progress| bar.show(progress))?;
+    bar.bar.finish_and_clear();
+    eprintln!(
+        "{} steps taken in {}; weights in {}",
+        bar.n_taken,
+        HumanDuration(started.elapsed()),
+        options.out.join(train::WEIGHTS_FILE).display()
+    );
+    Ok(())
+}
+
+fn options(args: &AlignArgs) -> anyhow::Result<Options> {
+    ensure!(args.rate > 0.0 && args.rate <= 1.0, "--rate: expected more than 0 and at most 1, received {}", args.rate);
+    ensure!((0.0..=1000.0).contains(&args.teacher), "--teacher: expected 0 to 1000, received {}", args.teacher);
+    let plan = Plan::new(args.seed, args.steps, args.batch as usize);
+    let schedule = Schedule {
+        peak: args.rate,
+        n_warm_up: args.warm_up.unwrap_or(plan.schedule.n_warm_up),
+        n_decline: args.decline.unwrap_or(plan.schedule.n_decline),
+        ..plan.schedule
+    };
+    let (scenes, emoji, emoji_share) = (args.scenes, args.emoji.is_some(), args.emoji_share);
+    Ok(Options {
+        plan: Plan { loss: args.loss, schedule, scenes, emoji, emoji_share, teacher: args.teacher, ..plan },
+        emoji_folder: args.emoji.clone(),
+        out: args.out.clone(),
+        resume: args.resume,
+        checkpoint_every: args.checkpoint_every,
+        evaluate_every: args.evaluate_every,
+        stop_after: args.stop_after,
+    })
+}
+
+fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
+    let builtin = match &args.weights {
+        Some(path) => std::sync::Arc::new(train::read_weights(path)?) as std::sync::Arc<dyn Encoder>,
+        None => load("builtin", Device::Cpu)?,
+    };
+    let n = args.scenes as usize;
+    println!("Unseen scenes, {n} pictures, by caption (chance: R@1 {:.2} %)\n", 100.0 / n as f64);
+    print_rows(&evaluate::scenes(builtin.as_ref(), n)?);
+    let Some(folder) = &args.emoji else { return Ok(()) };
+    let concepts = emoji::read(folder).with_context(|| format!("--emoji {}", folder.display()))?;
+    let rows = evaluate::emoji(builtin.as_ref(), &concepts, &evaluate::emoji_languages(&concepts))?;
+    let n = rows.first().map_or(0, |row| row.text_to_image.n);
+    println!("\nHeld-out emoji, {n} concepts, by name and keywords (chance: R@1 {:.2} %)\n", 100.0 / n.max(1) as f64);
+    print_rows(&rows);
+    Ok(())
+}
+
+fn print_rows(rows: &[evaluate::Row]) {
+    println!("| what | language | text to image R@1 (95 %) | R@5 | image to text R@1 (95 %) | R@5 |");
+    println!("|---|---|---|---|---|---|");
+    for row in rows {
+        let (to_image, to_text) = (cells(&row.text_to_image), cells(&row.image_to_text));
+        println!("| {} | {} | {to_image} | {to_text} |", row.what, row.language);
+    }
+}
+
+fn cells(recall: &evaluate::Recall) -> String {
+    let [low, high] = recall.at_1_interval.map(|share| 100.0 * share);
+    format!("{:.1} ({low:.1} to {high:.1}) | {:.1}", 100.0 * recall.at_1, 100.0 * recall.at_5)
+}
+
+/// A bar at a terminal, lines elsewhere.
+struct Bar {
+    bar: ProgressBar,
+    n_taken: u64,
+    losses: Vec<f32>,
+}
+
+impl Bar {
+    fn new(n_steps: u64) -> Bar {
+        let bar = ProgressBar::new(n_steps);
+        let style = ProgressStyle::with_template("{bar:30} {pos}/{len} steps, {per_sec}, {eta} left, {msg}");
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        Bar { bar, n_taken: 0, losses: Vec::new() }
+    }
+
+    fn show(&mut self, progress: &Progress) {
+        if self.n_taken == 0 {
+            // A resumed run has not taken the steps before it: they say nothing about its rate.
+            self.bar.set_position(progress.step - 1);
+            self.bar.reset_eta();
+        }
+        self.n_taken += 1;
+        self.losses.push(progress.loss);
+        self.bar.set_message(format!("loss {:.3}, learning rate {:.5}", progress.loss, progress.rate));
+        self.bar.set_position(progress.step);
+        if progress.step.is_multiple_of(LINE_EVERY) || progress.held_out.is_some() {
+            self.line(progress);
+        }
+    }
+
+    fn line(&mut self, progress: &Progress) {
+        let loss = self.losses.iter().sum::<f32>() / self.losses.len().max(1) as f32;
+        self.losses.clear();
+        let held_out = progress.held_out.as_ref().map(held_out).unwrap_or_default();
+        let left = HumanDuration(self.bar.eta());
+        let line = format!(
+            "step {}: loss {loss:.3}, learning rate {:.5}, {left} left{held_out}",
+            progress.step, progress.rate
+        );
+        self.bar.suspend(|| eprintln!("{line}"));
+    }
+}
+
+fn held_out(seen: &HeldOut) -> String {
+    let emoji = seen.emoji_at_5.map(|share| format!(", emoji R@5 {:.1} %", 100.0 * share)).unwrap_or_default();
+    let (long, short) = (100.0 * seen.scenes_long, 100.0 * seen.scenes_short);
+    format!("; held out, text to image: scenes R@1 {long:.1} % by long and {short:.1} % by short captions{emoji}")
+}
+
+fn share(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
+        _ => Err(format!("expected 0 to 1, received {text:?}")),
+    }
+}
