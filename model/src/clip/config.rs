@@ -117,7 +117,7 @@ impl TowerConfig {
             activation: fields.activation()?,
             layer_norm_eps: fields.number("layer_norm_eps", 1e-5)?,
         };
-        if tower.hidden_size % tower.n_heads != 0 {
+        if !tower.hidden_size.is_multiple_of(tower.n_heads) {
             let TowerConfig { hidden_size, n_heads, .. } = tower;
             return Err(format!("{}: hidden_size {hidden_size} is not a multiple of {n_heads} heads", fields.at));
         }
