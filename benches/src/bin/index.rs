@@ -242,7 +242,10 @@ fn print_tables(args: &Args, firn: &Summary, hnswlib: Option<&Summary>) {
     println!("\n| | firn | hnswlib | ratio |\n|---|---|---|---|");
     let row = |what: String, ours: Option<f64>, theirs: Option<f64>| {
         let show = |x: Option<f64>| x.map_or("-".to_owned(), |x| format!("{x:.1}"));
-        let ratio = ours.zip(theirs).map_or("-".to_owned(), |(a, b)| format!("{:.2}", a / b));
+        let ratio = ours
+            .zip(theirs)
+            .filter(|(_, theirs)| *theirs > 0.0)
+            .map_or("-".to_owned(), |(a, b)| format!("{:.2}", a / b));
         println!("| {what} | {} | {} | {ratio} |", show(ours), show(theirs));
     };
     for recall in [0.95, 0.99, 0.999] {
@@ -251,7 +254,8 @@ fn print_tables(args: &Args, firn: &Summary, hnswlib: Option<&Summary>) {
     }
     row("build CPU-s".into(), Some(firn.build_cpu_s), hnswlib.map(|h| h.build_cpu_s));
     let mb = |s: &Summary| s.resident_bytes / 1e6;
-    row("resident MB".into(), Some(mb(firn)), hnswlib.map(mb));
+    // firn opens in a process that has built before, so some of its memory was there already.
+    row("growth of resident MB".into(), Some(mb(firn)), hnswlib.map(mb));
     let lost = |s: &Summary| s.lost as f64;
     row("points that do not find themselves".into(), Some(lost(firn)), hnswlib.map(lost));
 }
