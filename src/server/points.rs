@@ -177,8 +177,8 @@ impl Points {
     }
 }
 
-/// A graph search by vector takes about as long as handing it to another thread and back, so it is done on the spot.
-/// What needs a network, or may look at everything, is not.
+/// A narrow graph search by vector is done on the spot: handing it to another thread and back costs two wake-ups, and a
+/// worker for each core keeps cores from being shared. What needs a network, or may look at everything, is not.
 fn is_short(request: &query::Request) -> bool {
     const SHORT: usize = 256;
     let by_vector = matches!(request.content, Content::Vector(_) | Content::Id(_));

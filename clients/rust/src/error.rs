@@ -58,13 +58,20 @@ impl From<tonic::Status> for Error {
             description: v.description.clone(),
         };
         Error {
-            code: status.code(),
+            code: code(&status),
             reason: details.error_info().map(|info| info.reason.clone()).unwrap_or_default(),
             message: status.message().to_owned(),
             fields: violations.iter().map(violation).collect(),
             retry_after: details.retry_info().and_then(|retry| retry.retry_delay),
         }
     }
+}
+
+/// tonic calls a deadline that passed on our side a cancellation.
+fn code(status: &tonic::Status) -> Code {
+    let first = std::error::Error::source(status);
+    let is_late = std::iter::successors(first, |cause| cause.source()).any(|cause| cause.is::<tonic::TimeoutExpired>());
+    if is_late { Code::DeadlineExceeded } else { status.code() }
 }
 
 impl fmt::Display for Error {
