@@ -243,8 +243,10 @@ pub mod tests {
 
     fn inputs() -> (Vec<Vec<f32>>, Vec<Tokens>) {
         let side = TINY.side_px();
-        let image =
-            |phase: usize| (0..3 * side * side).map(|i| ((i * 7 + phase * 13) % 29) as f32 / 14.0 - 1.0).collect();
+        let image = |seed| {
+            let mut rng = ChaCha8Rng::seed_from_u64(seed);
+            (0..3 * side * side).map(|_| rng.random_range(-1.0..1.0)).collect()
+        };
         let texts = ["red star", "three blue houses above a tree", "星"];
         (vec![image(0), image(3), image(8)], texts.map(|text| Tokens::read(text, TINY.table_rows, 16)).to_vec())
     }
@@ -283,21 +285,27 @@ pub mod tests {
         network.learn_words(&mut gradients[network.layout.table.clone()], &texts, &dwords);
 
         for (name, range, _) in network.layout.tensors.clone() {
-            let mut n_checked = 0;
+            let (mut n_checked, mut n_kinks) = (0, 0);
             for at in range.clone().step_by((range.len() / 12).max(1)) {
-                let (kept, step) = (network.weights[at], 1e-3);
-                let mut at_offset = |offset: f32| {
+                let kept = network.weights[at];
+                let mut loss_at = |offset: f32| {
                     network.weights[at] = kept + offset;
                     let value = loss(&network, &images, &texts);
                     network.weights[at] = kept;
                     value
                 };
-                let slope = (at_offset(step) - at_offset(-step)) / (2.0 * step);
-                let close = (slope - gradients[at]).abs() <= 0.02 + 0.04 * slope.abs();
-                assert!(close, "{name} at {at}: expected {slope}, received {}", gradients[at]);
-                n_checked += 1;
+                let mut slope = |step: f32| (loss_at(step) - loss_at(-step)) / (2.0 * step);
+                let (near, far) = (slope(1e-3), slope(3e-3));
+                let close = |a: f32, b: f32| (a - b).abs() <= 0.02 + 0.04 * a.abs();
+                // Where a rectifier opens within reach, the two steps disagree and neither is the slope.
+                if close(near, far) {
+                    assert!(close(near, gradients[at]), "{name} at {at}: expected {near}, received {}", gradients[at]);
+                    n_checked += 1;
+                } else {
+                    n_kinks += 1;
+                }
             }
-            assert!(n_checked > 0, "{name}");
+            assert!(n_checked > 2 * n_kinks, "{name}: {n_checked} checked, {n_kinks} kinks");
         }
     }
 
