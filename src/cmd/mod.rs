@@ -9,6 +9,7 @@ mod query;
 mod remote;
 mod serve;
 mod table;
+mod train;
 mod upkeep;
 mod vector_file;
 
@@ -45,6 +46,7 @@ enum Command {
     Rebuild(upkeep::RebuildArgs),
     #[command(subcommand)]
     Model(model::ModelCommand),
+    Train(train::TrainArgs),
 }
 
 /// Runs the program and prints its error, if any, once.
@@ -69,6 +71,7 @@ fn run(command: Command, settings: &Settings) -> anyhow::Result<exit::Exit> {
         Command::Verify(args) => upkeep::verify(&args, settings),
         Command::Rebuild(args) => upkeep::rebuild(&args, settings),
         Command::Model(command) => model::run(&command, settings),
+        Command::Train(args) => train::run(&args).map(|()| exit::Exit::Ok),
     }
 }
 
