@@ -38,7 +38,10 @@ pub struct DemoArgs {
 
 const COLLECTION: &str = "samples";
 
-/// Which picture is asked for in which language.
+/// Short ones that many pictures may answer.
+const PHRASES: [(&str, &str); 2] = [("zwei grüne Fische", "de"), ("three red stars", "en")];
+
+/// Which picture is asked for in which language, by a long caption in other words than the stored ones.
 const QUESTIONS: [(usize, &str); 7] =
     [(3, "en"), (14, "de"), (25, "fr"), (36, "es"), (47, "zh"), (58, "ja"), (69, "ar")];
 
@@ -88,24 +91,21 @@ fn write(sample: &Sample, folder: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Everything in the picture, such as "5 yellow cross, 1 red house".
 fn shows(sample: &Sample) -> String {
-    sample.scene.caption("en", Style::Short)
+    let group = |g: &scenes::Group| format!("{} {:?} {:?}", g.count, g.colour, g.shape).to_lowercase();
+    sample.scene.groups.iter().map(group).collect::<Vec<_>>().join(", ")
 }
 
 /// Asks the demo's questions and prints an answer table each.
 fn ask(engine: &Engine, samples: &[Sample]) -> anyhow::Result<()> {
     let mut found = 0;
     for (index, language) in QUESTIONS {
-        let sample = &samples[index];
-        let text = sample.scene.caption_variant(language, Style::Short, 1);
-        let content = Content::Text(Text { text: text.clone(), language: language.into() });
-        found += print(&format!("\"{text}\" ({language})"), &answer(engine, content)?, Some(sample));
+        let text = samples[index].scene.caption_variant(language, Style::Long, 1);
+        let n_words = scenes::count_words(language, &text);
+        let title = format!("{n_words} words in {language}: \"{}\"", table::shorten(&text, 110));
+        found += print(&title, &answer(engine, by_text(text, language))?, Some(&samples[index]));
     }
-    let long = &samples[80];
-    let text = long.scene.caption_variant("en", Style::Long, 1);
-    let content = Content::Text(Text { text: text.clone(), language: "en".into() });
-    let title = format!("{} words: \"{}\"", scenes::count_words("en", &text), table::shorten(&text, 80));
-    found += print(&title, &answer(engine, content)?, Some(long));
 
     let drawn = &samples[91];
     let small = drawn.scene.draw(80);
@@ -113,12 +113,20 @@ fn ask(engine: &Engine, samples: &[Sample]) -> anyhow::Result<()> {
     small.write_to(&mut bytes, image::ImageFormat::Png)?;
     let title = format!("an image: {} drawn anew at 80 pixels", drawn.id);
     found += print(&title, &answer(engine, Content::Image(bytes.into_inner()))?, Some(drawn));
-    println!("The picture that was meant came first {found} times in {}.\n", QUESTIONS.len() + 2);
+    println!("The picture that was meant came first {found} times in {}.\n", QUESTIONS.len() + 1);
+
+    for (text, language) in PHRASES {
+        print(&format!("\"{text}\" ({language})"), &answer(engine, by_text(text.to_owned(), language))?, None);
+    }
 
     let id = &samples[0].id;
     let title = format!("a stored point: {id} ({})", shows(&samples[0]));
     print(&title, &answer(engine, Content::Id(PointId::Text(id.clone())))?, None);
     Ok(())
+}
+
+fn by_text(text: String, language: &str) -> Content {
+    Content::Text(Text { text, language: language.to_owned() })
 }
 
 fn answer(engine: &Engine, content: Content) -> Result<Answer, query::Error> {
