@@ -70,10 +70,10 @@ impl Engine {
         if let Some(encoder) = self.models().into_iter().find(|e| e.info().hash == model.hash) {
             return Ok(Some(encoder));
         }
-        let encoder = self.encoder(Some(&model.name)).or_else(|error| match self.models().first() {
-            Some(default) => Err(mismatch(model, default.as_ref())),
-            None => Err(error),
-        })?;
+        let encoder = match (self.encoder(Some(&model.name)), self.models().first()) {
+            (Err(Error::NotLoaded { .. }), Some(default)) => return Err(mismatch(model, default.as_ref())),
+            (found, _) => found?,
+        };
         if encoder.info().hash != model.hash {
             return Err(mismatch(model, encoder.as_ref()));
         }

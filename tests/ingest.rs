@@ -70,7 +70,7 @@ fn a_folder_is_written_once_and_found_by_its_texts() {
 #[test]
 fn every_outcome_has_its_exit_code() {
     let scratch = Scratch::new();
-    scratch.write("rows.jsonl", &rows(10));
+    scratch.write("rows.jsonl", rows(10));
     scratch.write("some.jsonl", &(rows(2) + "{nonsense\n"));
     scratch.write("letter.txt", "dear");
     scratch.write("journal", "dear diary\n");
@@ -145,7 +145,7 @@ const N: usize = 6000;
 
 fn scratch_with_rows() -> Scratch {
     let scratch = Scratch::new();
-    scratch.write("rows.jsonl", &rows(N));
+    scratch.write("rows.jsonl", rows(N));
     scratch.ok(&["collection", "create", "c", "--vector", "image=3"]);
     scratch
 }
@@ -195,7 +195,7 @@ fn ctrl_c_stops_cleanly_and_the_next_run_does_the_rest() {
 #[test]
 fn a_collection_made_anew_starts_afresh() {
     let scratch = Scratch::new();
-    scratch.write("rows.jsonl", &rows(5));
+    scratch.write("rows.jsonl", rows(5));
     let ingest = ["ingest", "rows.jsonl", "--collection", "c", "--journal", "journal", "--json"];
     for _ in 0..2 {
         scratch.ok(&["collection", "create", "c", "--vector", "image=3"]);

@@ -185,8 +185,11 @@ fn embed(batch: Vec<Job>, metrics: &Metrics) {
     }
 }
 
+/// What one call wants embedded, and where it waits for the answer.
+type Call<I, O> = (Vec<I>, SyncSender<Result<Vec<O>>>);
+
 /// Runs the inputs of all jobs at once and answers each; if that fails, runs each alone, so that an error stays its own.
-fn together<I, O>(jobs: Vec<(Vec<I>, SyncSender<Result<Vec<O>>>)>, embed: impl Fn(&[I]) -> Result<Vec<O>>) -> usize {
+fn together<I, O>(jobs: Vec<Call<I, O>>, embed: impl Fn(&[I]) -> Result<Vec<O>>) -> usize {
     let lengths: Vec<usize> = jobs.iter().map(|(inputs, _)| inputs.len()).collect();
     let (inputs, replies): (Vec<Vec<I>>, Vec<_>) = jobs.into_iter().unzip();
     let all: Vec<I> = inputs.into_iter().flatten().collect();
@@ -285,8 +288,10 @@ pub mod tests {
         }
     }
 
+    type Answer = thread::Result<Result<Vec<TextEmbedding>>>;
+
     /// Starts a job that holds the thread, then `texts`, one call each, all waiting before the thread is let go.
-    fn pile_up(texts: &[&'static str]) -> (Vec<thread::Result<Result<Vec<TextEmbedding>>>>, Vec<usize>) {
+    fn pile_up(texts: &[&'static str]) -> (Vec<Answer>, Vec<usize>) {
         let slow = Slow::new();
         let (jobs, received) = sync_channel(QUEUE);
         let device = Device { jobs, metrics: Metrics::new() };

@@ -276,7 +276,7 @@ impl Scene {
 
     /// Kept from training.
     pub fn is_unseen(&self) -> bool {
-        (self.combination() >> 17) % UNSEEN_ONE_IN == 0
+        (self.combination() >> 17).is_multiple_of(UNSEEN_ONE_IN)
     }
 }
 

@@ -61,7 +61,7 @@ pub fn emoji(encoder: &dyn Encoder, concepts: &[Concept], languages: &[&str]) ->
                 let text = concept.texts.iter().find(|text| text.lang == *language);
                 text.map_or_else(
                     || "x".to_owned(),
-                    |text| [&[text.name.clone()], &text.keywords[..]].concat().join(", "),
+                    |text| [std::slice::from_ref(&text.name), &text.keywords[..]].concat().join(", "),
                 )
             };
             let texts: Vec<String> = held_out.iter().map(named).collect();
