@@ -82,7 +82,12 @@ fn code_of_model(error: &firn_model::Error) -> Exit {
     use firn_model::Error::*;
     match error {
         UnknownModel { .. } => Exit::NotFound,
-        UnknownDevice { .. } | EmptyText => Exit::Usage,
+        UnknownDevice { .. }
+        | EmptyText
+        | EmptyImage
+        | ImageTooLarge { .. }
+        | UnknownImage { .. }
+        | BrokenImage { .. } => Exit::Usage,
         WrongTensor { .. } | BadFile { .. } | Checksum { .. } => Exit::Damaged,
         _ => Exit::Failure,
     }

@@ -1,6 +1,7 @@
 //! The executable as a user drives it, on a local data directory.
 
 mod common;
+mod serving;
 
 use common::{Scratch, json};
 
@@ -147,4 +148,26 @@ fn every_subcommand_has_help_with_an_example() {
         let opening = help.lines().next().unwrap_or_default();
         assert!(opening.len() > 10 && !opening.starts_with("Usage"), "{command:?} opens with {opening:?}");
     }
+}
+
+#[test]
+fn what_a_server_refuses_is_skipped_and_named() {
+    let scratch = Scratch::new();
+    let server = serving::Server::start(&scratch.path().join("data"), &[]);
+    scratch.ok(&["collection", "create", "c", "--vector", "image=2", "--server", &server.grpc]);
+    let row = |id: &str| serde_json::json!({ "id": id, "vectors": { "image": [1, 2] } }).to_string();
+    scratch.write("rows.jsonl", [row("good"), row(&"x".repeat(600)), row("better")].join("\n"));
+    let ingest = ["ingest", "rows.jsonl", "--collection", "c", "--server", &server.grpc, "--json"];
+    let (code, report) = scratch.answer(&ingest);
+    assert_eq!((code, report["written"].as_u64(), report["skipped"].as_u64()), (Some(3), Some(2), Some(1)), "{report}");
+    assert!(report.to_string().contains("invalid_id"), "{report}");
+}
+
+#[test]
+fn a_collection_refuses_another_model_than_its_own() {
+    let scratch = Scratch::new();
+    scratch.ok(&["collection", "create", "c"]);
+    let other = concat!(env!("CARGO_MANIFEST_DIR"), "/model/fixtures/clip-quick");
+    scratch.fails(1, &["query", "c", "--text", "a", "--model", other], "the collection was made by builtin");
+    scratch.ok(&["query", "c", "--text", "a", "--model", "builtin"]);
 }

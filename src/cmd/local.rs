@@ -26,9 +26,9 @@ pub fn database(settings: &Settings) -> anyhow::Result<Database> {
 }
 
 fn engine_on(db: Database, settings: &Settings) -> anyhow::Result<Engine> {
-    let encoders = match &settings.model {
-        Some(name) => vec![firn_model::load(name, settings.device)?],
-        None => Vec::new(),
-    };
-    Ok(Engine::new(db, encoders, Loading::OnDemand(settings.device)))
+    // Who names a model means that one: a collection of another is refused, not served with its own.
+    Ok(match &settings.model {
+        Some(name) => Engine::new(db, vec![firn_model::load(name, settings.device)?], Loading::Fixed),
+        None => Engine::new(db, Vec::new(), Loading::OnDemand(settings.device)),
+    })
 }

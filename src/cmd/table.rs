@@ -24,7 +24,18 @@ fn print_row(cells: &[String], widths: &[usize]) {
         line.push_str(cell);
         line.push_str(&" ".repeat(wide.saturating_sub(width(cell)) + 2));
     }
-    println!("{}", line.trim_end());
+    println!("{}", printable(line.trim_end()));
+}
+
+/// Stored text must not command the terminal: control characters are shown as their Unicode pictures.
+fn printable(text: &str) -> String {
+    let picture = |c: char| match c as u32 {
+        code @ 0..=0x1f => char::from_u32(0x2400 + code).unwrap_or(' '),
+        0x7f => '\u{2421}',
+        0x80..=0x9f | 0x200e | 0x200f | 0x202a..=0x202e | 0x2066..=0x2069 => ' ',
+        _ => c,
+    };
+    text.chars().map(picture).collect()
 }
 
 /// Columns a text takes in a terminal: two for East Asian wide characters, none for combining marks.
@@ -87,6 +98,12 @@ pub fn timings_line(answer: &Answer) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn control_characters_are_shown_and_not_sent() {
+        assert_eq!(printable("a\u{1b}[2J\u{7}\nb"), "a␛[2J␇␊b");
+        assert_eq!(printable("ein Haus, 红色"), "ein Haus, 红色");
+    }
 
     #[test]
     fn widths_and_shortening() {

@@ -8,9 +8,9 @@ use std::{collections::HashMap, sync::Arc};
 use firn_index::{Collection, NewPoint, PointId};
 use firn_ingest::embed;
 use firn_proto::v1::{
-    PointInput, Truncation, UpsertStreamAcks, UpsertStreamBackoff, UpsertStreamError, UpsertStreamErrors,
-    UpsertStreamRequest, UpsertStreamResponse, UpsertStreamShuttingDown, UpsertStreamStart, UpsertStreamStarted,
-    upsert_stream_request::Message as Request, upsert_stream_response::Message as Reply,
+    PointId as WireId, PointInput, Truncation, UpsertStreamAcks, UpsertStreamBackoff, UpsertStreamError,
+    UpsertStreamErrors, UpsertStreamRequest, UpsertStreamResponse, UpsertStreamShuttingDown, UpsertStreamStart,
+    UpsertStreamStarted, upsert_stream_request::Message as Request, upsert_stream_response::Message as Reply,
 };
 use prost::Message as _;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -165,12 +165,9 @@ struct Ready {
 }
 
 impl Ready {
-    fn refuse(&mut self, id: Option<PointId>, problem: &Problem) {
-        self.errors.push(UpsertStreamError {
-            id: id.map(convert::id_out),
-            reason: problem.reason.to_owned(),
-            message: problem.text(),
-        });
+    /// The id as the client sent it, even if it is no id: it must know which point is meant.
+    fn refuse(&mut self, id: Option<WireId>, problem: &Problem) {
+        self.errors.push(UpsertStreamError { id, reason: problem.reason.to_owned(), message: problem.text() });
     }
 }
 
@@ -179,7 +176,7 @@ fn embed_each(shared: &Shared, collection: &Collection, points: Vec<PointInput>)
     let mut ready = Ready::default();
     let (mut ids, mut inputs) = (Vec::new(), Vec::new());
     for (at, point) in points.into_iter().enumerate() {
-        let id = convert::id_in(point.id.clone(), "id").ok();
+        let id = point.id.clone();
         match convert::point_in(point) {
             Ok(input) => {
                 ids.push((at, input.id.clone()));
@@ -200,7 +197,7 @@ fn embed_each(shared: &Shared, collection: &Collection, points: Vec<PointInput>)
                 ready.truncations.extend(truncations.into_iter().map(|cut| convert::truncation_out(&id, cut)));
                 ready.points.push(point);
             }
-            Err(problem) => ready.refuse(Some(id), &problem.within(&format!("points[{at}]"))),
+            Err(problem) => ready.refuse(Some(convert::id_out(id)), &problem.within(&format!("points[{at}]"))),
         }
     }
     Ok(ready)

@@ -56,6 +56,12 @@ impl Scratch {
         String::from_utf8(output.stdout).expect("UTF-8 on standard output")
     }
 
+    /// Runs and gives the exit code and the JSON object that was printed.
+    pub fn answer(&self, args: &[&str]) -> (Option<i32>, serde_json::Value) {
+        let output = self.output(&[], args);
+        (output.status.code(), json(&String::from_utf8_lossy(&output.stdout)))
+    }
+
     /// Runs and expects this exit code, this part in what is said, and nothing on standard output.
     pub fn fails(&self, code: i32, args: &[&str], part: &str) {
         self.fails_with(&[], code, args, part);

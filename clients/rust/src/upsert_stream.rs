@@ -340,8 +340,11 @@ impl UpsertStream {
             }
             Some(Errors(errors)) => {
                 for error in errors.errors {
-                    let refusal = Refusal { reason: error.reason, message: error.message };
-                    self.settle(error.id.unwrap_or_default(), Err(refusal));
+                    // Without an id nobody knows which point to stop waiting for.
+                    let Some(id) = error.id else {
+                        return Err(Status::invalid_argument(format!("a point was refused: {}", error.message)));
+                    };
+                    self.settle(id, Err(Refusal { reason: error.reason, message: error.message }));
                 }
             }
             Some(Backoff(backoff)) => {
