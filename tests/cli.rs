@@ -171,3 +171,15 @@ fn a_collection_refuses_another_model_than_its_own() {
     scratch.fails(1, &["query", "c", "--text", "a", "--model", other], "the collection was made by builtin");
     scratch.ok(&["query", "c", "--text", "a", "--model", "builtin"]);
 }
+
+#[test]
+fn a_source_that_cannot_be_read_stops_no_other() {
+    let scratch = Scratch::new();
+    scratch.ok(&["collection", "create", "c", "--vector", "image=2"]);
+    scratch.write("good.jsonl", r#"{"id": 1, "vectors": {"image": [1, 2]}}"#);
+    scratch.write("bad.npy", "not an array");
+    let (code, report) = scratch.answer(&["ingest", "bad.npy", "good.jsonl", "--collection", "c", "--json"]);
+    assert_eq!((code, report["written"].as_u64(), report["skipped"].as_u64()), (Some(3), Some(1), Some(1)), "{report}");
+    assert_eq!(report["skipped_items"][0]["item"], "bad.npy");
+    scratch.fails(1, &["ingest", "bad.npy", "nowhere", "--collection", "c"], "none of the sources can be read");
+}

@@ -65,7 +65,8 @@ pub struct SkippedItem {
 }
 
 impl Report {
-    pub(crate) fn skip(&mut self, item: SkippedItem) {
+    /// Counts and names an item that was not written.
+    pub fn skip(&mut self, item: SkippedItem) {
         self.skipped += 1;
         *self.skipped_by_reason.entry(item.reason.clone()).or_default() += 1;
         if self.skipped_items.len() < MAX_NAMED {

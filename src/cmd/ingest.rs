@@ -22,7 +22,7 @@ use firn_ingest::{
     identity::IdFrom,
     journal::{Journal, Written},
     pipeline::{self, Job, RunError},
-    report::{Report, Watch},
+    report::{Report, SkippedItem, Watch},
     sink::{CollectionSink, Sink},
     source::{Source, SourceOptions},
 };
@@ -110,11 +110,15 @@ pub fn folder(path: &Path, collection: &str, settings: &Settings) -> anyhow::Res
 }
 
 pub fn run(args: &IngestArgs, settings: &Settings) -> anyhow::Result<Exit> {
-    let sources = open_sources(args)?;
-    let (report, result) = match settings.server(args.server.as_deref()) {
+    let (sources, unopened) = open_sources(args)?;
+    let (mut report, result) = match settings.server(args.server.as_deref()) {
         Some(server) => at_server(&server, args, settings, sources)?,
         None => here(args, settings, sources)?,
     };
+    for source in unopened {
+        report.read += 1;
+        report.skip(source);
+    }
     if settings.json {
         println!("{}", serde_json::to_string(&report)?);
     } else {
@@ -134,10 +138,25 @@ pub fn run(args: &IngestArgs, settings: &Settings) -> anyhow::Result<Exit> {
     })
 }
 
-fn open_sources(args: &IngestArgs) -> anyhow::Result<Vec<Source>> {
+/// The sources that can be read, and those that cannot: one bad file never stops the others. An error if there is no other.
+fn open_sources(args: &IngestArgs) -> anyhow::Result<(Vec<Source>, Vec<SkippedItem>)> {
     let options = SourceOptions { images: args.images.clone(), vector_name: args.vector_name.clone() };
-    let open = |path: &PathBuf| Ok(Source::open(path, &options)?);
-    args.sources.iter().map(open).collect()
+    let (mut sources, mut unopened) = (Vec::new(), Vec::new());
+    for path in &args.sources {
+        match Source::open(path, &options) {
+            Ok(source) => sources.push(source),
+            Err(error) if args.sources.len() == 1 => return Err(error.into()),
+            Err(error) => {
+                eprintln!("skipped: {error}");
+                let (item, reason) = (path.display().to_string(), "unreadable_source".to_owned());
+                unopened.push(SkippedItem { source: path.clone(), item, reason, message: error.to_string() });
+            }
+        }
+    }
+    if sources.is_empty() {
+        anyhow::bail!("none of the sources can be read");
+    }
+    Ok((sources, unopened))
 }
 
 /// Embeds and writes in this process.
