@@ -327,10 +327,12 @@ impl Writing<'_> {
             }
         }
         self.flush()?;
-        let mut settled = Vec::new();
-        let result = self.sink.finish(&mut settled).map_err(RunError::Sink);
-        self.settle(settled)?;
-        result
+        while !self.on_their_way.is_empty() {
+            let missing = self.on_their_way.len();
+            self.ask(|sink, settled| sink.wait(settled))?;
+            assert!(self.on_their_way.len() < missing, "a sink that waits adds an answer");
+        }
+        self.sink.finish().map_err(RunError::Sink)
     }
 
     fn take(&mut self, parcels: Vec<Parcel<Input>>) -> Result<(), RunError> {
@@ -365,8 +367,16 @@ impl Writing<'_> {
     }
 
     fn put(&mut self, batch: Vec<(Ticket, Input)>) -> Result<(), RunError> {
+        self.ask(|sink, settled| sink.put(batch, settled))
+    }
+
+    /// Answers count even when an error comes with them.
+    fn ask(
+        &mut self,
+        ask: impl FnOnce(&mut dyn Sink, &mut Vec<(Ticket, Outcome)>) -> Result<(), SinkError>,
+    ) -> Result<(), RunError> {
         let mut settled = Vec::new();
-        let result = self.sink.put(batch, &mut settled).map_err(RunError::Sink);
+        let result = ask(self.sink, &mut settled).map_err(RunError::Sink);
         self.settle(settled)?;
         result
     }

@@ -35,8 +35,11 @@ pub trait Sink {
     /// when an error follows.
     fn put(&mut self, batch: Vec<(Ticket, Input)>, settled: &mut Vec<(Ticket, Outcome)>) -> Result<(), SinkError>;
 
-    /// Waits for the answers that are missing.
-    fn finish(&mut self, settled: &mut Vec<(Ticket, Outcome)>) -> Result<(), SinkError>;
+    /// Waits for answers that are missing, and adds at least one. It is called while there are some.
+    fn wait(&mut self, settled: &mut Vec<(Ticket, Outcome)>) -> Result<(), SinkError>;
+
+    /// Ends what was begun; every point is settled.
+    fn finish(&mut self) -> Result<(), SinkError>;
 }
 
 /// Writes to a collection of an open database: a batch is one commit.
@@ -75,7 +78,11 @@ impl Sink for CollectionSink {
         Ok(())
     }
 
-    fn finish(&mut self, _settled: &mut Vec<(Ticket, Outcome)>) -> Result<(), SinkError> {
+    fn wait(&mut self, _settled: &mut Vec<(Ticket, Outcome)>) -> Result<(), SinkError> {
+        unreachable!("`put` answers every point at once")
+    }
+
+    fn finish(&mut self) -> Result<(), SinkError> {
         Ok(())
     }
 }

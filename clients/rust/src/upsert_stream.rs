@@ -144,6 +144,14 @@ impl UpsertStream {
         self.read_ready().await
     }
 
+    /// Waits until a point is settled; not at all if none is missing.
+    pub async fn wait(&mut self) -> Result<(), Error> {
+        while self.settled.is_empty() && self.unsettled() > 0 {
+            self.step_or_recover().await?;
+        }
+        Ok(())
+    }
+
     /// Waits until every point is settled, and ends the stream.
     pub async fn finish(&mut self) -> Result<(), Error> {
         while !self.waiting.is_empty() || !self.in_flight.is_empty() {

@@ -226,6 +226,12 @@ impl World {
                 return (settled, result);
             }
         }
+        while result.is_ok() && stream.unsettled() > 0 {
+            result = stream.wait().await;
+            let answers = stream.settled();
+            assert!(result.is_err() || !answers.is_empty(), "waited for nothing");
+            note(&mut settled, answers);
+        }
         if result.is_ok() {
             result = stream.finish().await;
             note(&mut settled, stream.settled());

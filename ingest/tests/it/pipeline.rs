@@ -242,8 +242,12 @@ impl Sink for Stopping {
         Ok(())
     }
 
-    fn finish(&mut self, settled: &mut Vec<(Ticket, Outcome)>) -> Result<(), SinkError> {
-        self.inner.finish(settled)
+    fn wait(&mut self, settled: &mut Vec<(Ticket, Outcome)>) -> Result<(), SinkError> {
+        self.inner.wait(settled)
+    }
+
+    fn finish(&mut self) -> Result<(), SinkError> {
+        self.inner.finish()
     }
 }
 

@@ -132,8 +132,14 @@ impl Sink for MapSink {
         Ok(())
     }
 
-    fn finish(&mut self, settled: &mut Vec<(Ticket, Outcome)>) -> Result<(), SinkError> {
-        settled.append(&mut self.owed);
+    /// One answer at a time.
+    fn wait(&mut self, settled: &mut Vec<(Ticket, Outcome)>) -> Result<(), SinkError> {
+        settled.extend(self.owed.pop());
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<(), SinkError> {
+        assert!(self.owed.is_empty(), "finished before every point was settled");
         Ok(())
     }
 }

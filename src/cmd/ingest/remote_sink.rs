@@ -86,11 +86,16 @@ impl Sink for RemoteSink {
         Ok(result?)
     }
 
-    fn finish(&mut self, settled: &mut Vec<(Ticket, Outcome)>) -> Result<(), SinkError> {
-        let Some(stream) = &mut self.stream else { return Ok(()) };
-        let result = self.runtime.block_on(stream.finish());
+    fn wait(&mut self, settled: &mut Vec<(Ticket, Outcome)>) -> Result<(), SinkError> {
+        let Some(stream) = &mut self.stream else { return Err("the sink was not opened".into()) };
+        let result = self.runtime.block_on(stream.wait());
         self.settle(settled);
         Ok(result?)
+    }
+
+    fn finish(&mut self) -> Result<(), SinkError> {
+        let Some(stream) = &mut self.stream else { return Ok(()) };
+        Ok(self.runtime.block_on(stream.finish())?)
     }
 }
 
