@@ -11,7 +11,7 @@ shift $(($# < 4 ? $# : 4))
 total=$(gzip -dc "$captions" | wc -l)
 work=$(mktemp -d)
 server=
-cleanup() { [ -z "$server" ] || kill -9 "$server" 2>/dev/null || true; rm -rf "$work"; }
+cleanup() { [ -z "$server" ] || kill_run "$server"; rm -rf "$work"; }
 trap cleanup EXIT
 
 field() { grep -o "\"$1\":[0-9.]*" | head -1 | cut -d: -f2; }
