@@ -183,3 +183,12 @@ fn a_source_that_cannot_be_read_stops_no_other() {
     assert_eq!(report["skipped_items"][0]["item"], "bad.npy");
     scratch.fails(1, &["ingest", "bad.npy", "nowhere", "--collection", "c"], "none of the sources can be read");
 }
+
+#[test]
+fn a_reader_that_has_had_enough_is_no_fault() {
+    let scratch = scratch_with_points();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = scratch.command().args(["collection", "list"]).stdout(writer).output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+}

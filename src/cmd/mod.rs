@@ -51,6 +51,7 @@ enum Command {
 
 /// Runs the program and prints its error, if any, once.
 pub fn main() -> ExitCode {
+    end_quietly_without_a_reader();
     let cli = Cli::parse();
     match Settings::resolve(&cli.common).map_err(anyhow::Error::from).and_then(|settings| run(cli.command, &settings)) {
         Ok(exit) => exit.into(),
@@ -59,6 +60,19 @@ pub fn main() -> ExitCode {
             exit::code_of(&error).into()
         }
     }
+}
+
+/// `firn ... | head` closes our standard output early, and `println!` answers that with a panic: the reader has had enough,
+/// which is no fault. SIGPIPE stays ignored, because the server writes to sockets whose clients may be gone.
+fn end_quietly_without_a_reader() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let said = panic.to_string();
+        if said.contains("failed printing to stdout") && said.contains("Broken pipe") {
+            std::process::exit(exit::Exit::Ok as i32);
+        }
+        usual(panic);
+    }));
 }
 
 fn run(command: Command, settings: &Settings) -> anyhow::Result<exit::Exit> {
