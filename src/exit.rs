@@ -18,9 +18,14 @@ pub enum Exit {
     NotFound = 4,
     /// Another process has the data directory.
     Locked = 5,
-    /// Damage was found: a checksum did not match, or a collection is quarantined.
+    /// Damage was found: a checksum did not match, a collection is quarantined, a model is not whole.
     Damaged = 6,
 }
+
+/// What was asked for cannot be meant; the message says why.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Usage(pub String);
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
@@ -61,7 +66,10 @@ fn code_of_cause(cause: &(dyn StdError + 'static)) -> Option<Exit> {
     if let Some(crate::query::Error::Invalid { .. } | crate::query::Error::NoModel { .. }) = cause.downcast_ref() {
         return Some(Exit::Usage);
     }
-    if cause.is::<crate::server::settings::OutOfRange>() {
+    if let Some(crate::engine::Error::ModelMismatch { .. }) = cause.downcast_ref() {
+        return Some(Exit::Usage);
+    }
+    if cause.is::<Usage>() || cause.is::<crate::server::settings::OutOfRange>() {
         return Some(Exit::Usage);
     }
     cause.downcast_ref::<crate::settings::Error>().map(|_| Exit::Usage)
@@ -84,11 +92,15 @@ fn code_of_model(error: &firn_model::Error) -> Exit {
         UnknownModel { .. } => Exit::NotFound,
         UnknownDevice { .. }
         | EmptyText
+        | TextTooLong { .. }
         | EmptyImage
         | ImageTooLarge { .. }
+        | ImageTooHeavy { .. }
         | UnknownImage { .. }
         | BrokenImage { .. } => Exit::Usage,
-        WrongTensor { .. } | BadFile { .. } | Checksum { .. } => Exit::Damaged,
+        MissingFile { .. } | WrongTensor { .. } | BadFile { .. } | Checksum { .. } | UnknownFamily { .. } => {
+            Exit::Damaged
+        }
         _ => Exit::Failure,
     }
 }

@@ -70,13 +70,13 @@ fn mistakes_are_named_and_have_their_exit_codes() {
     scratch.write("zero.txt", "0 0 0");
     scratch.write("words.txt", "three little words");
     scratch.write("bad.toml", "colour = 'red'");
-    let cases: [(i32, &[&str], &str); 14] = [
+    let cases: [(i32, &[&str], &str); 18] = [
         (4, &["query", "nowhere", "--text", "x"], "no collection named \"nowhere\""),
         (2, &["query", "c", "--vector", "short.json"], "expected 3 dimensions, received 2"),
         (2, &["query", "c", "--vector", "nan.txt"], "not finite"),
         (2, &["query", "c", "--vector", "zero.txt"], "length zero"),
-        (1, &["query", "c", "--vector", "words.txt"], "\"three\" is not a number"),
-        (1, &["query", "c", "--vector", "missing.json"], "missing.json"),
+        (2, &["query", "c", "--vector", "words.txt"], "\"three\" is not a number"),
+        (2, &["query", "c", "--vector", "missing.json"], "missing.json"),
         (2, &["query", "c", "--text", "x"], "has no model"),
         (4, &["query", "c", "--id", "9"], "no point with id 9"),
         (2, &["query", "c", "--id", "1", "--limit", "0"], "limit: expected 1 to 1000, received 0"),
@@ -85,13 +85,36 @@ fn mistakes_are_named_and_have_their_exit_codes() {
         (2, &["--config", "bad.toml", "collection", "list"], "unknown field `colour`"),
         (2, &["--device", "gpu", "collection", "list"], "expected auto, cpu or cuda"),
         (2, &["collection", "create", ".hidden"], "\".hidden\" is not a name"),
+        (2, &["collection", "create", "d", "--vector", "a=2", "--vector", "a=3"], "--vector a is given twice"),
+        (2, &["collection", "delete", "c"], "say --yes"),
+        (4, &["rebuild", "c", "nowhere"], "no collection named \"nowhere\""),
+        (4, &["verify", "c", "nowhere"], "no collection named \"nowhere\""),
     ];
     for (code, args, part) in cases {
         scratch.fails(code, args, part);
     }
-    scratch.fails(1, &["--data-dir", "elsewhere", "collection", "list"], "no data directory at elsewhere");
+    scratch.fails(2, &["--data-dir", "elsewhere", "collection", "list"], "no data directory at elsewhere");
     scratch.fails(2, &["collection", "create", "c"], "exists");
     assert_eq!(json(&scratch.ok(&["collection", "get", "c", "--json"]))["points_count"], 3, "nothing was lost");
+}
+
+#[test]
+fn a_query_that_names_no_vector_searches_one_that_holds_points() {
+    let scratch = Scratch::new();
+    scratch.ok(&["collection", "create", "texts"]);
+    scratch.write("texts.jsonl", r#"{"id": "a", "text": "a yellow star above a boat", "language": "en"}"#);
+    scratch.ok(&["ingest", "texts.jsonl", "--collection", "texts"]);
+    let found = json(&scratch.ok(&["query", "texts", "--text", "a star", "--json"]));
+    assert_eq!(found["hits"][0]["id"], "a", "no point has an image, so the texts are searched");
+    let asked = json(&scratch.ok(&["query", "texts", "--text", "a star", "--using", "image", "--json"]));
+    assert!(asked["hits"].as_array().unwrap().is_empty(), "what is asked for is done");
+}
+
+#[test]
+fn a_hint_stands_on_a_line_of_its_own() {
+    let scratch = Scratch::new();
+    scratch.fails(1, &["model", "info", "--device", "cuda"], "\nhint: build with `--features cuda`");
+    scratch.fails(1, &["collection", "list", "--server", "http://127.0.0.1:1"], "\nhint: `firn serve` starts a server");
 }
 
 #[test]
@@ -168,7 +191,7 @@ fn a_collection_refuses_another_model_than_its_own() {
     let scratch = Scratch::new();
     scratch.ok(&["collection", "create", "c"]);
     let other = concat!(env!("CARGO_MANIFEST_DIR"), "/model/fixtures/clip-quick");
-    scratch.fails(1, &["query", "c", "--text", "a", "--model", other], "the collection was made by builtin");
+    scratch.fails(2, &["query", "c", "--text", "a", "--model", other], "the collection was made by builtin");
     scratch.ok(&["query", "c", "--text", "a", "--model", "builtin"]);
 }
 

@@ -1,6 +1,6 @@
 //! One collection: writing, reading, searching, and looking after its segments.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 #[cfg(test)]
 use crate::store::Tree;
@@ -140,6 +140,11 @@ impl Collection {
         self.engine.indexer.run_job(&self.state, JobKind::Optimize).map(drop)
     }
 
+    /// Waits, at most so long, until the background has built and merged all that is due. Whether it has.
+    pub fn wait_until_indexed(&self, at_most: Duration) -> bool {
+        self.engine.indexer.wait_until_idle(at_most)
+    }
+
     /// Reads everything, compares every checksum and count, and audits the graphs.
     pub fn verify(&self) -> Result<VerifyReport> {
         verify::verify(&self.engine.store, &self.state, &self.reader())
@@ -165,10 +170,6 @@ impl Collection {
 
 #[cfg(test)]
 impl Collection {
-    pub fn wait_until_indexed(&self) {
-        self.engine.indexer.wait_until_idle();
-    }
-
     pub fn first_segment(&self) -> u32 {
         self.state.current().vectors[0].segments[0].segment.number
     }

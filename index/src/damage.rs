@@ -1,6 +1,6 @@
 //! Tests that spoil what is on disk behind the database's back, and see what it makes of it.
 
-use std::{ops::ControlFlow, path::Path};
+use std::{ops::ControlFlow, path::Path, time::Duration};
 
 use crate::{
     store::{Changes, Store, Tree},
@@ -95,7 +95,7 @@ fn a_damaged_segment_is_built_anew() {
             check_serves(&database, "one");
             check_serves(&database, "two");
             let collection = database.collection("one").unwrap();
-            collection.wait_until_indexed();
+            assert!(collection.wait_until_indexed(Duration::MAX));
             let info = collection.info();
             assert_eq!((info.status, info.segments_count, info.buffered_vectors_count), (Status::Ready, 1, 0));
             assert_eq!(collection.verify().unwrap().damages, []);
@@ -224,7 +224,7 @@ fn dropped_rows_leave_the_disk() {
     assert_eq!(collection.n_keys(&key::points(0)), N as usize - 1);
     assert_eq!(collection.n_keys(&key::vectors(0, 0)), N as usize);
     database.delete_collection("two").unwrap();
-    collection.wait_until_indexed();
+    assert!(collection.wait_until_indexed(Duration::MAX));
     for prefix in key::owned(1) {
         assert_eq!(collection.n_keys(&prefix), 0, "of a deleted collection");
     }

@@ -13,7 +13,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
         mpsc::{SyncSender, sync_channel},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use roaring::RoaringBitmap;
@@ -136,14 +136,13 @@ impl Indexer {
         self.progress.notify_all();
     }
 
-    /// Waits until there is nothing to do.
-    #[cfg(test)]
-    pub fn wait_until_idle(&self) {
+    /// Waits until there is nothing to do, at most so long. Whether that is so.
+    pub fn wait_until_idle(&self, at_most: Duration) -> bool {
         self.notify();
-        let mut work = self.work();
-        while (work.look || work.is_looking || !work.jobs.is_empty()) && !self.is_stopped() {
-            work = self.progress.wait(work).unwrap_or_else(|e| e.into_inner());
-        }
+        let is_busy = |work: &mut Work| work.look || work.is_looking || !work.jobs.is_empty();
+        let is_waiting = |work: &mut Work| is_busy(work) && !self.is_stopped();
+        let waited = self.progress.wait_timeout_while(self.work(), at_most, is_waiting);
+        !is_busy(&mut waited.unwrap_or_else(|e| e.into_inner()).0)
     }
 
     fn is_stopped(&self) -> bool {

@@ -35,6 +35,18 @@ impl Reader {
         self.generation.live.len()
     }
 
+    /// Vectors that no segment has yet: every search compares all of those of its name.
+    pub fn n_buffered(&self) -> usize {
+        self.generation.vectors.iter().map(|view| view.buffer.len()).sum()
+    }
+
+    /// Whether any point has a vector of that name.
+    pub fn holds(&self, using: &str) -> Result<bool> {
+        let view = &self.generation.vectors[self.place(using)?];
+        let buffered = || view.buffer.vectors(view.dim).any(|(row, _)| self.generation.is_live(row));
+        Ok(view.segments.iter().any(|segment| segment.n_live > 0) || buffered())
+    }
+
     /// Best first; ties by row. At most `limit`, and never fewer while there are as many points.
     pub fn search(&self, search: &Search<'_>) -> Result<Vec<Candidate>> {
         let query = check::search(&self.state.config, search)?;

@@ -53,9 +53,9 @@ struct Open {
 impl Store {
     /// Opens or makes the store in the directory `dir`.
     pub fn open(dir: &Path, cache_bytes: u64) -> Result<Store> {
-        let db = guarded(|| open_sled(dir, cache_bytes)).map_err(|e| unopenable(dir, &e))?;
-        let trees = guarded(|| Ok((db.open_tree("points")?, db.open_tree("segments")?)));
-        let (points, segments) = trees.map_err(|e| unopenable(dir, &e))?;
+        let db = guarded(dir, || open_sled(dir, cache_bytes)).map_err(|e| unopenable(dir, e))?;
+        let trees = guarded(dir, || Ok((db.open_tree("points")?, db.open_tree("segments")?)));
+        let (points, segments) = trees.map_err(|e| unopenable(dir, e))?;
         let data_file = File::options().write(true).open(dir.join("db")).map_err(|e| io_error(dir, &e))?;
         let synced_blobs = Mutex::new(blob_names(dir).map_err(|e| io_error(dir, &e))?.into_iter().collect());
         let open = Open { db, points, segments, data_file, synced_blobs };
@@ -63,7 +63,7 @@ impl Store {
     }
 
     pub fn get(&self, tree: Tree, key: &[u8]) -> Result<Option<Value>> {
-        self.with_open(|open| guarded(|| open.tree(tree).get(key)).map_err(storage))
+        self.with_open(|open| guarded(&self.dir, || open.tree(tree).get(key)))
     }
 
     /// Calls `each` for every key that starts with `prefix`, in order, until it breaks.
@@ -75,7 +75,7 @@ impl Store {
     ) -> Result<()> {
         self.with_open(|open| {
             let mut entries = open.tree(tree).scan_prefix(prefix);
-            while let Some((key, value)) = guarded(|| entries.next().transpose()).map_err(storage)? {
+            while let Some((key, value)) = guarded(&self.dir, || entries.next().transpose())? {
                 if each(&key, &value)?.is_break() {
                     break;
                 }
@@ -95,8 +95,8 @@ impl Store {
             }
         }
         self.with_open(|open| {
-            guarded(|| open.tree(tree).apply_batch(batch)).map_err(storage)?;
-            guarded(|| open.db.flush()).map_err(storage)?;
+            guarded(&self.dir, || open.tree(tree).apply_batch(batch))?;
+            guarded(&self.dir, || open.db.flush())?;
             open.sync(&self.dir).map_err(|e| io_error(&self.dir, &e))?;
             self.n_syncs.fetch_add(1, Ordering::Relaxed);
             Ok(())
@@ -119,7 +119,7 @@ impl Store {
     pub fn close(&self) -> Result<()> {
         let open = self.open.write().unwrap_or_else(|e| e.into_inner()).take();
         let Some(open) = open else { return Ok(()) };
-        let flushed = guarded(|| open.db.flush()).map_err(storage);
+        let flushed = guarded(&self.dir, || open.db.flush());
         flushed.and_then(|_| open.sync(&self.dir).map_err(|e| io_error(&self.dir, &e)))
     }
 
@@ -173,18 +173,35 @@ fn open_sled(dir: &Path, cache_bytes: u64) -> sled::Result<sled::Db> {
 }
 
 /// sled panics on some damage; to its callers that is an error as well.
-fn guarded<T>(act: impl FnOnce() -> sled::Result<T>) -> Result<T, String> {
+fn guarded<T>(dir: &Path, act: impl FnOnce() -> sled::Result<T>) -> Result<T> {
     match catch_unwind(AssertUnwindSafe(act)) {
-        Ok(result) => result.map_err(|e| e.to_string()),
+        Ok(result) => result.map_err(|error| sled_error(dir, &error)),
         Err(panic) => {
             let text = panic.downcast_ref::<String>().map(String::as_str);
             let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-            Err(format!("the storage engine gave up: {}", text.unwrap_or("no reason given")))
+            Err(Error::Storage(format!("the storage engine gave up: {}", text.unwrap_or("no reason given"))))
         }
     }
 }
 
-fn unopenable(dir: &Path, detail: &str) -> Error {
+fn sled_error(dir: &Path, error: &sled::Error) -> Error {
+    match error {
+        sled::Error::Io(error) => io_error(dir, error),
+        sled::Error::Corruption { at, .. } => {
+            let place = at.map_or_else(String::new, |at| format!(" at {at:?}"));
+            Error::Damaged { what: dir.display().to_string(), detail: format!("a checksum is wrong{place}") }
+        }
+        other => Error::Storage(other.to_string()),
+    }
+}
+
+/// A full disk is no damage; whatever else keeps a store from opening is.
+fn unopenable(dir: &Path, error: Error) -> Error {
+    let detail = match error {
+        Error::DiskFull { .. } => return error,
+        Error::Damaged { detail, .. } | Error::Storage(detail) => detail,
+        other => other.to_string(),
+    };
     Error::Damaged {
         what: dir.display().to_string(),
         detail: format!("{detail}; hint: move this directory aside, then restore a backup or ingest again"),
@@ -210,10 +227,29 @@ fn sync_dir(_dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn storage(detail: String) -> Error {
-    Error::Storage(detail)
+fn io_error(dir: &Path, error: &io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::StorageFull => {
+            let free = fs2::available_space(dir).unwrap_or(0);
+            Error::DiskFull { path: dir.to_owned(), free, needed: free + 1 }
+        }
+        _ => Error::Storage(format!("{}: {error}", dir.display())),
+    }
 }
 
-fn io_error(dir: &Path, error: &io::Error) -> Error {
-    Error::Storage(format!("{}: {error}", dir.display()))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_from_damage() {
+        let dir = Path::new("/");
+        let full = || sled::Error::Io(io::Error::from(io::ErrorKind::StorageFull));
+        assert!(matches!(unopenable(dir, sled_error(dir, &full())), Error::DiskFull { .. }));
+        let damaged = sled::Error::Corruption { at: None, bt: () };
+        assert!(matches!(sled_error(dir, &damaged), Error::Damaged { .. }));
+        let denied = sled::Error::Io(io::Error::from(io::ErrorKind::PermissionDenied));
+        assert!(matches!(sled_error(dir, &denied), Error::Storage(_)));
+        assert!(matches!(unopenable(dir, sled_error(dir, &denied)), Error::Damaged { .. }));
+    }
 }

@@ -49,6 +49,6 @@ pub enum Error {
     Checksum { file: PathBuf, expected: String, received: String },
     #[error("inference: {0}")]
     Inference(#[from] candle_core::Error),
-    #[error("{path}: {source}")]
-    Io { path: PathBuf, source: std::io::Error },
+    #[error("{path}: {error}")]
+    Io { path: PathBuf, error: std::io::Error },
 }

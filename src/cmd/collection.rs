@@ -6,7 +6,11 @@ use anyhow::{Context as _, bail};
 use firn_index::{CollectionConfig, CollectionInfo, HnswConfig, Status, VectorConfig};
 
 use super::{local, remote, table};
-use crate::{engine, exit::Exit, settings::Settings};
+use crate::{
+    engine,
+    exit::{Exit, Usage},
+    settings::Settings,
+};
 
 /// Make, list, describe and delete collections
 #[derive(Debug, clap::Subcommand)]
@@ -72,6 +76,16 @@ fn named_dim(text: &str) -> Result<(String, usize), String> {
 }
 
 impl CreateArgs {
+    pub fn named_vectors(&self) -> Result<BTreeMap<String, VectorConfig>, Usage> {
+        let mut named = BTreeMap::new();
+        for (name, dim) in &self.vectors {
+            if named.insert(name.clone(), VectorConfig { dim: *dim }).is_some() {
+                return Err(Usage(format!("--vector {name} is given twice")));
+            }
+        }
+        Ok(named)
+    }
+
     pub fn hnsw(&self) -> HnswConfig {
         let default = HnswConfig::default();
         HnswConfig {
@@ -125,8 +139,7 @@ fn create(args: &CreateArgs, settings: &Settings) -> anyhow::Result<CollectionIn
 
 /// Named vectors as given; without any, or with a model named, the model's space.
 fn config(engine: &engine::Engine, args: &CreateArgs, settings: &Settings) -> anyhow::Result<CollectionConfig> {
-    let given = args.vectors.iter().map(|(name, dim)| (name.clone(), VectorConfig { dim: *dim }));
-    let vectors: BTreeMap<String, VectorConfig> = given.collect();
+    let vectors = args.named_vectors()?;
     if !vectors.is_empty() && settings.model.is_none() {
         return Ok(CollectionConfig { model: None, vectors, hnsw: args.hnsw() });
     }
@@ -139,7 +152,7 @@ fn confirm(name: &str, yes: bool) -> anyhow::Result<()> {
         return Ok(());
     }
     if !std::io::stdin().is_terminal() {
-        bail!("deleting {name:?} cannot be undone: say --yes");
+        return Err(Usage(format!("deleting {name:?} cannot be undone: say --yes")).into());
     }
     eprint!("Delete {name:?} with all its points? It cannot be undone. [y/N] ");
     std::io::stderr().flush().context("standard error")?;

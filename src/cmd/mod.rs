@@ -90,8 +90,14 @@ fn run(command: Command, settings: &Settings) -> anyhow::Result<exit::Exit> {
 }
 
 fn report(error: &anyhow::Error) {
-    eprintln!("error: {error:#}");
-    if let Some(hint) = exit::causes(error).find_map(hint) {
+    // Some errors bring a hint of their own: it stands on its own line too, and is the only one.
+    let message = format!("{error:#}");
+    let (message, own) = match message.split_once("; hint: ") {
+        Some((message, hint)) => (message, Some(hint.to_owned())),
+        None => (message.as_str(), None),
+    };
+    eprintln!("error: {message}");
+    if let Some(hint) = own.or_else(|| exit::causes(error).find_map(hint)) {
         eprintln!("hint: {hint}");
     }
 }
@@ -103,9 +109,10 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
     let index = cause.downcast_ref::<Index>().and_then(|error| match error {
         Index::CollectionNotFound { .. } => Some("`firn collection list` shows what is there".to_owned()),
         Index::CollectionExists { name } => Some(format!("use it as it is, or `firn collection delete {name}` first")),
-        Index::Locked { .. } => {
-            Some("ask the server that has it with --server http://127.0.0.1:50051, or stop it".to_owned())
-        }
+        Index::Locked { .. } => Some(
+            "if that is a server, ask it with --server URL (as it printed when it started); else wait until it is done"
+                .to_owned(),
+        ),
         Index::DiskFull { .. } => Some("free some space and try again; nothing was changed".to_owned()),
         Index::Quarantined { name, .. } => {
             Some(format!("`firn verify {name}` says more; restore the data directory from a backup"))
@@ -118,6 +125,7 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         Model::Offline { .. } => Some("unset HF_HUB_OFFLINE, or copy the model folder here and name its path".to_owned()),
         Model::NoDevice { .. } => Some("use --device cpu".to_owned()),
         Model::UnknownModel { .. } => Some("try --model builtin".to_owned()),
+        Model::Hub { .. } => Some("check the network and HF_ENDPOINT; a model folder needs neither: --model FOLDER".to_owned()),
         _ => None,
     });
     let engine = cause.downcast_ref::<crate::engine::Error>().and_then(|error| match error {
@@ -126,5 +134,11 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         }
         _ => None,
     });
-    index.or(model).or(engine)
+    let client = cause.downcast_ref::<firn_client::Error>().and_then(|error| match error.reason.as_str() {
+        "NOT_CONNECTED" => {
+            Some("`firn serve` starts a server; without --server the local data directory is asked".to_owned())
+        }
+        _ => None,
+    });
+    index.or(model).or(engine).or(client)
 }

@@ -2,12 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
 use firn_index::{Fields, PointId, Text};
 
 use super::{local, remote, table};
 use crate::{
-    exit::Exit,
+    exit::{Exit, Usage},
     query::{self, Answer, Content, Request},
     settings::Settings,
 };
@@ -24,7 +23,7 @@ pub struct QueryArgs {
     /// Language of --text, such as `de`; kept with the question, never guessed
     #[arg(long, requires = "text", value_name = "TAG")]
     language: Option<String>,
-    /// The named vector to search [default: image if there is one]
+    /// The named vector to search [default: the only one, else image, else text]
     #[arg(long, value_name = "NAME")]
     using: Option<String>,
     /// Hits wanted, 1 to 1000
@@ -116,8 +115,8 @@ fn content(args: &QueryArgs) -> anyhow::Result<Content> {
         return Ok(Content::Id(point_id(id)));
     }
     let path = given.vector.as_ref().expect("clap asks for one of the four");
-    let vector = super::vector_file::parse(&read(path)?).with_context(|| path.display().to_string())?;
-    Ok(Content::Vector(vector))
+    let vector = super::vector_file::parse(&read(path)?);
+    Ok(Content::Vector(vector.map_err(|error| Usage(format!("{}: {error:#}", path.display())))?))
 }
 
 /// An id at the terminal: digits are a number, anything else, or digits after `text:`, a string.
@@ -130,7 +129,7 @@ pub fn point_id(id: &str) -> PointId {
 }
 
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
-    std::fs::read(path).with_context(|| path.display().to_string())
+    Ok(std::fs::read(path).map_err(|error| Usage(format!("{}: {error}", path.display())))?)
 }
 
 fn print(answer: &Answer) {

@@ -26,7 +26,7 @@ pub fn query(server: &str, request: &Request) -> anyhow::Result<Answer> {
 }
 
 pub fn create(server: &str, args: &CreateArgs, settings: &Settings) -> anyhow::Result<CollectionInfo> {
-    let vectors = args.vectors.iter().map(|(name, dim)| (name.clone(), v1::VectorConfig { dim: *dim as u32 }));
+    let vectors = args.named_vectors()?.into_iter().map(|(name, v)| (name, v1::VectorConfig { dim: v.dim as u32 }));
     let hnsw = args.hnsw();
     let request = v1::CreateCollectionRequest {
         collection_name: args.name.clone(),

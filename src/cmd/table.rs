@@ -80,13 +80,18 @@ pub fn payload_line(payload: &Payload) -> String {
     shorten(&payload.iter().map(field).collect::<Vec<_>>().join(" "), 100)
 }
 
+/// A number and what it counts: "1 hit", "2 hits".
+pub fn counted(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
 /// Where the time went.
 pub fn timings_line(answer: &Answer) -> String {
     let t = &answer.timings;
     let ms = |us: u64| format!("{:.2} ms", us as f64 / 1000.0);
     format!(
-        "{} hits in {}: encode {}, retrieve {}, rerank {}, fetch {}",
-        answer.hits.len(),
+        "{} in {}: encode {}, retrieve {}, rerank {}, fetch {}",
+        counted(answer.hits.len(), "hit"),
         ms(t.total_us),
         ms(t.encode_us),
         ms(t.retrieve_us),

@@ -2,7 +2,7 @@
 
 use firn_index::{Damage, Database, Status, VerifyReport};
 
-use super::local;
+use super::{local, table::counted};
 use crate::{exit::Exit, settings::Settings};
 
 /// Read everything, compare every checksum and count, and audit the index
@@ -27,7 +27,7 @@ pub fn verify(args: &VerifyArgs, settings: &Settings) -> anyhow::Result<Exit> {
     let db = local::database(settings)?;
     let mut whole = true;
     let mut reports = serde_json::Map::new();
-    for name in named_or_all(&db, &args.collections) {
+    for name in named_or_all(&db, &args.collections)? {
         let report = verify_one(&db, &name)?;
         whole &= report.damages.is_empty() && report.unreachable_vectors == 0;
         if !settings.json {
@@ -53,10 +53,10 @@ fn verify_one(db: &Database, name: &str) -> anyhow::Result<VerifyReport> {
 
 fn print_report(name: &str, report: &VerifyReport) {
     println!(
-        "{name}: {} points, {} vectors, {} segments read; {} vectors cannot find themselves; {} damages",
-        report.points_checked,
-        report.vectors_checked,
-        report.segments_checked,
+        "{name}: {}, {} and {} read; {} cannot find themselves; {} damages",
+        counted(report.points_checked as usize, "point"),
+        counted(report.vectors_checked as usize, "vector"),
+        counted(report.segments_checked as usize, "segment"),
         report.unreachable_vectors,
         report.damages.len()
     );
@@ -68,12 +68,15 @@ fn print_report(name: &str, report: &VerifyReport) {
 pub fn rebuild(args: &RebuildArgs, settings: &Settings) -> anyhow::Result<Exit> {
     let db = local::database(settings)?;
     let mut reports = serde_json::Map::new();
-    for name in named_or_all(&db, &args.collections) {
+    for name in named_or_all(&db, &args.collections)? {
         let report = db.collection(&name)?.rebuild()?;
         if !settings.json {
             println!(
-                "{name}: {} segments with {} vectors built in {:.1} s; {} vectors needed new links",
-                report.segments_built, report.vectors_indexed, report.seconds, report.vectors_repaired
+                "{name}: {} with {} built in {:.1} s; {} needed new links",
+                counted(report.segments_built as usize, "segment"),
+                counted(report.vectors_indexed as usize, "vector"),
+                report.seconds,
+                report.vectors_repaired
             );
         }
         reports.insert(name, serde_json::to_value(&report)?);
@@ -85,6 +88,10 @@ pub fn rebuild(args: &RebuildArgs, settings: &Settings) -> anyhow::Result<Exit> 
     Ok(Exit::Ok)
 }
 
-fn named_or_all(db: &Database, named: &[String]) -> Vec<String> {
-    if named.is_empty() { db.collections().into_iter().map(|c| c.name).collect() } else { named.to_vec() }
+/// An unknown name is told before any work is done.
+fn named_or_all(db: &Database, named: &[String]) -> anyhow::Result<Vec<String>> {
+    if named.is_empty() {
+        return Ok(db.collections().into_iter().map(|c| c.name).collect());
+    }
+    Ok(named.iter().map(|name| db.collection_info(name).map(|info| info.name)).collect::<Result<_, _>>()?)
 }

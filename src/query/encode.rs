@@ -18,7 +18,7 @@ pub struct Query {
 
 /// Turns the content into a vector of the collection's space.
 pub fn query(engine: &Engine, collection: &Collection, reader: &Reader, request: &Request) -> Result<Query, Error> {
-    let using = named_vector(collection.config(), request.using.as_deref())?;
+    let using = named_vector(collection.config(), reader, request.using.as_deref())?;
     let plain = |vector| Query { vector, using: using.clone(), itself: None, truncation: None };
     match &request.content {
         Content::Vector(vector) => Ok(plain(vector.clone())),
@@ -42,16 +42,22 @@ pub fn query(engine: &Engine, collection: &Collection, reader: &Reader, request:
     }
 }
 
-/// The vector to search: the one asked for, else "image", else the only one, else "text".
-fn named_vector(config: &CollectionConfig, asked: Option<&str>) -> Result<String, Error> {
-    let names: Vec<&String> = config.vectors.keys().collect();
-    let has = |name: &str| config.vectors.contains_key(name).then(|| name.to_owned());
-    let found = match (asked, names.as_slice()) {
-        (Some(name), _) => has(name),
-        (None, [only]) => Some((*only).clone()),
-        (None, _) => has("image").or_else(|| has("text")),
+/// The vector to search: the one asked for, else the only one, else "image" or "text", whichever first holds anything.
+fn named_vector(config: &CollectionConfig, reader: &Reader, asked: Option<&str>) -> Result<String, Error> {
+    let names: Vec<&str> = config.vectors.keys().map(String::as_str).collect();
+    let usual = ["image", "text"].into_iter().filter(|name| names.contains(name));
+    let choices: Vec<&str> = match (asked, names.as_slice()) {
+        (Some(name), names) => names.iter().copied().filter(|has| *has == name).collect(),
+        (None, [only]) => vec![only],
+        (None, _) => usual.collect(),
     };
-    found.ok_or_else(|| invalid("using", format!("one of {names:?}"), format!("{:?}", asked.unwrap_or(""))))
+    for name in &choices {
+        if choices.len() > 1 && reader.holds(name)? {
+            return Ok((*name).to_owned());
+        }
+    }
+    let first = choices.first().map(|name| (*name).to_owned());
+    first.ok_or_else(|| invalid("using", format!("one of {names:?}"), format!("{:?}", asked.unwrap_or(""))))
 }
 
 /// A point's own vector; in a collection with a model, where all vectors share one space, any other of its vectors will do.

@@ -34,7 +34,7 @@ pub struct Request {
     /// A collection or alias.
     pub collection: String,
     pub content: Content,
-    /// The named vector to search; none: "image" if there is one, else the only one, else "text".
+    /// The named vector to search; none: the only one, else "image", or "text" if no point has an image.
     pub using: Option<String>,
     /// None: `Limits::DEFAULT_LIMIT`.
     pub limit: Option<usize>,

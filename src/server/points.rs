@@ -21,7 +21,10 @@ use super::{
     status::{Problem, reply_too_large},
     upsert_stream, work,
 };
-use crate::query::{self, Content};
+use crate::{
+    engine::Engine,
+    query::{self, Content},
+};
 
 #[derive(Clone)]
 pub struct Points(pub Arc<Shared>);
@@ -150,8 +153,9 @@ impl Points {
     async fn answer(&self, request: QueryRequest) -> Result<QueryResponse, Problem> {
         let fields = convert::fields(request.include);
         let request = convert::query_in(request)?;
-        let answer = match is_short(&request) {
-            true => query::run(self.0.engine()?, &request)?,
+        let engine = self.0.engine()?;
+        let answer = match is_short(engine, &request) {
+            true => query::run(engine, &request)?,
             false => {
                 let shared = self.0.clone();
                 work::run(move || Ok(query::run(shared.engine()?, &request)?)).await?
@@ -179,12 +183,18 @@ impl Points {
 
 /// A narrow graph search by vector is done on the spot: handing it to another thread and back costs two wake-ups, and a
 /// worker for each core keeps cores from being shared. What needs a network, or may look at everything, is not.
-fn is_short(request: &query::Request) -> bool {
-    const SHORT: usize = 256;
-    let by_vector = matches!(request.content, Content::Vector(_) | Content::Id(_));
-    let reach = request.limit.unwrap_or(query::Limits::DEFAULT_LIMIT) + request.offset;
-    let widest = reach.max(request.candidates.unwrap_or(0)).max(request.ef.unwrap_or(0));
-    by_vector && !request.exact && widest <= SHORT
+fn is_short(engine: &Engine, request: &query::Request) -> bool {
+    const WIDTH: usize = 256;
+    const BUFFERED: usize = 2048;
+    if request.exact || !matches!(request.content, Content::Vector(_) | Content::Id(_)) {
+        return false;
+    }
+    // Without a collection there is nothing to search.
+    let Ok(collection) = engine.db().collection(&request.collection) else { return true };
+    let ef = request.ef.unwrap_or(collection.config().hnsw.ef_search);
+    let reach = request.limit.unwrap_or(query::Limits::DEFAULT_LIMIT).saturating_add(request.offset);
+    let widest = reach.max(request.candidates.unwrap_or(0)).max(ef);
+    widest <= WIDTH && collection.reader().n_buffered() <= BUFFERED
 }
 
 /// Every point of an Upsert made ready, or the first problem.

@@ -171,10 +171,11 @@ impl From<model::Error> for Problem {
             UnknownModel { .. } => invalid("model", "UNKNOWN_MODEL"),
             EmptyText => invalid("text", "EMPTY_TEXT"),
             EmptyImage => invalid("image", "EMPTY_IMAGE"),
-            ImageTooLarge { .. } => invalid("image", "IMAGE_TOO_LARGE"),
+            TextTooLong { .. } => invalid("text", "TEXT_TOO_LONG"),
+            ImageTooLarge { .. } | ImageTooHeavy { .. } => invalid("image", "IMAGE_TOO_LARGE"),
             UnknownImage { .. } => invalid("image", "UNKNOWN_IMAGE"),
             BrokenImage { .. } => invalid("image", "BROKEN_IMAGE"),
-            Inference(_) => with(Code::Internal, "INFERENCE_FAILED"),
+            Inference(_) | NotFinite | Tokenizer { .. } => with(Code::Internal, "INFERENCE_FAILED"),
             _ => with(Code::FailedPrecondition, "MODEL_UNUSABLE"),
         }
     }

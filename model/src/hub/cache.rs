@@ -158,6 +158,6 @@ fn create_parent(path: &Path) -> Result<()> {
     fs::create_dir_all(parent).map_err(|e| io(parent, e))
 }
 
-fn io(path: &Path, source: std::io::Error) -> Error {
-    Error::Io { path: path.to_owned(), source }
+fn io(path: &Path, error: std::io::Error) -> Error {
+    Error::Io { path: path.to_owned(), error }
 }

@@ -45,7 +45,7 @@ impl State {
 
     /// Refuses a checkpoint of another plan.
     pub fn read(path: &Path, plan: &Plan) -> Result<State> {
-        let bytes = fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+        let bytes = fs::read(path).map_err(|error| Error::Io { path: path.to_owned(), error })?;
         let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|fault| bad(path, fault))?;
         let header = metadata.metadata().as_ref().and_then(|entries| entries.get(KEY));
         let header = header.ok_or_else(|| bad(path, "expected a checkpoint of `firn train`"))?;
@@ -81,7 +81,7 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
         file.sync_all()?;
         fs::rename(&beside, path)
     };
-    write().map_err(|source| Error::Io { path: path.to_owned(), source })
+    write().map_err(|error| Error::Io { path: path.to_owned(), error })
 }
 
 fn bad(path: &Path, detail: impl ToString) -> Error {

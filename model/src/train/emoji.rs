@@ -84,7 +84,7 @@ fn lines<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<Vec<T>> {
     };
     let mut rows = Vec::new();
     for (number, line) in BufReader::new(reader.take(MAX_TABLE_BYTES)).lines().enumerate() {
-        let line = line.map_err(|source| Error::Io { path: path.to_owned(), source })?;
+        let line = line.map_err(|error| Error::Io { path: path.to_owned(), error })?;
         let row = serde_json::from_str(&line).map_err(|fault| bad(path, format!("line {}: {fault}", number + 1)))?;
         rows.push(row);
     }
@@ -108,7 +108,7 @@ fn pictures(path: &Path) -> Result<HashMap<String, RgbImage>> {
 }
 
 fn open(path: &Path) -> Result<File> {
-    File::open(path).map_err(|source| Error::Io { path: path.to_owned(), source })
+    File::open(path).map_err(|error| Error::Io { path: path.to_owned(), error })
 }
 
 fn bad(path: &Path, detail: String) -> Error {

@@ -110,7 +110,7 @@ impl Plan {
 /// Trains to the end of the plan, or to `stop_after`. Writes the checkpoint and the weights, and gives the network.
 pub fn align(options: &Options, report: &mut dyn FnMut(&Progress)) -> Result<Builtin> {
     let plan = &options.plan;
-    std::fs::create_dir_all(&options.out).map_err(|source| Error::Io { path: options.out.clone(), source })?;
+    std::fs::create_dir_all(&options.out).map_err(|error| Error::Io { path: options.out.clone(), error })?;
     let concepts = options.emoji_folder.as_deref().map(emoji::read).transpose()?.unwrap_or_default();
     let (train, held_out): (Vec<_>, Vec<_>) = concepts.into_iter().partition(|concept| concept.is_train);
     let data = Data::new(plan, train);
@@ -132,7 +132,7 @@ pub fn align(options: &Options, report: &mut dyn FnMut(&Progress)) -> Result<Bui
 
 /// Reads weights that `align` wrote.
 pub fn read_weights(path: &Path) -> Result<Builtin> {
-    let bytes = std::fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+    let bytes = std::fs::read(path).map_err(|error| Error::Io { path: path.to_owned(), error })?;
     Builtin::from_bytes(&bytes, path)
 }
 
