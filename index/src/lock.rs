@@ -8,7 +8,7 @@ use std::{
 use crate::{Error, Result};
 
 pub struct Lock {
-    _file: File,
+    file: File,
 }
 
 impl Lock {
@@ -22,9 +22,18 @@ impl Lock {
             .open(&path)
             .map_err(|e| Error::Storage(format!("{}: {e}", path.display())))?;
         match file.try_lock() {
-            Ok(()) => Ok(Lock { _file: file }),
+            Ok(()) => Ok(Lock { file }),
             Err(TryLockError::WouldBlock) => Err(Error::Locked { path: dir.to_owned() }),
             Err(TryLockError::Error(e)) => Err(Error::Storage(format!("{}: {e}", path.display()))),
+        }
+    }
+}
+
+/// Closing the file is not enough: a process that this one is just starting has a copy of it for a moment.
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if let Err(error) = self.file.unlock() {
+            tracing::warn!(%error, "the data directory stays locked until this process ends");
         }
     }
 }
