@@ -51,8 +51,9 @@ struct Open {
 }
 
 impl Store {
-    /// Opens or makes the store in the directory `dir`.
+    /// Opens or makes the store in the directory `dir`, which nobody else has open.
     pub fn open(dir: &Path, cache_bytes: u64) -> Result<Store> {
+        remove_unfinished_snapshots(dir).map_err(|e| io_error(dir, &e))?;
         let db = guarded(dir, || open_sled(dir, cache_bytes)).map_err(|e| unopenable(dir, e))?;
         let trees = guarded(dir, || Ok((db.open_tree("points")?, db.open_tree("segments")?)));
         let (points, segments) = trees.map_err(|e| unopenable(dir, e))?;
@@ -157,6 +158,24 @@ impl Open {
     }
 }
 
+/// A kill or a full disk can leave a snapshot half written, as `snap.LSN.generating`. sled would take it for the newest
+/// snapshot and call the whole store corrupt; without it, it goes on from the last whole one and the log.
+fn remove_unfinished_snapshots(dir: &Path) -> io::Result<()> {
+    let entries = match std::fs::read_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with("snap.") && name.ends_with(".generating") {
+            tracing::info!(name, "removing a snapshot that was never finished");
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 /// sled lets go of its file a little after its last handle is dropped, so a fresh open waits for that.
 fn open_sled(dir: &Path, cache_bytes: u64) -> sled::Result<sled::Db> {
     let config = sled::Config::new().path(dir).cache_capacity(cache_bytes.max(1 << 20)).flush_every_ms(None);
@@ -240,6 +259,22 @@ fn io_error(dir: &Path, error: &io::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_snapshot_that_was_never_finished_harms_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || Store::open(dir.path(), 1 << 20);
+        let store = open().unwrap();
+        store.commit(Tree::Points, [(b"key".to_vec(), Some(vec![7; 100]))].into()).unwrap();
+        store.close().unwrap();
+        drop(store);
+        for content in [&b""[..], &[1; 5], &[0; 4096]] {
+            std::fs::write(dir.path().join("snap.00000000FFFFFFFF.generating"), content).unwrap();
+            let store = open().unwrap();
+            assert_eq!(store.get(Tree::Points, b"key").unwrap().unwrap(), vec![7; 100]);
+            store.close().unwrap();
+        }
+    }
 
     #[test]
     fn a_full_disk_is_told_from_damage() {
