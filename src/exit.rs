@@ -63,7 +63,8 @@ fn code_of_cause(cause: &(dyn StdError + 'static)) -> Option<Exit> {
     if let Some(error) = cause.downcast_ref::<firn_client::Error>() {
         return Some(code_of_status(error.code));
     }
-    if let Some(crate::query::Error::Invalid { .. } | crate::query::Error::NoModel { .. }) = cause.downcast_ref() {
+    use crate::query::Error as Query;
+    if let Some(Query::Invalid { .. } | Query::NoModel { .. } | Query::NoVector { .. }) = cause.downcast_ref() {
         return Some(Exit::Usage);
     }
     if let Some(crate::engine::Error::ModelMismatch { .. }) = cause.downcast_ref() {

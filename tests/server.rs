@@ -480,8 +480,12 @@ async fn messages_over_the_limit_are_refused_packed_or_not() {
     let client = server.client().await;
     axes(&client).await;
     assert_eq!(client.info().await.unwrap().limits.unwrap().max_message_bytes, 65_536);
+    let point = |id, bytes: usize| v1::PointInput {
+        payload: payload(json!({"k": "x".repeat(bytes)})),
+        ..vector_point(id, &AXES[0])
+    };
     let request = |bytes: usize| {
-        let point = v1::PointInput { payload: payload(json!({"k": "x".repeat(bytes)})), ..vector_point(5, &AXES[0]) };
+        let point = point(5, bytes);
         v1::UpsertRequest { collection_name: "c".into(), points: vec![point], no_wait: false }
     };
     let mut plain = client.points_service();
@@ -494,6 +498,10 @@ async fn messages_over_the_limit_are_refused_packed_or_not() {
     let stored = v1::Include { payload: true, ..Default::default() };
     assert!(client.get("c", nums(&[5, 5]), stored).await.is_err_and(|error| error.reason == "REPLY_TOO_LARGE"));
     assert!(client.get("c", nums(&[5]), stored).await.is_ok());
+    client.upsert("c", vec![point(6, 40_000)]).await.unwrap();
+    let ask = |limit| v1::QueryRequest { limit, include: Some(stored), ..query("c", firn_client::vector(&AXES[0])) };
+    assert_eq!(client.query(ask(1)).await.unwrap().hits.len(), 1);
+    check(client.query(ask(5)).await, Code::ResourceExhausted, "REPLY_TOO_LARGE", "");
 }
 
 #[tokio::test]

@@ -68,6 +68,8 @@ pub struct Point {
     pub texts: Vec<Text>,
     pub payload: Payload,
     pub vectors: BTreeMap<String, Vec<f32>>,
+    /// Size of the texts, the payload as JSON and the vectors that were asked for.
+    pub n_bytes: usize,
 }
 
 /// Which fields of a stored point to read. The id, row and version are always there.

@@ -117,8 +117,9 @@ impl Reader {
                 vectors.insert(name.clone(), self.stored_vector(place, row)?);
             }
         }
-        let stored::StoredPoint { id, version, texts, payload, .. } = point;
-        Ok(Point { id, row, version, texts, payload, vectors })
+        let stored::StoredPoint { id, version, texts, payload, n_bytes, .. } = point;
+        let n_bytes = n_bytes + vectors.values().map(|vector| vector.len() * 4).sum::<usize>();
+        Ok(Point { id, row, version, texts, payload, vectors, n_bytes })
     }
 
     /// The record of a live row as this generation has it.

@@ -18,6 +18,8 @@ pub struct StoredPoint {
     pub id: PointId,
     pub texts: Vec<Text>,
     pub payload: Payload,
+    /// Size of the parts that were read.
+    pub n_bytes: usize,
 }
 
 /// The fixed beginning.
@@ -79,7 +81,9 @@ pub fn decode(bytes: &[u8], with_texts: bool, with_payload: bool) -> Result<Stor
         true => serde_json::from_slice(rest.payload_json).map_err(|e| damaged(&format!("payload: {e}")))?,
         false => Payload::new(),
     };
-    Ok(StoredPoint { version, vectors, id, texts, payload })
+    let texts_bytes: usize = texts.iter().map(|t: &Text| t.text.len() + t.language.len()).sum();
+    let n_bytes = texts_bytes + if with_payload { rest.payload_json.len() } else { 0 };
+    Ok(StoredPoint { version, vectors, id, texts, payload, n_bytes })
 }
 
 /// A vector as bytes.
@@ -112,13 +116,15 @@ mod tests {
         let payload: Payload = serde_json::from_str(r#"{"a": [1, null, {"b": "ü"}], "c": 2.5}"#).unwrap();
         let texts = vec![Text { text: "火".into(), language: "ja".into() }, Text::default()];
         for id in [PointId::Num(u64::MAX), "é".into()] {
-            let point = StoredPoint { version: 9, vectors: 5, id, texts: texts.clone(), payload: payload.clone() };
+            let n_bytes = "火ja".len() + r#"{"a":[1,null,{"b":"ü"}],"c":2.5}"#.len();
+            let (texts, payload) = (texts.clone(), payload.clone());
+            let point = StoredPoint { version: 9, vectors: 5, id, texts, payload, n_bytes };
             let rest = encode_rest(&point.id, &point.texts, &point.payload);
             let bytes = with_prefix(Prefix { version: 9, vectors: 5 }, &rest);
             assert_eq!(decode(&bytes, true, true).unwrap(), point);
             assert_eq!(decode_prefix(&bytes).unwrap(), Prefix { version: 9, vectors: 5 });
             let bare = decode(&bytes, false, false).unwrap();
-            assert!(bare.texts.is_empty() && bare.payload.is_empty() && bare.id == point.id);
+            assert!(bare.texts.is_empty() && bare.payload.is_empty() && bare.n_bytes == 0 && bare.id == point.id);
             for cut in 0..bytes.len() {
                 assert!(decode(&bytes[..cut], true, true).is_err(), "cut {cut}");
             }

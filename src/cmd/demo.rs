@@ -141,6 +141,7 @@ fn answer(engine: &Engine, content: Content) -> Result<Answer, query::Error> {
         exact: false,
         fields: Fields { payload: true, ..Default::default() },
         score_threshold: None,
+        max_bytes: usize::MAX,
     };
     query::run(engine, &request)
 }

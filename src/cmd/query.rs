@@ -99,6 +99,7 @@ fn request(args: &QueryArgs) -> anyhow::Result<Request> {
         exact: args.exact,
         fields: Fields { payload: true, texts: args.with_texts, vectors: args.with_vectors },
         score_threshold: args.score_threshold,
+        max_bytes: usize::MAX,
     })
 }
 

@@ -1,26 +1,29 @@
 //! Last stage: the stored fields of the rows that are given to the user.
 
-use std::collections::BTreeMap;
+use firn_index::Reader;
 
-use firn_index::{Fields, Reader, Row};
+use super::{Error, Hit, Request, rerank::Ranked};
 
-use super::{Error, Hit, rerank::Ranked};
-
-/// Hits in the order of `ranked`.
-pub fn hits(reader: &Reader, ranked: Vec<Ranked>, fields: Fields) -> Result<Vec<Hit>, Error> {
-    let rows: Vec<Row> = ranked.iter().map(|r| r.candidate.row).collect();
-    let mut points: BTreeMap<Row, _> = reader.fetch(&rows, fields)?.into_iter().map(|p| (p.row, p)).collect();
-    let hit = |ranked: Ranked| {
-        let point = points.remove(&ranked.candidate.row)?;
-        Some(Hit {
+/// Hits in the order of `ranked`. `Error::AnswerTooLarge` as soon as they take more bytes than the request allows.
+pub fn hits(reader: &Reader, ranked: Vec<Ranked>, request: &Request) -> Result<Vec<Hit>, Error> {
+    let mut hits = Vec::with_capacity(ranked.len());
+    let mut n_bytes = 0;
+    for Ranked { candidate, score } in ranked {
+        // A point's row is in the generation that found it.
+        let Some(point) = reader.fetch(&[candidate.row], request.fields)?.pop() else { continue };
+        n_bytes += point.n_bytes;
+        if n_bytes > request.max_bytes {
+            return Err(Error::AnswerTooLarge { max_bytes: request.max_bytes });
+        }
+        hits.push(Hit {
             id: point.id,
-            score: ranked.score,
-            cosine: ranked.candidate.score,
+            score,
+            cosine: candidate.score,
             payload: point.payload,
             texts: point.texts,
             vectors: point.vectors,
             version: point.version,
-        })
-    };
-    Ok(ranked.into_iter().filter_map(hit).collect())
+        });
+    }
+    Ok(hits)
 }

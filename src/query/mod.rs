@@ -28,7 +28,7 @@ pub fn run(engine: &Engine, request: &Request) -> Result<Answer, Error> {
     let retrieve_us = clock.lap_us();
     let ranked = rerank::by_cosine(candidates, &plan);
     let rerank_us = clock.lap_us();
-    let hits = fetch::hits(&reader, ranked, request.fields)?;
+    let hits = fetch::hits(&reader, ranked, request)?;
     let fetch_us = clock.lap_us();
 
     let total_us = start.elapsed().as_micros() as u64;

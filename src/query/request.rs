@@ -45,6 +45,8 @@ pub struct Request {
     pub exact: bool,
     pub fields: Fields,
     pub score_threshold: Option<f32>,
+    /// An answer whose hits take more is given up.
+    pub max_bytes: usize,
 }
 
 /// The numbers of a request, checked.
@@ -158,6 +160,7 @@ mod tests {
             exact: false,
             fields: Fields::default(),
             score_threshold: None,
+            max_bytes: usize::MAX,
         }
     }
 

@@ -160,7 +160,7 @@ pub fn fields(include: Option<v1::Include>) -> Fields {
     }
 }
 
-pub fn query_in(request: v1::QueryRequest) -> Result<query::Request> {
+pub fn query_in(request: v1::QueryRequest, max_bytes: usize) -> Result<query::Request> {
     collection_name(&request.collection_name)?;
     let params = request.params.unwrap_or_default();
     let given = |number: u32| (number > 0).then_some(number as usize);
@@ -175,6 +175,7 @@ pub fn query_in(request: v1::QueryRequest) -> Result<query::Request> {
         exact: params.exact,
         fields: fields(request.include),
         score_threshold: request.score_threshold,
+        max_bytes,
     };
     request.check()?;
     Ok(request)
@@ -353,7 +354,7 @@ mod tests {
             query: Some(v1::QueryContent { kind: Some(v1::query_content::Kind::Vector(values(&[1.0]))) }),
             ..Default::default()
         };
-        let plain = query_in(request).unwrap();
+        let plain = query_in(request, 1).unwrap();
         assert_eq!((plain.limit, plain.candidates, plain.ef, plain.using), (None, None, None, None));
         assert_eq!(plain.fields, Fields { payload: true, texts: false, vectors: false });
         assert_eq!(hnsw_in(None), HnswConfig::default());

@@ -152,7 +152,7 @@ impl Points {
 
     async fn answer(&self, request: QueryRequest) -> Result<QueryResponse, Problem> {
         let fields = convert::fields(request.include);
-        let request = convert::query_in(request)?;
+        let request = convert::query_in(request, self.0.settings.max_message_bytes)?;
         let engine = self.0.engine()?;
         let answer = match is_short(engine, &request) {
             true => query::run(engine, &request)?,
@@ -170,7 +170,7 @@ impl Points {
 
     fn start(&self, request: QueryRequest) -> Result<work::Work<QueryResponse>, Problem> {
         let fields = convert::fields(request.include);
-        let request = convert::query_in(request)?;
+        let request = convert::query_in(request, self.0.settings.max_message_bytes)?;
         let shared = self.0.clone();
         Ok(work::start(move || Ok(convert::answer_out(query::run(shared.engine()?, &request)?, fields))))
     }
