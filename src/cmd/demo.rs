@@ -54,7 +54,7 @@ pub fn run(args: &DemoArgs, settings: &Settings) -> anyhow::Result<Exit> {
         ask(&engine, &samples)?;
         engine.db().close()?;
     }
-    print_how_to_go_on(args);
+    print_how_to_go_on(args, &settings)?;
     if args.serve {
         return super::serve::run_with(&args.listen, &settings);
     }
@@ -166,17 +166,21 @@ fn print(question: &str, answer: &Answer, meant: Option<&Sample>) -> usize {
     usize::from(answer.hits.first().is_some_and(|hit| is_meant(&hit.id)))
 }
 
-fn print_how_to_go_on(args: &DemoArgs) {
-    let data = args.dir.join("data");
+fn print_how_to_go_on(args: &DemoArgs, settings: &Settings) -> anyhow::Result<()> {
+    let listen = args.listen.clone().over(settings.file.serve.clone()).resolve()?.listen;
+    // The server keeps the data directory to itself.
+    let (place, more) = match args.serve {
+        true => (format!("--server http://{listen}"), ""),
+        false => (format!("--data-dir {}", settings.data_dir.display()), "  firn demo --serve\n"),
+    };
     println!(
         "* the picture that was meant. All of them are in {}.\n\n\
          Go on:\n  \
-           firn query {COLLECTION} --data-dir {} --text \"two green fish\"\n  \
-           firn demo --serve\n  \
+           firn query {COLLECTION} {place} --text \"two green fish\"\n{more}  \
            firn ingest FOLDER --collection NAME        your own pictures and texts\n\n\
          The builtin model is small: it knows drawn scenes and emoji. Photographs want a real CLIP; name one with\n  \
            --model FOLDER  or  --model hf:openai/clip-vit-base-patch32",
         args.dir.join("pictures").display(),
-        data.display(),
     );
+    Ok(())
 }
