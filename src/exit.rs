@@ -16,7 +16,7 @@ pub enum Exit {
     Partial = 3,
     /// There is no such collection, point or model.
     NotFound = 4,
-    /// Another process has the data directory.
+    /// Another process has the data directory, or the journal of the same run.
     Locked = 5,
     /// Damage was found: a checksum did not match, a collection is quarantined, a model is not whole.
     Damaged = 6,
@@ -73,6 +73,12 @@ fn code_of_cause(cause: &(dyn StdError + 'static)) -> Option<Exit> {
     if cause.is::<Usage>() || cause.is::<crate::server::settings::OutOfRange>() {
         return Some(Exit::Usage);
     }
+    if let Some(firn_ingest::source::SourceError::UnknownKind { .. }) = cause.downcast_ref() {
+        return Some(Exit::Usage);
+    }
+    if let Some(firn_ingest::journal::JournalError::Locked { .. }) = cause.downcast_ref() {
+        return Some(Exit::Locked);
+    }
     cause.downcast_ref::<crate::settings::Error>().map(|_| Exit::Usage)
 }
 
@@ -122,12 +128,14 @@ mod tests {
     #[test]
     fn wrapped_errors_keep_their_code() {
         let not_found = || firn_index::Error::CollectionNotFound { name: "c".into() };
-        let cases: [(anyhow::Error, Exit); 6] = [
+        let cases: [(anyhow::Error, Exit); 8] = [
             (not_found().into(), Exit::NotFound),
             (crate::query::Error::from(not_found()).into(), Exit::NotFound),
             (anyhow::Error::from(not_found()).context("while reading"), Exit::NotFound),
             (crate::query::Error::from(crate::engine::Error::from(firn_model::Error::EmptyText)).into(), Exit::Usage),
             (firn_index::Error::Locked { path: "d".into() }.into(), Exit::Locked),
+            (firn_ingest::source::SourceError::UnknownKind { path: "x".into() }.into(), Exit::Usage),
+            (firn_ingest::journal::JournalError::Locked { path: "j".into() }.into(), Exit::Locked),
             (anyhow::anyhow!("something else"), Exit::Failure),
         ];
         for (error, expected) in cases {

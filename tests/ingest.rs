@@ -88,11 +88,7 @@ fn every_outcome_has_its_exit_code() {
     scratch.write("some.jsonl", &(rows(2) + "{nonsense\n"));
     scratch.write("letter.txt", "dear");
     scratch.write("journal", "dear diary\n");
-    let mut npy = b"\x93NUMPY\x01\x00".to_vec();
-    let header = "{'descr': '<f4', 'fortran_order': False, 'shape': (1, 2), }\n";
-    npy.extend((header.len() as u16).to_le_bytes());
-    npy.extend([header.as_bytes(), &[0; 8]].concat());
-    fs::write(scratch.path().join("two.npy"), npy).unwrap();
+    scratch.write("two.npy", npy("(1, 2)", &[1.0, 2.0]));
     scratch.ok(&["collection", "create", "c", "--vector", "image=3"]);
     scratch.fails(
         4,
@@ -101,9 +97,12 @@ fn every_outcome_has_its_exit_code() {
     );
     scratch.fails(2, &["ingest", "two.npy", "--collection", "c"], "expected 3 dimensions, received 2");
     scratch.fails(2, &["ingest", "two.npy", "--vector-name", "v", "--collection", "c"], "no vector named \"v\"");
-    scratch.fails(1, &["ingest", "letter.txt", "--collection", "c"], "not a source");
+    scratch.fails(2, &["ingest", "letter.txt", "--collection", "c"], "not a source");
     scratch.fails(1, &["ingest", "missing.jsonl", "--collection", "c"], "missing.jsonl");
     scratch.fails(1, &["ingest", "rows.jsonl", "--collection", "c", "--journal", "journal"], "is not a journal");
+    let other_run = fs::File::create(scratch.path().join("held")).unwrap();
+    other_run.try_lock().unwrap();
+    scratch.fails(5, &["ingest", "rows.jsonl", "--collection", "c", "--journal", "held"], "in use by another run");
     scratch.fails(2, &["ingest", "rows.jsonl", "--collection", "c", "--batch", "0"], "--batch");
     scratch.fails(2, &["ingest", "--collection", "c"], "SOURCE");
     let partly = scratch.command().args(["ingest", "some.jsonl", "--collection", "c", "--json"]).output().unwrap();
@@ -112,15 +111,96 @@ fn every_outcome_has_its_exit_code() {
     assert_eq!(counts(&json(&scratch.ok(&["ingest", "rows.jsonl", "--collection", "c", "--json"]))), [10, 8, 2, 0, 0]);
 }
 
-#[test]
-fn embeddings_alone_make_a_collection_without_a_model() {
-    let scratch = Scratch::new();
-    let header = "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }\n";
+/// A .npy file of f32, format version 1.
+fn npy(shape: &str, numbers: &[f32]) -> Vec<u8> {
+    let header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n");
     let mut npy = b"\x93NUMPY\x01\x00".to_vec();
     npy.extend((header.len() as u16).to_le_bytes());
     npy.extend(header.as_bytes());
-    npy.extend([1.0f32, 0.0, 0.0, 0.0, 3.0, 4.0].iter().flat_map(|number| number.to_le_bytes()));
-    fs::write(scratch.path().join("v.npy"), npy).unwrap();
+    npy.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
+    npy
+}
+
+#[test]
+fn one_bad_file_is_named_and_stops_nothing() {
+    let scratch = Scratch::new();
+    scratch.write("rows.jsonl", rows(10));
+    scratch.write("two.npy", npy("(1, 2)", &[1.0, 2.0]));
+    scratch.write("three.npy", npy("(1, 3)", &[1.0, 2.0, 3.0]));
+    scratch.write("cut.tar", b"a.jpg, and then nothing");
+    scratch.write("letter.txt", "dear");
+    let ingest = |sources: &[&str]| scratch.answer(&[&["ingest", "--collection", "c", "--json"], sources].concat());
+    let reasons = |report: &Value| -> Vec<String> {
+        let items = report["skipped_items"].as_array().unwrap();
+        items
+            .iter()
+            .map(|item| format!("{} {}", item["item"].as_str().unwrap(), item["reason"].as_str().unwrap()))
+            .collect()
+    };
+    let (code, report) = ingest(&["three.npy", "two.npy"]);
+    assert_eq!((code, counts(&report)), (Some(3), [2, 1, 0, 0, 1]), "the first says which dimension: {report}");
+    assert_eq!(reasons(&report), ["two.npy wrong_dimension"]);
+
+    let (code, report) = ingest(&["two.npy", "cut.tar", "rows.jsonl", "letter.txt", "nowhere.csv"]);
+    assert_eq!((code, counts(&report)), (Some(3), [14, 10, 0, 0, 4]), "{report}");
+    let all = [
+        "cut.tar truncated",
+        "letter.txt unreadable_source",
+        "nowhere.csv unreadable_source",
+        "two.npy wrong_dimension",
+    ];
+    assert_eq!(reasons(&report), all);
+
+    for (code, source, reason) in [
+        (2, "two.npy", "two.npy wrong_dimension"),
+        (1, "cut.tar", "cut.tar truncated"),
+        (2, "letter.txt", "letter.txt unreadable_source"),
+    ] {
+        let (received, report) = ingest(&[source]);
+        assert_eq!((received, counts(&report)), (Some(code), [1, 0, 0, 0, 1]), "alone it is an error, with a report");
+        assert_eq!(reasons(&report), [reason]);
+    }
+    assert_eq!(ingest(&["two.npy", "cut.tar"]).0, Some(1), "none is left");
+}
+
+#[test]
+fn shards_without_ids_are_kept_apart_also_in_two_runs() {
+    let scratch = Scratch::new();
+    scratch.write("0.npy", npy("(2, 3)", &[1.0, 0.0, 0.0, 0.0, 1.0, 0.0]));
+    scratch.write("1.npy", npy("(2, 3)", &[0.0, 0.0, 1.0, 1.0, 1.0, 0.0]));
+    let ingest = |sources: &[&str]| json(&scratch.ok(&[&["ingest", "--collection", "c", "--json"], sources].concat()));
+    assert_eq!(counts(&ingest(&["0.npy", "0.npy"])), [4, 2, 0, 2, 0]);
+    assert_eq!(counts(&ingest(&["1.npy"])), [2, 2, 0, 0, 0]);
+    assert_eq!(counts(&ingest(&["0.npy", "1.npy"])), [4, 0, 4, 0, 0]);
+    let stored = points(&scratch.path().join("firn-data"), "c");
+    assert!(stored.keys().eq(["0:0", "0:1", "1:0", "1:1"]), "{:?}", stored.keys());
+}
+
+#[test]
+fn nothing_to_ingest_makes_nothing_and_says_what_was_looked_for() {
+    let scratch = Scratch::new();
+    scratch.write("shards/rows.jsonl", rows(3));
+    scratch.write("blank.jsonl", "\n\n");
+    scratch.write("bad.jsonl", "{\n");
+    let ingest = |source: &str| {
+        let output = scratch.command().args(["ingest", source, "--collection", "c", "--json"]).output().unwrap();
+        let report = json(std::str::from_utf8(&output.stdout).unwrap());
+        (output.status.code().unwrap(), counts(&report), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, counted, said) = ingest("shards");
+    assert_eq!((code, counted), (0, [0; 5]));
+    assert!(said.contains("hint: shards holds no pictures") && said.contains(".jsonl"), "{said}");
+    let (code, counted, said) = ingest("blank.jsonl");
+    assert_eq!((code, counted, said.as_str()), (0, [0; 5], "hint: blank.jsonl holds no items\n"));
+    let (code, counted, _) = ingest("bad.jsonl");
+    assert_eq!((code, counted), (3, [1, 0, 0, 0, 1]));
+    assert!(!scratch.path().join("firn-data").exists(), "no collection, not even a data directory");
+}
+
+#[test]
+fn embeddings_alone_make_a_collection_without_a_model() {
+    let scratch = Scratch::new();
+    scratch.write("v.npy", npy("(2, 3)", &[1.0, 0.0, 0.0, 0.0, 3.0, 4.0]));
     scratch.write("v.ids.txt", "left\nright\n");
     scratch.ok(&["ingest", "v.npy", "--collection", "v", "--vector-name", "image"]);
     let about = json(&scratch.ok(&["collection", "get", "v", "--json"]));

@@ -78,7 +78,7 @@ pub enum RunError {
 pub fn run(job: Job, sink: &mut dyn Sink) -> (Report, Result<(), RunError>) {
     let started = Instant::now();
     let Job { sources, encoder, journal, written, .. } = job;
-    let mut report = Report { collection: job.collection, journal: job.journal_path, ..Report::default() };
+    let mut report = Report { collection: job.collection, journal: Some(job.journal_path), ..Report::default() };
     report.sources = sources.iter().map(|s| SourceReport { path: s.path.clone(), kind: s.kind }).collect();
     let gate = Gate::new(job.bytes_in_flight);
     let reading =

@@ -45,7 +45,8 @@ pub struct Report {
     pub interrupted: bool,
     pub seconds: f64,
     pub points_per_second: f64,
-    pub journal: PathBuf,
+    /// None if there was nothing to write.
+    pub journal: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]

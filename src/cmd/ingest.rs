@@ -6,6 +6,7 @@
 mod journal_place;
 mod progress;
 mod remote_sink;
+mod sources;
 mod summary;
 
 use std::{
@@ -16,18 +17,18 @@ use std::{
     },
 };
 
-use anyhow::Context as _;
-use firn_index::{CollectionConfig, CollectionInfo, Error as IndexError, HnswConfig, VectorConfig};
+use firn_index::{CollectionConfig, CollectionInfo, Error as IndexError, HnswConfig};
 use firn_ingest::{
     identity::IdFrom,
     journal::{Journal, Written},
     pipeline::{self, Job, RunError},
-    report::{Report, SkippedItem, Watch},
+    report::{Report, Watch},
     sink::{CollectionSink, Sink},
-    source::{Source, SourceOptions},
+    source::SourceOptions,
 };
 use firn_model::Encoder;
 
+use self::sources::Sources;
 use super::{local, remote};
 use crate::{
     engine::{self, Engine},
@@ -53,7 +54,7 @@ pub struct IngestArgs {
     /// Write to this server instead of the local data directory; it embeds
     #[arg(long, env = "FIRN_SERVER", value_name = "URL")]
     server: Option<String>,
-    /// Where the pictures of JSON Lines and CSV are: a folder or a .tar; without an `image` field, by id
+    /// Where the pictures of JSON Lines and CSV are: a folder or a .tar; without an `image` field, by id, if there is one
     #[arg(long, value_name = "DIR|TAR")]
     images: Option<PathBuf>,
     /// The named vector that rows of .npy files are
@@ -80,8 +81,8 @@ Sources:
   .jsonl         an object a line: image, text | texts | captions, language, id, vectors {name: [...]}
   .csv, .tsv     a header line with the same names; texts and vectors as JSON
   .tar           WebDataset: members of one name are one point (jpg, txt, json, cls, npy)
-  .npy           (n, dim) embeddings; ids in x.ids.txt or x.ids.json, else row numbers
-  .safetensors   (n, dim) tensors by vector name; ids in the metadata, else row numbers
+  .npy           (n, dim) embeddings; ids in x.ids.txt or x.ids.json, else x:0, x:1 ...
+  .safetensors   (n, dim) tensors by vector name; ids in the metadata, else x:0, x:1 ...
 Any other field is payload. A picture's path is kept as the payload field \"path\".";
 
 fn id_from(text: &str) -> Result<IdFrom, String> {
@@ -110,18 +111,17 @@ pub fn folder(path: &Path, collection: &str, settings: &Settings) -> anyhow::Res
 }
 
 pub fn run(args: &IngestArgs, settings: &Settings) -> anyhow::Result<Exit> {
-    let (sources, unopened) = open_sources(args)?;
+    let options = SourceOptions { images: args.images.clone(), vector_name: args.vector_name.clone() };
+    let mut sources = Sources::open(&args.sources, &options);
     let (mut report, result) = match settings.server(args.server.as_deref()) {
-        Some(server) => at_server(&server, args, settings, sources)?,
-        None => here(args, settings, sources)?,
+        _ if !sources.have_items() => (sources.without_items(&args.collection), Ok(())),
+        Some(server) => at_server(&server, args, settings, &mut sources)?,
+        None => here(args, settings, &mut sources)?,
     };
-    for source in unopened {
-        report.read += 1;
-        report.skip(source);
-    }
+    let unreadable = sources.tell(&mut report);
     if settings.json {
         println!("{}", serde_json::to_string(&report)?);
-    } else {
+    } else if unreadable.is_none() {
         summary::print(&report);
     }
     if report.interrupted || result.is_err() {
@@ -131,49 +131,29 @@ pub fn run(args: &IngestArgs, settings: &Settings) -> anyhow::Result<Exit> {
         RunError::Sink(error) => anyhow::Error::from_boxed(error),
         other => other.into(),
     })?;
-    Ok(match report {
-        Report { interrupted: true, .. } => Exit::Failure,
-        Report { skipped: 0, .. } => Exit::Ok,
-        _ => Exit::Partial,
-    })
-}
-
-/// The sources that can be read, and those that cannot: one bad file never stops the others. An error if there is no other.
-fn open_sources(args: &IngestArgs) -> anyhow::Result<(Vec<Source>, Vec<SkippedItem>)> {
-    let options = SourceOptions { images: args.images.clone(), vector_name: args.vector_name.clone() };
-    let (mut sources, mut unopened) = (Vec::new(), Vec::new());
-    for path in &args.sources {
-        match Source::open(path, &options) {
-            Ok(source) => sources.push(source),
-            Err(error) if args.sources.len() == 1 => return Err(error.into()),
-            Err(error) => {
-                eprintln!("skipped: {error}");
-                let (item, reason) = (path.display().to_string(), "unreadable_source".to_owned());
-                unopened.push(SkippedItem { source: path.clone(), item, reason, message: error.to_string() });
-            }
-        }
+    match (unreadable, report) {
+        (Some(error), _) => Err(error),
+        (_, Report { interrupted: true, .. }) => Ok(Exit::Failure),
+        (_, Report { skipped: 0, .. }) => Ok(Exit::Ok),
+        _ => Ok(Exit::Partial),
     }
-    if sources.is_empty() {
-        anyhow::bail!("none of the sources can be read");
-    }
-    Ok((sources, unopened))
 }
 
 /// Embeds and writes in this process.
 fn here(
     args: &IngestArgs,
     settings: &Settings,
-    sources: Vec<Source>,
+    sources: &mut Sources,
 ) -> anyhow::Result<(Report, Result<(), RunError>)> {
     let engine = if args.no_create { local::existing_engine(settings)? } else { local::engine(settings)? };
     let collection = match engine.db().collection(&args.collection) {
         Err(IndexError::CollectionNotFound { .. }) if !args.no_create => {
-            engine.db().create_collection(&args.collection, new_config(&engine, settings, &sources)?)?
+            engine.db().create_collection(&args.collection, new_config(&engine, settings, sources)?)?
         }
         other => other?,
     };
-    let brings_vectors = sources.iter().all(|source| !source.dims.is_empty());
-    let encoder = if brings_vectors { None } else { engine.encoder_of(collection.config())? };
+    sources.check(collection.config());
+    let encoder = if sources.bring_vectors() { None } else { engine.encoder_of(collection.config())? };
     let job = job(args, &collection.info(), sources, encoder)?;
     let answer = watched(job, settings, &mut CollectionSink::new(collection));
     engine.db().close()?;
@@ -185,14 +165,15 @@ fn at_server(
     server: &str,
     args: &IngestArgs,
     settings: &Settings,
-    sources: Vec<Source>,
+    sources: &mut Sources,
 ) -> anyhow::Result<(Report, Result<(), RunError>)> {
     let mut sink = remote_sink::RemoteSink::connect(server)?;
     if !args.no_create {
-        let dims = if settings.model.is_none() { declared(&sources) } else { Default::default() };
+        let dims = if settings.model.is_none() { sources.declared() } else { Default::default() };
         sink.create(&args.collection, settings.model.as_deref(), &dims)?;
     }
     let info = remote::collection(server, &args.collection)?;
+    sources.check(&info.config);
     let job = job(args, &info, sources, None)?;
     sink.open(&args.collection);
     Ok(watched(job, settings, &mut sink))
@@ -201,10 +182,9 @@ fn at_server(
 fn job(
     args: &IngestArgs,
     info: &CollectionInfo,
-    sources: Vec<Source>,
+    sources: &mut Sources,
     encoder: Option<Arc<dyn Encoder>>,
 ) -> anyhow::Result<Job> {
-    check_dims(&info.config, &sources)?;
     let path = match &args.journal {
         Some(path) => path.clone(),
         None => journal_place::default(&info.name, &info.uuid)?,
@@ -221,6 +201,7 @@ fn job(
         );
         eprintln!("      was restored from a backup. They are not written again, except with --restart.");
     }
+    let sources = std::mem::take(&mut sources.open);
     Ok(Job {
         collection: info.name.clone(),
         config: info.config.clone(),
@@ -245,36 +226,9 @@ fn watched(job: Job, settings: &Settings, sink: &mut dyn Sink) -> (Report, Resul
     answer
 }
 
-/// Dimensions that files declare, against the collection's: a wrong file is told before its first row.
-fn check_dims(config: &CollectionConfig, sources: &[Source]) -> anyhow::Result<()> {
-    for source in sources {
-        for (name, &received) in &source.dims {
-            let error = match config.vectors.get(name) {
-                Some(vector) if vector.dim == received => continue,
-                Some(vector) => IndexError::WrongDimension { vector: name.clone(), expected: vector.dim, received },
-                None => IndexError::UnknownVector {
-                    expected: config.vectors.keys().cloned().collect(),
-                    received: name.clone(),
-                },
-            };
-            return Err(error).with_context(|| source.path.display().to_string());
-        }
-    }
-    Ok(())
-}
-
-/// The vectors of sources that hold nothing else; empty if one of them needs a model.
-fn declared(sources: &[Source]) -> std::collections::BTreeMap<String, VectorConfig> {
-    if sources.iter().any(|source| source.dims.is_empty()) {
-        return Default::default();
-    }
-    let dims = sources.iter().flat_map(|source| &source.dims);
-    dims.map(|(name, &dim)| (name.clone(), VectorConfig { dim })).collect()
-}
-
 /// A new collection has the model that is named; without one, sources of vectors alone need none.
-fn new_config(engine: &Engine, settings: &Settings, sources: &[Source]) -> anyhow::Result<CollectionConfig> {
-    let vectors = declared(sources);
+fn new_config(engine: &Engine, settings: &Settings, sources: &Sources) -> anyhow::Result<CollectionConfig> {
+    let vectors = sources.declared();
     if settings.model.is_none() && !vectors.is_empty() {
         return Ok(CollectionConfig { model: None, vectors, hnsw: HnswConfig::default() });
     }

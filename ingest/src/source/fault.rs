@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-/// A source that cannot be read at all. The run does not start.
+/// A source that cannot be read at all.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SourceError {
@@ -14,8 +14,20 @@ pub enum SourceError {
     UnknownKind { path: PathBuf },
     #[error("{path}: {detail}")]
     Damaged { path: PathBuf, detail: String },
+    #[error("{path}: the file ends within its first member: {detail}; nothing of it was kept")]
+    Truncated { path: PathBuf, detail: String },
     #[error("{path}: expected {expected}, received {received}")]
     Unsupported { path: PathBuf, expected: String, received: String },
+}
+
+impl SourceError {
+    /// A stable name in snake_case.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            SourceError::Truncated { .. } => "truncated",
+            _ => "unreadable_source",
+        }
+    }
 }
 
 /// An item that was not read.

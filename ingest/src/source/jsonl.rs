@@ -68,7 +68,7 @@ impl Iterator for Jsonl {
 /// The pictures of a file of lines: beside it, or where `--images` says.
 pub struct LinePictures {
     pictures: Pictures,
-    /// `--images` was given: a line without a name has the picture of its id.
+    /// `--images` was given: a line without a name has the picture of its id. It may do without if it brings texts or vectors.
     by_id: bool,
 }
 
@@ -90,9 +90,13 @@ impl LinePictures {
     }
 
     pub fn item(&mut self, mut fields: Fields, name: String) -> Result<Item, Fault> {
+        let needs_picture = fields.texts.is_empty() && fields.vectors.is_empty();
         let found = match (fields.image.take(), &fields.id) {
             (Some(image), _) => Some((image.clone(), self.pictures.named(&image)?)),
-            (None, Some(id)) if self.by_id => Some(self.pictures.of_id(&id.to_string())?),
+            (None, Some(id)) if self.by_id => match self.pictures.of_id(&id.to_string()) {
+                Err(Fault::MissingImage { .. }) if !needs_picture => None,
+                found => Some(found?),
+            },
             _ => None,
         };
         let mut item = fields.into_item(name);

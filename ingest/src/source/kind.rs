@@ -2,6 +2,7 @@
 
 use std::{fs, io::Read, path::Path};
 
+use firn_index::PointId;
 use serde::Serialize;
 
 use super::{SourceError, stream};
@@ -29,6 +30,20 @@ pub enum Kind {
     Safetensors,
 }
 
+impl Kind {
+    /// Where the ids of its items are given.
+    pub fn place_of_ids(self) -> &'static str {
+        match self {
+            Kind::Folder | Kind::Picture => "as \"id\" in x.json beside x.jpg",
+            Kind::Jsonl => "as \"id\" in each line",
+            Kind::Csv | Kind::Tsv => "in a column \"id\"",
+            Kind::WebDataset => "as \"id\" in the .json of each item",
+            Kind::Npy => "in x.ids.txt or x.ids.json beside x.npy",
+            Kind::Safetensors => "as \"ids\" in the metadata",
+        }
+    }
+}
+
 pub fn of(path: &Path) -> Result<Kind, SourceError> {
     let io = |error| SourceError::Io { path: path.to_owned(), error };
     if fs::metadata(path).map_err(io)?.is_dir() {
@@ -47,6 +62,20 @@ pub fn extension(name: &str) -> String {
     Path::new(name).extension().map_or_else(String::new, |e| e.to_string_lossy().to_lowercase())
 }
 
+/// The id of a row that was given none: the name of its file without `.npy` or `.safetensors`, and its number. Rows of
+/// several files stay apart, and a file that is read again gives the same ids.
+pub fn row_id(path: &Path, row: usize) -> PointId {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let mut stem = &*name;
+    for extension in [".gz", ".npy", ".safetensors"] {
+        let cut = stem.len().saturating_sub(extension.len());
+        if stem.get(cut..).is_some_and(|end| end.eq_ignore_ascii_case(extension)) {
+            stem = &stem[..cut];
+        }
+    }
+    PointId::Text(format!("{stem}:{row}"))
+}
+
 fn by_name(path: &Path) -> Option<Kind> {
     let name = path.file_name()?.to_string_lossy().to_lowercase();
     let name = name.strip_suffix(".gz").unwrap_or(&name);
@@ -60,6 +89,11 @@ fn by_name(path: &Path) -> Option<Kind> {
         picture if PICTURES.contains(&picture) => Some(Kind::Picture),
         _ => None,
     }
+}
+
+/// Whether a file that begins so may be a tar, whole or cut off.
+pub fn begins_as_tar(start: &[u8]) -> bool {
+    start.len() < 512 || start[257..].starts_with(b"ustar")
 }
 
 fn by_content(start: &[u8]) -> Option<Kind> {
@@ -95,6 +129,16 @@ mod tests {
         check("b.JPG", Some(Kind::Picture));
         check("b.json", None);
         check("b", None);
+    }
+
+    #[test]
+    fn rows_are_called_after_their_file() {
+        let check = |path: &str, expected: &str| assert_eq!(row_id(Path::new(path), 17), expected.into(), "{path}");
+        check("a/shard-0.npy", "shard-0:17");
+        check("a/shard-0.Safetensors", "shard-0:17");
+        check("shard.0.npy.gz", "shard.0:17");
+        check("embeddings", "embeddings:17");
+        check("é.npy", "é:17");
     }
 
     #[test]

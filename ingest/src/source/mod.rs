@@ -1,7 +1,7 @@
 //! What is read: one file per kind of source, each an iterator over items.
 //!
-//! A source is opened before anything is written, so that a wrong path or an unknown kind stops the run at once. From then on
-//! an item that cannot be read is a `Skipped` among the others; sources read in a fixed order and hold one item in memory.
+//! A source is opened before anything is written, so that a wrong path or an unknown kind is told at once. From then on an
+//! item that cannot be read is a `Skipped` among the others; sources read in a fixed order and hold one item in memory.
 
 mod csv;
 mod fault;
@@ -31,6 +31,8 @@ pub use kind::Kind;
 
 /// Largest file, tar member or line's picture that is read.
 pub const MAX_FILE_BYTES: u64 = 64 << 20;
+/// Faults that are read over to find out whether a source has an item.
+const LOOK_AHEAD: usize = 10_000;
 /// Longest line or CSV record.
 pub const MAX_LINE_BYTES: usize = 16 << 20;
 
@@ -101,6 +103,20 @@ impl Source {
             }
         };
         Ok(Source { path: path.to_owned(), kind, dims, progress, items })
+    }
+
+    /// Whether it holds an item, or more faults than are worth reading over to find out. `items` gives all of them nonetheless.
+    pub fn has_items(&mut self) -> bool {
+        let mut ahead = Vec::new();
+        let found = self.items.by_ref().take(LOOK_AHEAD).any(|next| {
+            let is_item = next.is_ok();
+            ahead.push(next);
+            is_item
+        });
+        let is_long = ahead.len() == LOOK_AHEAD;
+        let rest = std::mem::replace(&mut self.items, Box::new(std::iter::empty()));
+        self.items = Box::new(ahead.into_iter().chain(rest));
+        found || is_long
     }
 }
 

@@ -1,6 +1,6 @@
 //! Precomputed embeddings in NumPy's format: (n, dim) rows, format versions 1 to 3, little-endian f2, f4 or f8, C order.
 //!
-//! Ids stand in `x.ids.txt` (one a line) or `x.ids.json` (a list), else a row's number is its id.
+//! Ids stand in `x.ids.txt` (one a line) or `x.ids.json` (a list), else they are `x:0`, `x:1` and so on.
 
 use std::{
     fs,
@@ -11,7 +11,7 @@ use std::{
 
 use firn_index::PointId;
 
-use super::{Fault, Item, Next, Progress, SourceError, stream};
+use super::{Fault, Item, Next, Progress, SourceError, kind::row_id, stream};
 
 /// Longest header that is read, and most bytes of a file of ids.
 const MAX_HEADER_BYTES: u32 = 1 << 20;
@@ -20,6 +20,7 @@ const MAX_IDS_BYTES: u64 = 1 << 30;
 pub struct Npy {
     from: Box<dyn BufRead + Send>,
     header: Header,
+    path: PathBuf,
     ids: Option<Vec<PointId>>,
     vector_name: String,
     row: usize,
@@ -63,7 +64,8 @@ impl Npy {
             return Err(damaged(format!("{} rows, but {} ids beside it", header.shape[0], ids.len())));
         }
         progress.expect(header.shape[0] as u64);
-        Ok(Npy { from, header, ids, vector_name: vector_name.to_owned(), row: 0, ended: false, progress })
+        let (path, vector_name) = (path.to_owned(), vector_name.to_owned());
+        Ok(Npy { from, header, path, ids, vector_name, row: 0, ended: false, progress })
     }
 
     pub fn dim(&self) -> usize {
@@ -75,7 +77,7 @@ impl Npy {
         let vector = self.header.number.read(&mut self.from, dim)?;
         let id = match &self.ids {
             Some(ids) => ids[self.row].clone(),
-            None => PointId::Num(self.row as u64),
+            None => row_id(&self.path, self.row),
         };
         Ok(Item { name, id: Some(id), vectors: [(self.vector_name.clone(), vector)].into(), ..Item::default() })
     }

@@ -1,13 +1,13 @@
 //! Precomputed embeddings in safetensors: each tensor (n, dim) is the vector of its name, and all have the same n.
 //!
 //! The file is streamed, a row at a time from each tensor; that is why the header is read here. Ids stand in the metadata
-//! under "ids" (a JSON list), else a row's number is its id.
+//! under "ids" (a JSON list), else they are `x:0`, `x:1` and so on for `x.safetensors`.
 
 use std::{
     collections::{BTreeMap, HashMap},
     fs::File,
     io::{BufReader, Read, Seek, SeekFrom},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -15,12 +15,13 @@ use firn_index::PointId;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Fault, Item, Next, Progress, SourceError, npy::Number};
+use super::{Fault, Item, Next, Progress, SourceError, kind::row_id, npy::Number};
 
 /// As the format itself limits it.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
 
 pub struct Safetensors {
+    path: PathBuf,
     tensors: Vec<Tensor>,
     ids: Option<Vec<PointId>>,
     rows: usize,
@@ -70,7 +71,7 @@ impl Safetensors {
             return Err(damaged(format!("{rows} rows, but {} ids in the metadata", ids.len())));
         }
         progress.expect(rows as u64);
-        Ok(Safetensors { tensors, ids, rows, row: 0, ended: false, progress })
+        Ok(Safetensors { path: path.to_owned(), tensors, ids, rows, row: 0, ended: false, progress })
     }
 
     pub fn dims(&self) -> BTreeMap<String, usize> {
@@ -82,7 +83,7 @@ impl Safetensors {
         let vectors = self.tensors.iter_mut().map(row).collect::<Result<_, Fault>>()?;
         let id = match &self.ids {
             Some(ids) => ids[self.row].clone(),
-            None => PointId::Num(self.row as u64),
+            None => row_id(&self.path, self.row),
         };
         Ok(Item { name, id: Some(id), vectors, ..Item::default() })
     }

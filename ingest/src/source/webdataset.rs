@@ -3,7 +3,7 @@
 //! The tar is streamed (and may be gzipped). Names are only names: nothing they say is opened.
 
 use std::{
-    io::{self, Read},
+    io::{self, BufRead as _, Read},
     iter::Peekable,
     path::Path,
     sync::{
@@ -18,7 +18,7 @@ use firn_index::Text;
 use super::{
     Fault, Item, Next, Progress, Skipped, SourceError, SourceOptions,
     fields::{self, Fields, set_path},
-    kind::PICTURES,
+    kind::{self, PICTURES},
     npy,
     pictures::plain,
     stream::{self, read_limited},
@@ -52,12 +52,15 @@ impl Member {
 impl WebDataset {
     pub fn open(path: &Path, options: &SourceOptions, progress: Arc<Progress>) -> Result<WebDataset, SourceError> {
         let io = |error| SourceError::Io { path: path.to_owned(), error };
-        let stream = stream::open(path, Some(progress)).map_err(io)?;
+        let mut stream = stream::open(path, Some(progress)).map_err(io)?;
+        let begins_as_tar = stream.fill_buf().is_ok_and(kind::begins_as_tar);
         let (sender, receiver) = sync_channel(AHEAD);
         thread::Builder::new().name("tar".to_owned()).spawn(move || send_members(stream, &sender)).map_err(io)?;
         let mut members = receiver.into_iter().peekable();
-        if let Some(Err(first)) = members.peek() {
-            return Err(SourceError::Damaged { path: path.to_owned(), detail: first.to_string() });
+        if let Some(Err(first)) = members.peek()
+            && let Some(error) = unreadable(path, &first.fault, begins_as_tar)
+        {
+            return Err(error);
         }
         Ok(WebDataset { members, vector_name: options.vector_name.clone() })
     }
@@ -112,18 +115,31 @@ impl Iterator for WebDataset {
     }
 }
 
+/// Why nothing of a tar can be read, told by what is wrong with its first member.
+fn unreadable(path: &Path, first: &Fault, begins_as_tar: bool) -> Option<SourceError> {
+    let path = path.to_owned();
+    match first {
+        Fault::Truncated { detail } => Some(SourceError::Truncated { path, detail: detail.clone() }),
+        Fault::Unreadable(error) if begins_as_tar => Some(SourceError::Truncated { path, detail: error.to_string() }),
+        Fault::Unreadable(error) => Some(SourceError::Damaged { path, detail: format!("not a tar: {error}") }),
+        _ => None,
+    }
+}
+
 /// Reads the tar to its end, or until nobody listens.
 fn send_members(stream: impl Read, sender: &SyncSender<Result<Member, Skipped>>) {
     let mut archive = tar::Archive::new(stream);
-    let mut last = "the first member".to_owned();
+    let mut last = None;
+    let first = "the first member";
     let entries = match archive.entries() {
         Ok(entries) => entries,
-        Err(error) => return drop(sender.send(Err(Fault::from(error).at(last)))),
+        Err(error) => return drop(sender.send(Err(Fault::from(error).at(first)))),
     };
     for entry in entries {
-        let mut entry = match entry {
-            Ok(entry) => entry,
-            Err(error) => return drop(sender.send(Err(cut_off(&error).at(format!("after {last}"))))),
+        let mut entry = match (entry, &last) {
+            (Ok(entry), _) => entry,
+            (Err(error), None) => return drop(sender.send(Err(Fault::from(error).at(first)))),
+            (Err(error), Some(last)) => return drop(sender.send(Err(cut_off(&error).at(format!("after {last}"))))),
         };
         if !entry.header().entry_type().is_file() {
             continue;
@@ -132,6 +148,7 @@ fn send_members(stream: impl Read, sender: &SyncSender<Result<Member, Skipped>>)
             Ok(name) => plain(&name).to_owned(),
             Err(error) => {
                 let lossy = String::from_utf8_lossy(error.as_bytes()).into_owned();
+                last = Some(lossy.clone());
                 if sender.send(Err(Fault::NotUtf8 { what: "the member's name" }.at(lossy))).is_err() {
                     return;
                 }
@@ -139,14 +156,15 @@ fn send_members(stream: impl Read, sender: &SyncSender<Result<Member, Skipped>>)
             }
         };
         let size = entry.size();
-        let bytes = read_limited(&mut entry, size);
-        if let Ok(read) = &bytes
-            && (read.len() as u64) < size
-        {
-            let detail = format!("expected {size} bytes, received {}", read.len());
-            return drop(sender.send(Err(Fault::Truncated { detail }.at(name))));
-        }
-        last.clone_from(&name);
+        let bytes = match read_limited(&mut entry, size) {
+            Ok(read) if (read.len() as u64) < size => {
+                let detail = format!("expected {size} bytes, received {}", read.len());
+                return drop(sender.send(Err(Fault::Truncated { detail }.at(name))));
+            }
+            Err(fault @ Fault::Truncated { .. }) => return drop(sender.send(Err(fault.at(name)))),
+            bytes => bytes,
+        };
+        last = Some(name.clone());
         if sender.send(Ok(Member { name, bytes })).is_err() {
             return;
         }

@@ -194,6 +194,9 @@ fn pictures_from_a_tar_by_name_and_by_id() {
         r#"{"image": "x.jpg"}"#,
         r#"{"image": "../up.jpg"}"#,
         r#"{"text": "no id and no name"}"#,
+        r#"{"id": "eight", "text": "no picture"}"#,
+        r#"{"id": "nine", "vectors": {"image": [1]}}"#,
+        r#"{"id": "ten", "text": "a picture that is not there", "image": "ten.jpg"}"#,
     ];
     let members: [(&str, &[u8]); 4] =
         [("./one.webp", b"1"), ("2.png", b"12"), ("deep/x.jpg", b"123"), ("../up.jpg", b"1234")];
@@ -217,12 +220,16 @@ fn pictures_from_a_tar_by_name_and_by_id() {
             r#"line 5 image=3 {"path":"x.jpg"}"#,
             r#"line 6 image=4 {"path":"../up.jpg"}"#,
             r#"line 7 "no id and no name""#,
+            r#"line 8 id="eight" "no picture""#,
+            r#"line 9 id="nine" image=[1.0]"#,
+            "line 10 !missing_image",
         ]
     );
     let cut = with("cut.tar");
     assert_eq!(cut[0], "--images !truncated");
     assert!(cut[1].starts_with("line 1 id=\"one\" image=1") && cut[6] == "line 6 !missing_image", "{cut:?}");
-    assert_eq!(with("folder")[..2], [r#"line 1 id="one" image=5 "a" {"path":"one.webp"}"#, "line 2 !missing_image"]);
+    assert_eq!(with("folder")[..2], [r#"line 1 id="one" image=5 "a" {"path":"one.webp"}"#, r#"line 2 id=2 "b""#]);
+    assert_eq!(with("folder")[2], "line 3 !missing_image");
 
     write(dir.path(), &[("i.tar.gz", &gzip(&whole))]);
     let options = SourceOptions { images: Some(dir.path().join("i.tar.gz")), ..SourceOptions::default() };
@@ -311,7 +318,7 @@ fn webdataset_and_its_traps() {
         dir.path(),
         &[("d.tar", &whole), ("d.tar.gz", &gzip(&whole)), ("cut.tar", &whole[..whole.len() - 1024 - 505])],
     );
-    write(dir.path(), &[("half.tar", &whole[..whole.len() - 1024 - 700]), ("not.tar", b"hello"), ("empty.tar", b"")]);
+    write(dir.path(), &[("half.tar", &whole[..whole.len() - 1024 - 700]), ("empty.tar", b"")]);
     check(&dir.path().join("d.tar"), &expected);
     check(&dir.path().join("d.tar.gz"), &expected);
     let cut = [&expected[..8], &["eight.jpg !truncated"]].concat();
@@ -320,7 +327,54 @@ fn webdataset_and_its_traps() {
     assert_eq!(half[..8], expected[..8]);
     assert!(half[8].ends_with("!truncated"), "{half:?}");
     check(&dir.path().join("empty.tar"), &[]);
-    check_refused(&dir.path().join("not.tar"), "");
+}
+
+#[test]
+fn a_tar_that_is_cut_off_within_its_first_member_is_called_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = tar(&[("a.jpg", &[7; 2000]), ("b.jpg", b"1")]);
+    let check = |name: &str, bytes: &[u8], reason: &str, words: &str| {
+        write(dir.path(), &[(name, bytes)]);
+        check_refused(&dir.path().join(name), words);
+        let error = Source::open(&dir.path().join(name), &SourceOptions::default()).err().unwrap();
+        assert_eq!(error.reason(), reason, "{name}");
+    };
+    check("header.tar", &whole[..300], "truncated", "ends within its first member");
+    check("data.tar", &whole[..900], "truncated", "expected 2000 bytes, received 388; nothing of it was kept");
+    check("data.tar.gz", &gzip(&whole)[..40], "truncated", "ends within its first member");
+    check("letter.tar", &[b'x'; 2000], "unreadable_source", "not a tar");
+
+    let mut odd = tar(&[("?.jpg", b"1"), ("b.jpg", b"12")]);
+    odd[0] = 0xff;
+    let sum: u32 =
+        odd[..512].iter().enumerate().map(|(at, &b)| if (148..156).contains(&at) { 32 } else { b.into() }).sum();
+    odd[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    write(dir.path(), &[("odd.tar", &odd)]);
+    let found = lines(&dir.path().join("odd.tar"), &SourceOptions::default());
+    assert_eq!(
+        found,
+        ["\u{fffd}.jpg !not_utf8", r#"b image=2 {"path":"b.jpg"}"#],
+        "a name that is not UTF-8 is no end"
+    );
+}
+
+#[test]
+fn looking_for_items_takes_none_away() {
+    let dir = tempfile::tempdir().unwrap();
+    write(
+        dir.path(),
+        &[("a.jsonl", b"{\n{\"id\": 1, \"text\": \"x\"}\n{\n"), ("b.jsonl", b"{\n{\n"), ("c.jsonl", b"\n")],
+    );
+    let check = |name: &str, has_items: bool, expected: &[&str]| {
+        let mut source = Source::open(&dir.path().join(name), &SourceOptions::default()).unwrap();
+        assert_eq!((source.has_items(), source.has_items()), (has_items, has_items), "{name}");
+        let found: Vec<String> =
+            source.items.map(|next| next.map_or_else(|s| fault_line(&s), |i| item_line(&i))).collect();
+        assert_eq!(found, expected, "{name}");
+    };
+    check("a.jsonl", true, &["line 1 !invalid_json", r#"line 2 id=1 "x""#, "line 3 !invalid_json"]);
+    check("b.jsonl", false, &["line 1 !invalid_json", "line 2 !invalid_json"]);
+    check("c.jsonl", false, &[]);
 }
 
 #[test]
@@ -350,7 +404,11 @@ fn npy_rows_and_their_ids() {
     write(dir.path(), &[("i8.npy", &npy("(3, 2)", "|i1", &[0; 6])), ("wide.npy", &npy("(1, 99999)", "<f4", &[]))]);
     check(
         &dir.path().join("v.npy"),
-        &["row 0 id=0 image=[1.0, 2.0]", "row 1 id=1 image=[NaN, 4.0]", "row 2 id=2 image=[5.0, 6.0]"],
+        &[
+            r#"row 0 id="v:0" image=[1.0, 2.0]"#,
+            r#"row 1 id="v:1" image=[NaN, 4.0]"#,
+            r#"row 2 id="v:2" image=[5.0, 6.0]"#,
+        ],
     );
     let options = SourceOptions { vector_name: "text".to_owned(), ..SourceOptions::default() };
     let source = Source::open(&dir.path().join("t.npy"), &options).unwrap();
@@ -362,7 +420,7 @@ fn npy_rows_and_their_ids() {
     assert!(lines(&dir.path().join("j.npy"), &options)[1].starts_with("row 1 id=\"b\" text="));
     check(
         &dir.path().join("cut.npy"),
-        &["row 0 id=0 image=[1.0, 2.0]", "row 1 id=1 image=[NaN, 4.0]", "row 2 !truncated"],
+        &[r#"row 0 id="cut:0" image=[1.0, 2.0]"#, r#"row 1 id="cut:1" image=[NaN, 4.0]"#, "row 2 !truncated"],
     );
     check_refused(&dir.path().join("few.npy"), "3 rows, but 1 ids");
     check_refused(&dir.path().join("flat.npy"), "expected shape (n, dim)");
@@ -395,7 +453,7 @@ fn safetensors_as_the_format_s_own_crate_writes_them() {
     );
     check(
         &save("b.safetensors", both(), None),
-        &["row 0 id=0 image=[1.0, 2.0] text=[0.5]", "row 1 id=1 image=[3.0, 4.0] text=[1.5]"],
+        &[r#"row 0 id="b:0" image=[1.0, 2.0] text=[0.5]"#, r#"row 1 id="b:1" image=[3.0, 4.0] text=[1.5]"#],
     );
     check_refused(&save("c.safetensors", both(), Some("[1]")), "2 rows, but 1 ids");
     let uneven = vec![("image", Dtype::F32, vec![1, 4], &image[..]), ("text", Dtype::F16, vec![2, 1], &text[..])];
@@ -407,7 +465,10 @@ fn safetensors_as_the_format_s_own_crate_writes_them() {
         dir.path(),
         &[("cut.safetensors", &whole[..whole.len() - 2]), ("no.safetensors", b"12345678{}"), ("x.safetensors", b"1")],
     );
-    check(&dir.path().join("cut.safetensors"), &["row 0 id=0 image=[1.0, 2.0] text=[0.5]", "row 1 !truncated"]);
+    check(
+        &dir.path().join("cut.safetensors"),
+        &[r#"row 0 id="cut:0" image=[1.0, 2.0] text=[0.5]"#, "row 1 !truncated"],
+    );
     check_refused(&dir.path().join("no.safetensors"), "not safetensors");
     check_refused(&dir.path().join("x.safetensors"), "not safetensors");
 }

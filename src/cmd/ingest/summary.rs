@@ -1,36 +1,44 @@
 //! The end of a run in words: how many, how long, what was skipped and why.
 
-use firn_ingest::report::Report;
+use firn_ingest::report::{Report, SkippedItem};
 
 /// Skipped items that are named; JSON names all.
 const NAMED: usize = 10;
+/// For one text and for several.
+const TRUNCATED: [&str; 2] = [
+    "text longer than the model reads: its end was not embedded",
+    "texts longer than the model reads: their ends were not embedded",
+];
 
 pub fn print(report: &Report) {
     print!("{}", text(report));
 }
 
 fn text(report: &Report) -> String {
+    let points = if report.written == 1 { "point" } else { "points" };
     let mut text = format!(
-        "{} points written to {} in {:.1} s ({:.1}/s)\n",
+        "{} {points} written to {} in {:.1} s ({:.1}/s)\n",
         report.written, report.collection, report.seconds, report.points_per_second
     );
     let counts = [
-        (report.unchanged, "unchanged since an earlier run"),
-        (report.duplicates, "the same as an earlier item"),
-        (report.truncated_texts, "texts longer than the model reads: their ends were not embedded"),
-        (report.ignored_files, "other files ignored"),
-        (report.skipped, "skipped"),
+        (report.unchanged, ["unchanged since an earlier run"; 2]),
+        (report.duplicates, ["the same as an earlier item"; 2]),
+        (report.truncated_texts, TRUNCATED),
+        (report.ignored_files, ["other file ignored", "other files ignored"]),
+        (report.skipped, ["skipped"; 2]),
     ];
-    for (n, what) in counts {
+    for (n, [one, several]) in counts {
         if n > 0 {
-            text += &format!("  {n:>8}  {what}\n");
+            text += &format!("  {n:>8}  {}\n", if n == 1 { one } else { several });
         }
     }
     for (reason, n) in &report.skipped_by_reason {
         text += &format!("  {n:>8}    {reason}\n");
     }
-    for item in report.skipped_items.iter().take(NAMED) {
-        text += &format!("  {}: {}: {} ({})\n", item.source.display(), item.item, item.message, item.reason);
+    for SkippedItem { source, item, reason, message } in report.skipped_items.iter().take(NAMED) {
+        let source = source.display().to_string();
+        let place = if *item == source { source } else { format!("{source}: {item}") };
+        text += &format!("  {place}: {message} ({reason})\n");
     }
     let unnamed = report.skipped.saturating_sub(NAMED as u64);
     if unnamed > 0 {
@@ -44,8 +52,6 @@ fn text(report: &Report) -> String {
 
 #[cfg(test)]
 mod tests {
-    use firn_ingest::report::SkippedItem;
-
     use super::*;
 
     #[test]
@@ -68,12 +74,20 @@ mod tests {
             text(&report),
             "20 points written to holiday in 4.0 s (5.0/s)\n         3  unchanged since an earlier run\n"
         );
+        report.written = 1;
+        report.truncated_texts = 1;
+        report.ignored_files = 2;
+        let said = text(&report);
+        assert!(said.starts_with("1 point written to holiday"), "{said}");
+        assert!(said.contains("1  text longer than") && said.contains("2  other files ignored"), "{said}");
         report.skipped = 12;
         report.skipped_by_reason.insert("broken_image".to_owned(), 12);
         report.skipped_items = (0..12).map(skipped).collect();
+        report.skipped_items[0].item = "photos".to_owned();
         let text = text(&report);
         assert!(text.contains("        12  skipped\n        12    broken_image\n"), "{text}");
         assert!(text.contains("photos: 9.jpg: the jpeg image is broken: cut off (broken_image)\n"), "{text}");
+        assert!(text.contains("\n  photos: the jpeg image is broken"), "the source itself: {text}");
         assert!(!text.contains("10.jpg") && text.ends_with("... and 2 more; --json names them\n"), "{text}");
     }
 }

@@ -1,0 +1,132 @@
+//! The sources of a run: those that can be read, and those that cannot. One bad file never stops the others.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use firn_index::{CollectionConfig, Error as IndexError, VectorConfig};
+use firn_ingest::{
+    report::{Report, SkippedItem, SourceReport},
+    source::{Kind, Source, SourceOptions},
+};
+
+pub struct Sources {
+    pub open: Vec<Source>,
+    refused: Vec<(SkippedItem, anyhow::Error)>,
+    n_given: usize,
+}
+
+impl Sources {
+    pub fn open(paths: &[PathBuf], options: &SourceOptions) -> Sources {
+        let mut sources = Sources { open: Vec::new(), refused: Vec::new(), n_given: paths.len() };
+        for path in paths {
+            match Source::open(path, options) {
+                Ok(source) => sources.open.push(source),
+                Err(error) => sources.refuse(path, error.reason(), error.into()),
+            }
+        }
+        sources
+    }
+
+    pub fn have_items(&mut self) -> bool {
+        self.open.iter_mut().any(Source::has_items)
+    }
+
+    /// Whether every point brings its vectors, so that no model is needed.
+    pub fn bring_vectors(&self) -> bool {
+        self.open.iter().all(|source| !source.dims.is_empty())
+    }
+
+    /// The vectors of sources that hold nothing else, as the first of them says; empty if one of them needs a model.
+    pub fn declared(&self) -> BTreeMap<String, VectorConfig> {
+        if !self.bring_vectors() {
+            return BTreeMap::new();
+        }
+        let dims = self.open.iter().rev().flat_map(|source| &source.dims);
+        dims.map(|(name, &dim)| (name.clone(), VectorConfig { dim })).collect()
+    }
+
+    /// Dimensions that files declare, against the collection's: a wrong file is refused before its first row.
+    pub fn check(&mut self, config: &CollectionConfig) {
+        for source in std::mem::take(&mut self.open) {
+            match check_dims(config, &source) {
+                Ok(()) => self.open.push(source),
+                Err((reason, error)) => {
+                    let error = anyhow::Error::from(error).context(source.path.display().to_string());
+                    self.refuse(&source.path, reason, error);
+                }
+            }
+        }
+    }
+
+    /// The report of sources that have no items: faults are all that comes of them. Says what was looked for if there is
+    /// not even a fault.
+    pub fn without_items(&mut self, collection: &str) -> Report {
+        let mut report = Report { collection: collection.to_owned(), ..Report::default() };
+        for Source { path, kind, progress, items, .. } in std::mem::take(&mut self.open) {
+            let before = report.read;
+            for skipped in items.filter_map(Result::err) {
+                let (reason, message) = (skipped.fault.reason().to_owned(), skipped.fault.to_string());
+                report.read += 1;
+                report.skip(SkippedItem { source: path.clone(), item: skipped.name, reason, message });
+            }
+            if report.read == before {
+                say_what_was_looked_for(&path, kind);
+            }
+            report.ignored_files += progress.ignored();
+            report.sources.push(SourceReport { path, kind });
+        }
+        report
+    }
+
+    /// Names the refused sources in a report. The error, if there was no other source.
+    pub fn tell(self, report: &mut Report) -> Option<anyhow::Error> {
+        let none_is_left = self.refused.len() == self.n_given;
+        let mut first = None;
+        for (item, error) in self.refused {
+            report.read += 1;
+            report.skip(item);
+            first = first.or(Some(error));
+        }
+        let first = first.filter(|_| none_is_left)?;
+        Some(if self.n_given == 1 { first } else { first.context("none of the sources can be read") })
+    }
+
+    fn refuse(&mut self, path: &Path, reason: &str, error: anyhow::Error) {
+        if self.n_given > 1 {
+            eprintln!("skipped: {error:#}");
+        }
+        let (item, message) = (path.display().to_string(), format!("{error:#}"));
+        let message = message.strip_prefix(&format!("{item}: ")).unwrap_or(&message).to_owned();
+        self.refused.push((SkippedItem { source: path.to_owned(), item, reason: reason.to_owned(), message }, error));
+    }
+}
+
+fn check_dims(config: &CollectionConfig, source: &Source) -> Result<(), (&'static str, IndexError)> {
+    for (name, &received) in &source.dims {
+        match config.vectors.get(name) {
+            Some(vector) if vector.dim == received => {}
+            Some(vector) => {
+                let (vector, expected) = (name.clone(), vector.dim);
+                return Err(("wrong_dimension", IndexError::WrongDimension { vector, expected, received }));
+            }
+            None => {
+                let (expected, received) = (config.vectors.keys().cloned().collect(), name.clone());
+                return Err(("unknown_vector", IndexError::UnknownVector { expected, received }));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn say_what_was_looked_for(path: &Path, kind: Kind) {
+    let path = path.display();
+    match kind {
+        Kind::Folder => {
+            eprintln!("hint: {path} holds no pictures (jpg, png, webp, gif), at any depth; other sources (.jsonl,");
+            eprintln!("      .csv, .tar, .npy, .safetensors) are named as files: see `firn ingest --help`");
+        }
+        _ => eprintln!("hint: {path} holds no items"),
+    }
+}
