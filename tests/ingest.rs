@@ -198,6 +198,53 @@ fn nothing_to_ingest_makes_nothing_and_says_what_was_looked_for() {
 }
 
 #[test]
+fn what_was_deleted_or_lost_with_a_backup_is_written_again() {
+    let scratch = Scratch::new();
+    scratch.write("rows.jsonl", rows(30));
+    scratch.write("more.jsonl", rows(50));
+    let data = scratch.path().join("firn-data");
+    let ingest = |source: &str| {
+        let output = scratch.command().args(["ingest", source, "--collection", "c", "--json"]).output().unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+        counts(&json(std::str::from_utf8(&output.stdout).unwrap()))
+    };
+    scratch.ok(&["collection", "create", "c", "--vector", "image=3"]);
+    assert_eq!(ingest("rows.jsonl"), [30, 30, 0, 0, 0]);
+    let backup = scratch.path().join("backup");
+    assert!(Command::new("cp").args(["-r".as_ref(), data.as_os_str(), backup.as_os_str()]).status().unwrap().success());
+
+    let db = Database::open(&data, Options::default()).unwrap();
+    db.collection("c").unwrap().delete(&[3.into(), 4.into(), 7.into()]).unwrap();
+    db.close().unwrap();
+    assert_eq!(ingest("rows.jsonl"), [30, 3, 27, 0, 0]);
+    assert_eq!(ingest("more.jsonl"), [50, 20, 30, 0, 0]);
+
+    fs::remove_dir_all(&data).unwrap();
+    fs::rename(&backup, &data).unwrap();
+    assert_eq!(ingest("more.jsonl"), [50, 20, 30, 0, 0], "the backup has the first thirty");
+    assert_eq!(ingest("more.jsonl"), [50, 0, 50, 0, 0]);
+}
+
+/// More points than a page of a server's answer holds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_was_deleted_at_a_server_is_written_again() {
+    let scratch = Scratch::new();
+    scratch.write("rows.jsonl", rows(2500));
+    let server = Server::start(&scratch.path().join("served"), &["--http-listen", "none"]);
+    let at = ["--server", &server.grpc];
+    scratch.ok(&[&["collection", "create", "c", "--vector", "image=3"][..], &at].concat());
+    let ingest = || {
+        let args = [&["ingest", "rows.jsonl", "--collection", "c", "--json"][..], &at].concat();
+        counts(&json(&scratch.ok(&args)))
+    };
+    assert_eq!(ingest(), [2500, 2500, 0, 0, 0]);
+    let deleted = [0u64, 1000, 2499].map(firn_client::id).to_vec();
+    server.client().await.delete("c", deleted).await.unwrap();
+    assert_eq!(ingest(), [2500, 3, 2497, 0, 0]);
+    assert_eq!(ingest(), [2500, 0, 2500, 0, 0]);
+}
+
+#[test]
 fn embeddings_alone_make_a_collection_without_a_model() {
     let scratch = Scratch::new();
     scratch.write("v.npy", npy("(2, 3)", &[1.0, 0.0, 0.0, 0.0, 3.0, 4.0]));

@@ -23,8 +23,16 @@ pub struct Key {
     pub content: u128,
 }
 
+/// An item with its id.
+pub struct Identified {
+    pub input: Input,
+    pub key: Key,
+    /// Like `key.content`, but without the payload's "path": a file that is met in two ways has one body.
+    pub body: u128,
+}
+
 /// Gives an item its id, and the key that goes with it.
-pub fn identify(item: Item, from: IdFrom) -> (Input, Key) {
+pub fn identify(item: Item, from: IdFrom) -> Identified {
     let Item { name, id, image, texts, payload, vectors } = item;
     let picture = image.as_deref().map(blake3::hash);
     let mut input = Input { id: PointId::Num(0), image, texts, payload, vectors };
@@ -33,8 +41,13 @@ pub fn identify(item: Item, from: IdFrom) -> (Input, Key) {
         (None, IdFrom::Path) => PointId::Text(path_of(&input).unwrap_or(name)),
         (None, IdFrom::Content) => PointId::Text(hex(derived(&input, picture))),
     };
-    let key = key(&input, picture);
-    (input, key)
+    let (key, body) = key(&input, picture);
+    Identified { input, key, body }
+}
+
+/// The `id` of a key, from the id alone.
+pub fn id_hash(id: &PointId) -> u128 {
+    short(&hasher_of(id))
 }
 
 fn path_of(input: &Input) -> Option<String> {
@@ -54,24 +67,33 @@ fn derived(input: &Input, picture: Option<blake3::Hash>) -> u128 {
     short(&hasher)
 }
 
-fn key(input: &Input, picture: Option<blake3::Hash>) -> Key {
+fn hasher_of(id: &PointId) -> Hasher {
     let mut hasher = Hasher::new();
-    match &input.id {
+    match id {
         PointId::Num(number) => part(&mut hasher, &number.to_le_bytes()),
         PointId::Text(text) => {
             part(&mut hasher, b"text");
             part(&mut hasher, text.as_bytes());
         }
     }
+    hasher
+}
+
+fn key(input: &Input, picture: Option<blake3::Hash>) -> (Key, u128) {
+    let mut hasher = hasher_of(&input.id);
     let id = short(&hasher);
     hash_picture(&mut hasher, picture);
     for text in &input.texts {
         part(&mut hasher, text.text.as_bytes());
         part(&mut hasher, text.language.as_bytes());
     }
-    part(&mut hasher, serde_json::Value::Object(input.payload.clone()).to_string().as_bytes());
     hash_vectors(&mut hasher, input);
-    Key { id, content: short(&hasher) }
+    let mut payload = input.payload.clone();
+    let path = payload.remove("path");
+    part(&mut hasher, serde_json::Value::Object(payload).to_string().as_bytes());
+    let body = short(&hasher);
+    part(&mut hasher, path.map(|path| path.to_string()).unwrap_or_default().as_bytes());
+    (Key { id, content: short(&hasher) }, body)
 }
 
 fn hash_picture(hasher: &mut Hasher, picture: Option<blake3::Hash>) {
@@ -120,7 +142,7 @@ mod tests {
 
     #[test]
     fn ids_are_given_or_derived() {
-        let id = |item: Item, from| identify(item, from).0.id;
+        let id = |item: Item, from| identify(item, from).input.id;
         assert_eq!(id(Item { id: Some(7.into()), ..item() }, IdFrom::Path), PointId::Num(7));
         assert_eq!(id(item(), IdFrom::Path), PointId::from("dir/a.jpg"));
         let PointId::Text(derived) = id(item(), IdFrom::Content) else { panic!("a derived id is text") };
@@ -131,13 +153,14 @@ mod tests {
 
     #[test]
     fn whatever_is_stored_changes_the_key() {
-        let (_, base) = identify(item(), IdFrom::Content);
-        assert_eq!(identify(item(), IdFrom::Content).1, base);
+        let Identified { key: base, .. } = identify(item(), IdFrom::Content);
+        assert_eq!(identify(item(), IdFrom::Content).key, base);
         let check = |change: fn(&mut Item), same_id: bool| {
             let mut changed = item();
             change(&mut changed);
-            let (_, key) = identify(changed, IdFrom::Content);
+            let Identified { input, key, .. } = identify(changed, IdFrom::Content);
             assert_ne!(key.content, base.content);
+            assert_eq!(key.id, id_hash(&input.id));
             assert_eq!(key.id == base.id, same_id);
         };
         check(|item| item.image = Some(vec![1, 2]), false);
@@ -147,12 +170,25 @@ mod tests {
         check(|item| drop(item.vectors.insert("image".to_owned(), vec![0.5])), true);
         check(|item| item.id = Some(1.into()), false);
         check(|item| item.texts.swap(0, 1), false);
+        check(|item| drop(item.payload.insert("path".to_owned(), "a.jpg".into())), true);
+        check(|item| drop(item.payload.remove("path")), true);
+    }
+
+    #[test]
+    fn a_body_does_not_know_where_it_lies() {
+        let body = |change: fn(&mut Item)| {
+            let mut changed = item();
+            change(&mut changed);
+            identify(changed, IdFrom::Content).body
+        };
+        assert_eq!(body(|item| drop(item.payload.insert("path".to_owned(), "a.jpg".into()))), body(|_| {}));
+        assert_ne!(body(|item| drop(item.payload.insert("n".to_owned(), 1.into()))), body(|_| {}));
     }
 
     #[test]
     fn points_of_vectors_alone_differ() {
         let point = |number: f32| Item { vectors: [("v".to_owned(), vec![number])].into(), ..Item::default() };
-        let id = |number| identify(point(number), IdFrom::Content).0.id;
+        let id = |number| identify(point(number), IdFrom::Content).input.id;
         assert_eq!(id(1.0), id(1.0));
         assert_ne!(id(1.0), id(2.0));
     }

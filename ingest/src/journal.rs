@@ -4,6 +4,11 @@
 //! was settled, `ID CONTENT written` or `ID CONTENT skipped REASON`, with two hashes of 32 hexadecimal digits (`identity`). For
 //! one id the last line counts, and only `written` keeps an item from being read again. Lines reach the disk after the points
 //! do: a kill between the two writes a point again, with the same content. A torn last line is cut off.
+//!
+//! Points can go behind the journal's back: they are deleted, or the data directory is restored from a backup. So a run
+//! begins by asking which ids are there (`Sink::each_id`) and believes the journal only about those; the others are written
+//! again. An id that is there is taken to have the content of its last line: a point that something else has written since,
+//! or that a backup holds in an older form, is not told from it (`--restart` writes it anew).
 
 use std::{
     collections::HashMap,
@@ -35,13 +40,20 @@ pub struct Journal {
     file: File,
 }
 
-/// Items that an earlier run has written: content by id.
+/// Items that an earlier run has written: content by the hash of the id.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Written(HashMap<u128, u128>);
 
 impl Written {
     pub fn contains(&self, key: Key) -> bool {
         self.0.get(&key.id) == Some(&key.content)
+    }
+
+    /// Takes one item over from `other`, if it is there.
+    pub fn take(&mut self, other: &mut Written, id: u128) {
+        if let Some(content) = other.0.remove(&id) {
+            self.0.insert(id, content);
+        }
     }
 
     pub fn len(&self) -> usize {

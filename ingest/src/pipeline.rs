@@ -23,11 +23,11 @@ use crate::{
     ItemError,
     embed::{self, Input, Prepared},
     gate::{Gate, Permit},
-    identity::{IdFrom, Key, identify},
+    identity::{IdFrom, Identified, Key, id_hash, identify},
     journal::{Journal, JournalError, Settled, Written},
     report::{Report, SkippedItem, SourceReport, Watch},
     sink::{Outcome, Sink, SinkError, Ticket},
-    source::Source,
+    source::{Kind, Source},
 };
 
 /// Items that are decoded at a time, and embedded at a time.
@@ -77,9 +77,12 @@ pub enum RunError {
 /// Reads all sources and writes their points. The report is true also when an error comes with it.
 pub fn run(job: Job, sink: &mut dyn Sink) -> (Report, Result<(), RunError>) {
     let started = Instant::now();
-    let Job { sources, encoder, journal, written, .. } = job;
+    let Job { sources, encoder, journal, mut written, .. } = job;
     let mut report = Report { collection: job.collection, journal: Some(job.journal_path), ..Report::default() };
     report.sources = sources.iter().map(|s| SourceReport { path: s.path.clone(), kind: s.kind }).collect();
+    if let Err(error) = forget_lost(&mut written, sink) {
+        return (report, Err(RunError::Sink(error)));
+    }
     let gate = Gate::new(job.bytes_in_flight);
     let reading =
         Reading { id_from: job.id_from, written, seen: HashMap::new(), gate, watch: &job.watch, stop: &job.stop };
@@ -126,6 +129,16 @@ pub fn run(job: Job, sink: &mut dyn Sink) -> (Report, Result<(), RunError>) {
     (report, result)
 }
 
+/// Believes the journal about points that are still there: the others are read and written again.
+fn forget_lost(written: &mut Written, sink: &mut dyn Sink) -> Result<(), SinkError> {
+    if !written.is_empty() {
+        let mut kept = Written::default();
+        sink.each_id(&mut |id| kept.take(written, id_hash(id)))?;
+        *written = kept;
+    }
+    Ok(())
+}
+
 /// An item on its way through the stages, or why it goes no further.
 struct Parcel<T> {
     label: Label,
@@ -154,6 +167,7 @@ impl<T> Parcel<T> {
 struct Reading<'a> {
     id_from: IdFrom,
     written: Written,
+    /// Bodies by id.
     seen: HashMap<u128, u128>,
     gate: Arc<Gate>,
     watch: &'a Watch,
@@ -163,6 +177,7 @@ struct Reading<'a> {
 impl Reading<'_> {
     fn run(mut self, sources: Vec<Source>, out: &SyncSender<Parcel<Input>>) {
         for (place, source) in sources.into_iter().enumerate() {
+            let kind = source.kind;
             for next in source.items {
                 if self.stop.load(Relaxed) {
                     return;
@@ -176,9 +191,10 @@ impl Reading<'_> {
                         Some(Parcel { label: label(skipped.name, None, None), content })
                     }
                     Ok(item) => {
-                        let (name, given) = (item.name.clone(), item.id.is_some());
-                        let (input, key) = identify(item, self.id_from);
-                        self.fresh(key, given).map(|content| {
+                        let (name, given) = (item.name.clone(), item.id.is_some().then_some(kind));
+                        let item = identify(item, self.id_from);
+                        self.fresh(&item, given).map(|content| {
+                            let Identified { input, key, .. } = item;
                             let permit = content.is_ok().then(|| self.gate.enter(bytes(&input)));
                             Parcel { label: label(name, Some(key), permit), content: content.map(|()| input) }
                         })
@@ -191,23 +207,31 @@ impl Reading<'_> {
         }
     }
 
-    /// None for an item that needs nothing done.
-    fn fresh(&mut self, key: Key, given: bool) -> Option<Result<(), Outcome>> {
-        if let Some(&content) = self.seen.get(&key.id) {
-            if given && content != key.content {
-                let message = "an earlier item of this run has the same id and other content".to_owned();
-                return Some(Err(Outcome::Refused { reason: "duplicate_id".to_owned(), message }));
+    /// None for an item that needs nothing done. `given`: its id was, by a source of this kind.
+    fn fresh(&mut self, item: &Identified, given: Option<Kind>) -> Option<Result<(), Outcome>> {
+        if let Some(&body) = self.seen.get(&item.key.id) {
+            if let Some(kind) = given
+                && body != item.body
+            {
+                return Some(Err(duplicate_id(&item.input, kind)));
             }
             self.watch.duplicates.fetch_add(1, Relaxed);
             return None;
         }
-        self.seen.insert(key.id, key.content);
-        if self.written.contains(key) {
+        self.seen.insert(item.key.id, item.body);
+        if self.written.contains(item.key) {
             self.watch.unchanged.fetch_add(1, Relaxed);
             return None;
         }
         Some(Ok(()))
     }
+}
+
+fn duplicate_id(input: &Input, kind: Kind) -> Outcome {
+    let (id, place) = (&input.id, kind.place_of_ids());
+    let message =
+        format!("an earlier item of this run has the id \"{id}\" too, with other content (hint: give ids {place})");
+    Outcome::Refused { reason: "duplicate_id".to_owned(), message }
 }
 
 fn bytes(input: &Input) -> usize {

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use firn_index::{Collection, NewPoint};
+use firn_index::{Collection, Fields, Limits, NewPoint, PointId};
 
 use crate::{ItemError, embed::Input};
 
@@ -31,6 +31,9 @@ pub trait Sink {
     /// Whether points must be embedded before they come here.
     fn needs_vectors(&self) -> bool;
 
+    /// Shows the id of every point that is there.
+    fn each_id(&mut self, see: &mut dyn FnMut(&PointId)) -> Result<(), SinkError>;
+
     /// Takes a batch (an empty one only asks for answers) and adds the answers that are known to `settled`. They count even
     /// when an error follows.
     fn put(&mut self, batch: Vec<(Ticket, Input)>, settled: &mut Vec<(Ticket, Outcome)>) -> Result<(), SinkError>;
@@ -56,6 +59,17 @@ impl CollectionSink {
 impl Sink for CollectionSink {
     fn needs_vectors(&self) -> bool {
         true
+    }
+
+    fn each_id(&mut self, see: &mut dyn FnMut(&PointId)) -> Result<(), SinkError> {
+        let reader = self.collection.reader();
+        let mut next = Some(0);
+        while let Some(from) = next {
+            let page = reader.scroll(from, Limits::MAX_LIMIT, Fields::default())?;
+            page.points.iter().for_each(|point| see(&point.id));
+            next = page.next;
+        }
+        Ok(())
     }
 
     fn put(&mut self, batch: Vec<(Ticket, Input)>, settled: &mut Vec<(Ticket, Outcome)>) -> Result<(), SinkError> {

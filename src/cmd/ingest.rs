@@ -194,13 +194,6 @@ fn job(
         journal.restart(&info.uuid)?;
         written = Written::default();
     }
-    if (written.len() as u64) > info.points_count {
-        let (noted, held) = (written.len(), info.points_count);
-        eprintln!(
-            "note: the journal has {noted} points written, the collection holds {held}: some were deleted, or it"
-        );
-        eprintln!("      was restored from a backup. They are not written again, except with --restart.");
-    }
     let sources = std::mem::take(&mut sources.open);
     Ok(Job {
         collection: info.name.clone(),

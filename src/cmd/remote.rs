@@ -110,7 +110,7 @@ fn hit(hit: v1::Hit) -> anyhow::Result<Hit> {
     })
 }
 
-fn point_id(id: Option<v1::PointId>) -> anyhow::Result<PointId> {
+pub fn point_id(id: Option<v1::PointId>) -> anyhow::Result<PointId> {
     match id.and_then(|id| id.kind) {
         Some(v1::point_id::Kind::Num(num)) => Ok(PointId::Num(num)),
         Some(v1::point_id::Kind::Text(text)) => Ok(PointId::Text(text)),

@@ -13,12 +13,12 @@ use firn_ingest::{
     identity::IdFrom,
     journal::Journal,
     pipeline::{Job, RunError, run},
-    report::{Report, Watch},
+    report::{Report, SkippedItem, Watch},
     sink::{Outcome, Sink, SinkError, Ticket},
     source::{Source, SourceOptions},
 };
 
-use crate::support::{FakeEncoder, MapSink, config, png, write};
+use crate::support::{FakeEncoder, MapSink, config, f32_bytes, npy, png, write};
 
 struct World {
     dir: tempfile::TempDir,
@@ -106,7 +106,7 @@ fn everything_is_written_and_a_repeated_run_changes_nothing() {
         assert!(sink.batches.iter().all(|&n| n <= 16), "{:?}", sink.batches);
 
         let preprocessed = world.encoder.preprocessed.load(Relaxed);
-        let mut again = MapSink { needs_vectors, ..MapSink::default() };
+        let mut again = sink.next_run();
         assert_eq!(counts(&world.run(&mut again)), [0, 150, 0, 0]);
         assert!(again.points.is_empty());
         assert_eq!(world.encoder.preprocessed.load(Relaxed), preprocessed, "skipped without decoding");
@@ -116,16 +116,33 @@ fn everything_is_written_and_a_repeated_run_changes_nothing() {
 #[test]
 fn only_what_changed_is_written_again() {
     let world = World::with_pictures(20);
-    world.run(&mut embedding());
+    let mut sink = embedding();
+    world.run(&mut sink);
     world.write("00/00000.png", &png(9999));
     world.write("new.png", &png(5000));
     world.write("01/00001.txt", b"a caption");
-    let mut sink = embedding();
+    let mut sink = sink.next_run();
     assert_eq!(counts(&world.run(&mut sink)), [3, 18, 0, 0]);
     let ids: Vec<_> = sink.points.keys().map(ToString::to_string).collect();
     assert_eq!(ids, ["00/00000.png", "01/00001.png", "new.png"]);
     world.write("00/00000.png", &png(0));
-    assert_eq!(counts(&world.run(&mut embedding())), [1, 20, 0, 0], "what it was before is not what it is now");
+    assert_eq!(counts(&world.run(&mut sink)), [1, 20, 0, 0], "what it was before is not what it is now");
+}
+
+#[test]
+fn points_that_are_gone_are_written_again() {
+    let world = World::with_pictures(30);
+    let mut sink = embedding();
+    world.run(&mut sink);
+    let ids: Vec<PointId> = sink.points.keys().cloned().collect();
+    for deleted in ids.iter().take(4) {
+        sink.points.remove(deleted);
+    }
+    let mut sink = sink.next_run();
+    assert_eq!(counts(&world.run(&mut sink)), [4, 26, 0, 0]);
+    assert!(sink.points.keys().eq(&ids[..4]), "{:?}", sink.points.keys());
+    assert_eq!(counts(&world.run(&mut sink)), [0, 30, 0, 0]);
+    assert_eq!(counts(&world.run(&mut embedding())), [30, 0, 0, 0], "nothing is left of an earlier run");
 }
 
 #[test]
@@ -155,8 +172,9 @@ fn bad_files_are_named_and_tried_again_next_time() {
         ("silent.png", "empty_text"),
         ("text.jpg", "unknown_image"),
     ];
+    let mut sink = embedding();
     for written in [2, 0] {
-        let report = world.run(&mut embedding());
+        let report = world.run(&mut sink);
         assert_eq!(counts(&report), [written, 2 - written, 0, 7]);
         let mut skipped: Vec<_> = report.skipped_items.iter().map(|s| (s.item.as_str(), s.reason.as_str())).collect();
         skipped.sort();
@@ -165,14 +183,15 @@ fn bad_files_are_named_and_tried_again_next_time() {
         assert_eq!(report.truncated_texts, written / 2);
     }
     world.write("cut.png", &whole);
-    assert_eq!(counts(&world.run(&mut embedding())), [1, 2, 0, 6]);
+    assert_eq!(counts(&world.run(&mut sink)), [1, 2, 0, 6]);
 }
 
 #[test]
 fn equal_items_are_one_point_and_an_id_used_twice_is_named() {
     let world = World::new(&[("a.png", &png(1)), ("b.png", &png(1)), ("c.png", &png(2))]);
-    let by_content = |expected: [u64; 4]| {
-        let (report, result) = run(Job { id_from: IdFrom::Content, ..world.job() }, &mut embedding());
+    let mut sink = embedding();
+    let mut by_content = |expected: [u64; 4]| {
+        let (report, result) = run(Job { id_from: IdFrom::Content, ..world.job() }, &mut sink);
         result.unwrap();
         assert_adds_up(&report);
         assert_eq!(counts(&report), expected);
@@ -183,13 +202,46 @@ fn equal_items_are_one_point_and_an_id_used_twice_is_named() {
     let rows = "{\"id\": 1, \"text\": \"a\"}\n{\"id\": 1, \"text\": \"b\"}\n{\"id\": 1, \"text\": \"a\"}\n{\"id\": \"1\", \"text\": \"a\"}\n";
     let mut world = World::new(&[("d.jsonl", rows.as_bytes())]);
     world.sources = vec![world.sources[0].join("d.jsonl")];
+    let mut sink = embedding();
     for written in [2, 0] {
-        let mut sink = embedding();
         let report = world.run(&mut sink);
         assert_eq!(counts(&report), [written, 2 - written, 1, 1]);
         assert_eq!((&*report.skipped_items[0].item, &*report.skipped_items[0].reason), ("line 2", "duplicate_id"));
         assert!(sink.points.values().all(|point| point.texts[0].text == "a"));
+        assert!(report.skipped_items[0].message.contains("give ids as \"id\" in each line"), "{report:?}");
     }
+}
+
+#[test]
+fn shards_without_ids_stay_apart_unless_they_have_one_name() {
+    let shard = |first: f32| npy("(2, 8)", "<f4", &f32_bytes(&std::array::from_fn::<f32, 16, _>(|n| first + n as f32)));
+    let mut world = World::new(&[("a/0.npy", &shard(1.0)), ("a/1.npy", &shard(50.0)), ("b/0.npy", &shard(90.0))]);
+    let folder = world.sources[0].clone();
+    world.sources = ["a/0.npy", "a/1.npy", "a/0.npy", "b/0.npy"].map(|name| folder.join(name)).into();
+    let mut sink = embedding();
+    for written in [4, 0] {
+        let report = world.run(&mut sink);
+        assert_eq!(counts(&report), [written, 4 - written, 2, 2]);
+        assert_eq!(report.skipped_by_reason["duplicate_id"], 2);
+        let SkippedItem { source, item, message, .. } = &report.skipped_items[0];
+        assert_eq!((source, item.as_str()), (&world.sources[3], "row 0"));
+        assert!(message.contains("\"0:0\"") && message.contains("give ids in x.ids.txt"), "{message}");
+    }
+    let ids: Vec<_> = sink.points.keys().map(ToString::to_string).collect();
+    assert_eq!(ids, ["0:0", "0:1", "1:0", "1:1"]);
+    assert_eq!(sink.points[&"0:0".into()].vectors["image"][0], 1.0, "the first of that name");
+}
+
+#[test]
+fn what_is_met_twice_is_one_point_also_with_ids_of_its_own() {
+    let mut world = World::new(&[("top.png", &png(1)), ("sub/a.png", &png(2)), ("sub/b.png", &png(3))]);
+    world.write("sub/a.json", br#"{"id": 7, "n": 1}"#);
+    let folder = world.sources[0].clone();
+    world.sources.extend([folder.join("sub"), folder]);
+    let (report, result) = run(Job { id_from: IdFrom::Content, ..world.job() }, &mut embedding());
+    result.unwrap();
+    assert_adds_up(&report);
+    assert_eq!(counts(&report), [3, 0, 5, 0]);
 }
 
 #[test]
@@ -228,6 +280,10 @@ struct Stopping {
 impl Sink for Stopping {
     fn needs_vectors(&self) -> bool {
         self.inner.needs_vectors()
+    }
+
+    fn each_id(&mut self, see: &mut dyn FnMut(&PointId)) -> Result<(), SinkError> {
+        self.inner.each_id(see)
     }
 
     fn put(

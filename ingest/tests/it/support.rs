@@ -1,7 +1,7 @@
 //! An encoder that is a hash, a sink that is a map, and pictures to feed them.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::Write as _,
     path::Path,
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
@@ -97,6 +97,8 @@ pub fn config(vectors: &[&str]) -> CollectionConfig {
 #[derive(Default)]
 pub struct MapSink {
     pub points: BTreeMap<PointId, Input>,
+    /// Points of earlier runs.
+    pub before: BTreeSet<PointId>,
     pub needs_vectors: bool,
     pub batches: Vec<usize>,
     /// Fails when this many points are in.
@@ -106,9 +108,22 @@ pub struct MapSink {
     pub owed: Vec<(Ticket, Outcome)>,
 }
 
+impl MapSink {
+    /// The same place in the next run: what was written is there, and `points` are the new ones.
+    pub fn next_run(self) -> MapSink {
+        let before = self.before.into_iter().chain(self.points.into_keys()).collect();
+        MapSink { before, needs_vectors: self.needs_vectors, ..MapSink::default() }
+    }
+}
+
 impl Sink for MapSink {
     fn needs_vectors(&self) -> bool {
         self.needs_vectors
+    }
+
+    fn each_id(&mut self, see: &mut dyn FnMut(&PointId)) -> Result<(), SinkError> {
+        self.before.iter().chain(self.points.keys()).for_each(see);
+        Ok(())
     }
 
     fn put(&mut self, batch: Vec<(Ticket, Input)>, settled: &mut Vec<(Ticket, Outcome)>) -> Result<(), SinkError> {

@@ -11,9 +11,15 @@ use firn_ingest::{
 };
 use tokio::runtime::Runtime;
 
+use crate::cmd::remote;
+
+/// Points of a page, as many as a server gives.
+const PAGE: u32 = 1000;
+
 pub struct RemoteSink {
     runtime: Runtime,
     client: Client,
+    collection: String,
     stream: Option<UpsertStream>,
     tickets: HashMap<v1::PointId, Ticket>,
 }
@@ -24,7 +30,7 @@ impl RemoteSink {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.context("runtime")?;
         let client = runtime.block_on(Client::connect(server))?;
-        Ok(RemoteSink { runtime, client, stream: None, tickets: HashMap::new() })
+        Ok(RemoteSink { runtime, client, collection: String::new(), stream: None, tickets: HashMap::new() })
     }
 
     /// Makes the collection if there is none. Without a model and dimensions the server's own model is taken.
@@ -49,6 +55,7 @@ impl RemoteSink {
     }
 
     pub fn open(&mut self, collection: &str) {
+        self.collection = collection.to_owned();
         self.stream = Some(self.client.upsert_stream(collection, StreamOptions::default()));
     }
 
@@ -71,6 +78,25 @@ impl RemoteSink {
 impl Sink for RemoteSink {
     fn needs_vectors(&self) -> bool {
         false
+    }
+
+    fn each_id(&mut self, see: &mut dyn FnMut(&PointId)) -> Result<(), SinkError> {
+        let mut request = v1::ScrollRequest {
+            collection_name: self.collection.clone(),
+            limit: PAGE,
+            page: 0,
+            include: Some(v1::Include::default()),
+        };
+        loop {
+            let page = self.runtime.block_on(self.client.scroll(request.clone()))?;
+            for point in page.points {
+                see(&remote::point_id(point.id)?);
+            }
+            if page.next_page == 0 {
+                return Ok(());
+            }
+            request.page = page.next_page;
+        }
     }
 
     fn put(&mut self, batch: Vec<(Ticket, Input)>, settled: &mut Vec<(Ticket, Outcome)>) -> Result<(), SinkError> {
