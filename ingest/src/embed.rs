@@ -3,7 +3,10 @@
 //! A vector that is given is never computed anew. One bad input never fails the others, and batches of any size give the
 //! same points.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+};
 
 use firn_index::{self as index, CollectionConfig, Limits, NewPoint, Payload, PointId, Text};
 use firn_model::{Encoder, Pixels, TextEmbedding, picture};
@@ -63,7 +66,7 @@ pub fn points(
             return answers;
         }
         let prepared = chunk.into_par_iter().map(|input| prepare(encoder, config, input)).collect();
-        answers.extend(finish(encoder, prepared));
+        answers.extend(finish(encoder, prepared, &AtomicBool::new(false)));
     }
 }
 
@@ -102,10 +105,19 @@ pub fn prepare(encoder: Option<&dyn Encoder>, config: &CollectionConfig, input: 
     Ok(Prepared { point: NewPoint { id, texts, payload, vectors }, pixels, embed_texts })
 }
 
-/// Embeds what `prepare` left to do, in batches across items; one answer each, in order.
+/// Items that are embedded between two looks at whether to stop. On a CPU an item may take seconds, and more of them than
+/// keep every core busy gain nothing.
+pub fn step(encoder: Option<&dyn Encoder>) -> usize {
+    let on_cpu = encoder.is_some_and(|encoder| encoder.info().device == "cpu");
+    if on_cpu { (2 * rayon::current_num_threads()).clamp(8, CHUNK) } else { CHUNK }
+}
+
+/// Embeds what `prepare` left to do, in batches across items; one answer each, in order. When `stop` is set meanwhile, the
+/// batch that is on its way is the last, and what it leaves undone is `ItemError::Stopped`.
 pub fn finish(
     encoder: Option<&dyn Encoder>,
     prepared: Vec<Result<Prepared, ItemError>>,
+    stop: &AtomicBool,
 ) -> Vec<Result<Embedded, ItemError>> {
     let mut answers: Vec<_> = prepared
         .into_iter()
@@ -114,22 +126,22 @@ pub fn finish(
     let Some(encoder) = encoder else {
         return answers.into_iter().map(|answer| answer.map(|(embedded, ..)| embedded)).collect();
     };
-    embed_images(encoder, &mut answers);
-    embed_texts(encoder, &mut answers);
+    embed_images(encoder, &mut answers, stop);
+    embed_texts(encoder, &mut answers, stop);
     answers.into_iter().map(|answer| answer.map(|(embedded, ..)| embedded)).collect()
 }
 
 type Answer = Result<(Embedded, Option<Pixels>, bool), ItemError>;
 
-fn embed_images(encoder: &dyn Encoder, answers: &mut [Answer]) {
+fn embed_images(encoder: &dyn Encoder, answers: &mut [Answer], stop: &AtomicBool) {
     let (places, pixels): (Vec<usize>, Vec<Pixels>) = answers
         .iter_mut()
         .enumerate()
         .filter_map(|(place, answer)| Some((place, answer.as_mut().ok()?.1.take()?)))
         .unzip();
-    let embeddings = each(&pixels, IMAGES_PER_CALL, |batch| encoder.embed_images(batch));
+    let embeddings = each(&pixels, IMAGES_PER_CALL, stop, |batch| encoder.embed_images(batch));
     for (place, embedding) in places.into_iter().zip(embeddings) {
-        set(&mut answers[place], embedding.map_err(ItemError::from), |answer, embedding| {
+        set(&mut answers[place], embedding, |answer, embedding| {
             answer.point.vectors.insert(IMAGE_VECTOR.to_owned(), embedding);
             Ok(())
         });
@@ -137,7 +149,7 @@ fn embed_images(encoder: &dyn Encoder, answers: &mut [Answer]) {
 }
 
 /// Texts of all items go through the encoder sorted by length: a batch is padded to its longest.
-fn embed_texts(encoder: &dyn Encoder, answers: &mut [Answer]) {
+fn embed_texts(encoder: &dyn Encoder, answers: &mut [Answer], stop: &AtomicBool) {
     let mut texts: Vec<(usize, &str)> = Vec::new();
     for (place, answer) in answers.iter().enumerate() {
         if let Ok((embedded, _, true)) = answer {
@@ -147,13 +159,13 @@ fn embed_texts(encoder: &dyn Encoder, answers: &mut [Answer]) {
     let mut order: Vec<usize> = (0..texts.len()).collect();
     order.sort_by_key(|&at| texts[at].1.len());
     let sorted: Vec<&str> = order.iter().map(|&at| texts[at].1).collect();
-    let embeddings = each(&sorted, TEXTS_PER_CALL, |batch| encoder.embed_texts(batch));
+    let embeddings = each(&sorted, TEXTS_PER_CALL, stop, |batch| encoder.embed_texts(batch));
 
-    let mut by_text: Vec<Option<Result<TextEmbedding, firn_model::Error>>> = (0..texts.len()).map(|_| None).collect();
+    let mut by_text: Vec<Option<Result<TextEmbedding, ItemError>>> = (0..texts.len()).map(|_| None).collect();
     for (at, embedding) in order.into_iter().zip(embeddings) {
         by_text[at] = Some(embedding);
     }
-    let mut by_place: BTreeMap<usize, Vec<Result<TextEmbedding, firn_model::Error>>> = BTreeMap::new();
+    let mut by_place: BTreeMap<usize, Vec<Result<TextEmbedding, ItemError>>> = BTreeMap::new();
     let places: Vec<usize> = texts.iter().map(|&(place, _)| place).collect();
     for (place, embedding) in places.into_iter().zip(by_text.into_iter().flatten()) {
         by_place.entry(place).or_default().push(embedding);
@@ -183,28 +195,34 @@ fn set<T>(
 fn each<I, O>(
     inputs: &[I],
     per_call: usize,
+    stop: &AtomicBool,
     embed: impl Fn(&[I]) -> Result<Vec<O>, firn_model::Error>,
-) -> Vec<Result<O, firn_model::Error>> {
+) -> Vec<Result<O, ItemError>> {
     let one = |input: &I| {
         let mut answer = embed(std::slice::from_ref(input))?;
         Ok(answer.pop().expect("an encoder gives one embedding an input"))
     };
     inputs
         .chunks(per_call)
-        .flat_map(|batch| match embed(batch) {
-            Ok(embeddings) => {
-                assert_eq!(embeddings.len(), batch.len(), "an encoder gives one embedding an input");
-                embeddings.into_iter().map(Ok).collect::<Vec<_>>()
+        .flat_map(|batch| {
+            if stop.load(Relaxed) {
+                return batch.iter().map(|_| Err(ItemError::Stopped)).collect::<Vec<_>>();
             }
-            Err(_) => batch.iter().map(one).collect(),
+            match embed(batch) {
+                Ok(embeddings) => {
+                    assert_eq!(embeddings.len(), batch.len(), "an encoder gives one embedding an input");
+                    embeddings.into_iter().map(Ok).collect()
+                }
+                Err(_) => batch.iter().map(one).collect(),
+            }
         })
         .collect()
 }
 
-fn in_order(embeddings: Vec<Result<TextEmbedding, firn_model::Error>>) -> Result<Vec<TextEmbedding>, ItemError> {
+fn in_order(embeddings: Vec<Result<TextEmbedding, ItemError>>) -> Result<Vec<TextEmbedding>, ItemError> {
     let named = |(text, embedding)| match embedding {
-        Err(firn_model::Error::EmptyText) => Err(ItemError::EmptyText { text }),
-        other => other.map_err(ItemError::from),
+        Err(ItemError::Model(firn_model::Error::EmptyText)) => Err(ItemError::EmptyText { text }),
+        other => other,
     };
     embeddings.into_iter().enumerate().map(named).collect()
 }

@@ -25,6 +25,9 @@ pub enum ItemError {
     ModelNotLoaded { what: &'static str, model: String },
     #[error("the collection was made with model {expected}, this one is {received}")]
     WrongModel { expected: String, received: String },
+    /// No fault of the item: the next run reads it again.
+    #[error("the run was stopped before this point was embedded")]
+    Stopped,
 }
 
 impl From<model::Error> for ItemError {
@@ -46,6 +49,7 @@ impl ItemError {
             ItemError::NoModel { .. } => "no_model",
             ItemError::ModelNotLoaded { .. } => "model_not_loaded",
             ItemError::WrongModel { .. } => "wrong_model",
+            ItemError::Stopped => "stopped",
         }
     }
 }

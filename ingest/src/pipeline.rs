@@ -30,9 +30,8 @@ use crate::{
     source::{Kind, Source},
 };
 
-/// Items that are decoded at a time, and embedded at a time.
+/// Items that are decoded at a time.
 const PREPARE: usize = 32;
-const EMBED: usize = 64;
 /// A batch that is not full is written after this long.
 const FLUSH_AFTER: Duration = Duration::from_secs(2);
 /// How often answers of the sink are asked for while nothing is ready to be written.
@@ -59,7 +58,7 @@ pub struct Job {
     /// Points that are written at a time.
     pub batch: usize,
     pub bytes_in_flight: usize,
-    /// Set from outside to stop after the current batch.
+    /// Set from outside to stop soon: what is embedded by then is still written.
     pub stop: Arc<AtomicBool>,
     pub watch: Arc<Watch>,
 }
@@ -98,8 +97,9 @@ pub fn run(job: Job, sink: &mut dyn Sink) -> (Report, Result<(), RunError>) {
         if embeds {
             let (prepare_out, prepare_in) = sync_channel(2);
             scope.spawn(move || stage(read_in, PREPARE, stop, &prepare_out, |batch| prepare(encoder, config, batch)));
+            let step = embed::step(encoder);
             scope.spawn(move || {
-                stage_of_batches(prepare_in, EMBED, stop, &write_out, |batch| finish(encoder, batch));
+                stage_of_batches(prepare_in, step, stop, &write_out, |batch| finish(encoder, batch, stop));
             });
         } else {
             scope.spawn(move || stage(read_in, PREPARE, stop, &write_out, |batch| batch));
@@ -256,7 +256,7 @@ fn stage<T, U>(
     }
 }
 
-/// The same for batches that come in batches.
+/// The same for batches that come in batches: smaller ones are joined, larger ones are cut.
 fn stage_of_batches<T, U>(
     input: Receiver<Vec<T>>,
     most: usize,
@@ -270,8 +270,12 @@ fn stage_of_batches<T, U>(
         {
             batch.extend(more);
         }
-        if stop.load(Relaxed) || out.send(work(batch)).is_err() {
-            return;
+        while !batch.is_empty() {
+            let rest = batch.split_off(batch.len().min(most));
+            if stop.load(Relaxed) || out.send(work(batch)).is_err() {
+                return;
+            }
+            batch = rest;
         }
     }
 }
@@ -291,7 +295,8 @@ fn prepare(
     batch.into_par_iter().map(|parcel| parcel.map(one)).collect()
 }
 
-fn finish(encoder: Option<&dyn Encoder>, batch: Vec<Parcel<Prepared>>) -> Vec<Parcel<Input>> {
+/// What is not embedded because the run was stopped goes no further, and is settled in no way.
+fn finish(encoder: Option<&dyn Encoder>, batch: Vec<Parcel<Prepared>>, stop: &AtomicBool) -> Vec<Parcel<Input>> {
     let mut refused = Vec::new();
     let (mut labels, mut prepared) = (Vec::new(), Vec::new());
     for Parcel { label, content } in batch {
@@ -303,8 +308,9 @@ fn finish(encoder: Option<&dyn Encoder>, batch: Vec<Parcel<Prepared>>) -> Vec<Pa
             Err(outcome) => refused.push(Parcel { label, content: Err(outcome) }),
         }
     }
-    let embedded = embed::finish(encoder, prepared);
-    let done = labels.into_iter().zip(embedded).map(|(label, embedded)| {
+    let embedded = embed::finish(encoder, prepared, stop);
+    let settled = labels.into_iter().zip(embedded).filter(|(_, e)| !matches!(e, Err(ItemError::Stopped)));
+    let done = settled.map(|(label, embedded)| {
         Parcel { label, content: Ok(embedded) }.map(|embedded, label| {
             let embedded = embedded?;
             label.truncated_texts = embedded.truncations.len();

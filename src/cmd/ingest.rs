@@ -229,14 +229,14 @@ fn new_config(engine: &Engine, settings: &Settings, sources: &Sources) -> anyhow
     Ok(engine::collection_config(encoder.as_ref(), Default::default(), HnswConfig::default()))
 }
 
-/// The first Ctrl-C or SIGTERM stops after the current batch, the second at once.
+/// The first Ctrl-C or SIGTERM stops once the images that are being embedded are done, the second at once.
 fn stop_on_signal(stop: Arc<AtomicBool>) {
     std::thread::spawn(move || {
         let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
         runtime.block_on(async {
             signal().await;
             stop.store(true, Relaxed);
-            eprintln!("\nstopping after the current batch; again to stop at once");
+            eprintln!("\nstopping: what is embedded is still written; again to stop at once");
             signal().await;
             std::process::exit(130);
         });

@@ -4,12 +4,13 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
 };
 
 use firn_index::PointId;
 use firn_ingest::{
+    embed,
     identity::IdFrom,
     journal::Journal,
     pipeline::{Job, RunError, run},
@@ -17,6 +18,9 @@ use firn_ingest::{
     sink::{Outcome, Sink, SinkError, Ticket},
     source::{Source, SourceOptions},
 };
+
+use firn_model::{Embedding, Encoder, ModelInfo, Pixels, TextEmbedding};
+use image::RgbImage;
 
 use crate::support::{FakeEncoder, MapSink, config, f32_bytes, npy, png, write};
 
@@ -325,6 +329,64 @@ fn a_run_that_is_stopped_keeps_what_it_has_and_the_next_does_the_rest() {
     let mut at_once = embedding();
     World { sources: world.sources.clone(), ..World::new(&[]) }.run(&mut at_once);
     assert_eq!(sink.inner.points, at_once.points, "in two runs as in one");
+}
+
+/// Asks to stop while it embeds images for the second time.
+struct StopsWhileEmbedding {
+    inner: FakeEncoder,
+    stop: Arc<AtomicBool>,
+    images: AtomicUsize,
+}
+
+impl Encoder for StopsWhileEmbedding {
+    fn info(&self) -> &ModelInfo {
+        self.inner.info()
+    }
+
+    fn preprocess(&self, picture: &RgbImage) -> Pixels {
+        self.inner.preprocess(picture)
+    }
+
+    fn embed_images(&self, images: &[Pixels]) -> Result<Vec<Embedding>, firn_model::Error> {
+        self.images.fetch_add(images.len(), Relaxed);
+        let embeddings = self.inner.embed_images(images)?;
+        self.stop.store(self.inner.image_calls.load(Relaxed) == 2, Relaxed);
+        Ok(embeddings)
+    }
+
+    fn embed_texts(&self, texts: &[&str]) -> Result<Vec<TextEmbedding>, firn_model::Error> {
+        assert!(!self.stop.load(Relaxed), "texts are embedded after the stop");
+        self.inner.embed_texts(texts)
+    }
+}
+
+/// On a CPU an image can take seconds: a stop waits for a few, and drops none that is done.
+#[test]
+fn a_stop_waits_for_no_more_than_one_step_of_the_encoder() {
+    for with_texts in [false, true] {
+        let world = World::with_pictures(300);
+        if with_texts {
+            (0..300).for_each(|at| world.write(&format!("{:02}/{at:05}.txt", at % 7), b"a text"));
+        }
+        let stop = Arc::new(AtomicBool::new(false));
+        let encoder = Arc::new(StopsWhileEmbedding { inner: FakeEncoder::new(), stop, images: AtomicUsize::new(0) });
+        let step = embed::step(Some(&*encoder));
+        let job = Job { encoder: Some(encoder.clone()), stop: encoder.stop.clone(), ..world.job() };
+        let mut sink = embedding();
+        let (report, result) = run(job, &mut sink);
+        result.unwrap();
+        assert!(report.interrupted && report.skipped == 0, "{report:?}");
+        let images = encoder.images.load(Relaxed);
+        assert!((2..=2 * step).contains(&images), "{images} images in two steps of {step}");
+        let (all, done) = (report.written as usize, sink.points.len());
+        assert_eq!(all, done);
+        if !with_texts {
+            assert_eq!(done, images, "what was embedded is written");
+        } else {
+            assert!((1..=step).contains(&done), "what lacks its text is not: {done} of {images}");
+        }
+        assert_eq!(counts(&world.run(&mut sink)), [300 - report.written, report.written, 0, 0]);
+    }
 }
 
 #[test]
