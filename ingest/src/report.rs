@@ -90,6 +90,7 @@ pub struct Watch {
 /// The counters at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Glance {
+    pub read: u64,
     pub written: u64,
     pub unchanged: u64,
     pub skipped: u64,
@@ -105,6 +106,7 @@ impl Watch {
     pub fn glance(&self) -> Glance {
         let fractions: f64 = self.sources.iter().map(|source| source.fraction()).sum();
         Glance {
+            read: self.read.load(Relaxed),
             written: self.written.load(Relaxed),
             unchanged: self.unchanged.load(Relaxed) + self.duplicates.load(Relaxed),
             skipped: self.skipped.load(Relaxed),

@@ -34,13 +34,14 @@ pub fn start(watch: Arc<Watch>, quiet: bool) -> Progress {
         let started = Instant::now();
         let bar = terminal.then(bar);
         while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(every) {
-            let line = line(watch.glance(), started.elapsed());
+            let glance = watch.glance();
+            let (done, line) = (fraction_done(glance), line(glance, started.elapsed()));
             match &bar {
                 Some(bar) => {
-                    bar.set_position((watch.glance().fraction * PARTS as f64) as u64);
+                    bar.set_position((done * PARTS as f64) as u64);
                     bar.set_message(line);
                 }
-                None => eprintln!("{line}"),
+                None => eprintln!("{:.0} %: {line}", done * 100.0),
             }
         }
         if let Some(bar) = bar {
@@ -61,23 +62,46 @@ impl Progress {
 }
 
 fn bar() -> ProgressBar {
-    let style = ProgressStyle::with_template("{wide_bar} {percent}%  {msg}").expect("a template that is fixed");
+    // What does not fit is cut, not wrapped: a wrapped line would stay on the screen.
+    let style = ProgressStyle::with_template("{bar:12} {percent:>3} %  {wide_msg}").expect("a template that is fixed");
     ProgressBar::new(PARTS).with_style(style)
 }
 
+/// What is settled, as a part of all that the sources seem to hold.
+fn fraction_done(glance: Glance) -> f64 {
+    let settled = glance.written + glance.unchanged + glance.skipped;
+    glance.fraction * settled as f64 / glance.read.max(1) as f64
+}
+
+/// The most important first.
 fn line(glance: Glance, elapsed: Duration) -> String {
-    let seconds = elapsed.as_secs_f64().max(1e-9);
-    let mut line = format!("{} written, {:.0}/s", glance.written, glance.written as f64 / seconds);
+    let rate = glance.written as f64 / elapsed.as_secs_f64().max(1e-9);
+    let decimals = if rate > 0.0 && rate < 9.95 { 1 } else { 0 };
+    let mut line = format!("{} written, {rate:.decimals$}/s", glance.written);
+    if let Some(seconds) = seconds_left(glance, rate) {
+        line += &format!(", {} left", clock(seconds));
+    }
     for (n, what) in [(glance.unchanged, "unchanged"), (glance.skipped, "skipped")] {
         if n > 0 {
             line += &format!(", {n} {what}");
         }
     }
-    if glance.fraction > 0.0 && glance.fraction < 1.0 {
-        let left = (seconds * (1.0 - glance.fraction) / glance.fraction) as u64;
-        line += &format!(", {:.0} % read, about {}:{:02} left", glance.fraction * 100.0, left / 60, left % 60);
-    }
     line
+}
+
+/// As if all that is left had to be written: what is unchanged costs next to nothing, and says nothing of the rest.
+fn seconds_left(glance: Glance, rate: f64) -> Option<u64> {
+    let done = fraction_done(glance);
+    if rate == 0.0 || done == 0.0 || done >= 1.0 {
+        return None;
+    }
+    let total = glance.read as f64 / glance.fraction;
+    Some((total * (1.0 - done) / rate).ceil() as u64)
+}
+
+fn clock(seconds: u64) -> String {
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    if hours > 0 { format!("{hours}:{minutes:02}:{seconds:02}") } else { format!("{minutes}:{seconds:02}") }
 }
 
 #[cfg(test)]
@@ -89,13 +113,18 @@ mod tests {
         let check = |glance, seconds, expected: &str| {
             assert_eq!(line(glance, Duration::from_secs(seconds)), expected);
         };
-        let glance = Glance { written: 500, fraction: 0.25, ..Glance::default() };
-        check(glance, 50, "500 written, 10/s, 25 % read, about 2:30 left");
+        let glance = Glance { read: 500, written: 500, fraction: 0.25, ..Glance::default() };
+        check(glance, 50, "500 written, 10/s, 2:30 left");
+        check(Glance { read: 600, fraction: 0.3, ..glance }, 50, "500 written, 10/s, 2:30 left");
+        check(Glance { read: 600, fraction: 1.0, ..glance }, 50, "500 written, 10/s, 0:10 left");
+        check(Glance { fraction: 1.0, ..glance }, 50, "500 written, 10/s");
+        check(glance, 5000, "500 written, 0.1/s, 4:10:00 left");
         check(
-            Glance { skipped: 2, unchanged: 7, fraction: 1.0, ..glance },
+            Glance { read: 10_000, skipped: 2, unchanged: 9498, fraction: 0.5, ..glance },
             50,
-            "500 written, 10/s, 7 unchanged, 2 skipped",
+            "500 written, 10/s, 16:40 left, 9498 unchanged, 2 skipped",
         );
+        check(Glance { read: 70, ..Glance::default() }, 1, "0 written, 0/s");
         check(Glance::default(), 0, "0 written, 0/s");
     }
 }
