@@ -43,7 +43,8 @@ def pictures():
 
 
 @torch.no_grad()
-def run(name, folder):
+def make_model(name, folder):
+    """Model, image processor and tokenizer, also written to the folder."""
     vision, text, dim = MODELS[name]
     torch.manual_seed(3)
     config = CLIPConfig(vision_config=vision, text_config=text | dict(eos_token_id=2), projection_dim=dim)
@@ -57,8 +58,12 @@ def run(name, folder):
     processor.save_pretrained(folder)
     tokens = (ROOT / "model/fixtures/clip-quick/tokenizer.json").read_text()
     (folder / "tokenizer.json").write_text(tokens)
-    tokenizer = CLIPTokenizer.from_pretrained(folder)
+    return model, processor, CLIPTokenizer.from_pretrained(folder)
 
+
+@torch.no_grad()
+def run(name, folder):
+    model, processor, tokenizer = make_model(name, folder)
     texts = [" ".join(["a photo of a cat on the sofa,"] * (1 + i)) for i in range(N_TEXTS)]
     (folder / "texts.json").write_text(json.dumps(texts))
     images = list(pictures())

@@ -3,13 +3,14 @@
 //! Judged by `transformers` on the same weights; see `model/fixtures/make.py` and `benches/README.md`.
 
 mod config;
+mod cpu;
 mod tokenizer;
 mod towers;
 mod weights;
 
 use std::{path::Path, sync::Arc};
 
-use candle_core::{D, Device, Tensor};
+use candle_core::{Device, Tensor};
 use image::RgbImage;
 use rayon::prelude::*;
 
@@ -19,10 +20,7 @@ pub(crate) use self::{
     tokenizer::Tokenizer,
     weights::{Weights, shard_names},
 };
-use self::{
-    tokenizer::Tokens,
-    towers::{ImageTower, TextTower},
-};
+use self::{config::TowerConfig, tokenizer::Tokens};
 use crate::{
     Embedding, Encoder, Error, ModelInfo, Pixels, Result, TextEmbedding, check::Memory, device, folder,
     preprocess::Preprocessor,
@@ -34,8 +32,8 @@ pub(crate) const TOKENIZER_FILE: &str = "tokenizer.json";
 /// The usual one, and where `CLIPProcessor` of transformers 5 writes.
 pub(crate) const PREPROCESSOR_FILES: [&str; 2] = ["preprocessor_config.json", "processor_config.json"];
 
-/// Images or texts that go through a network at once; more would gain nothing and take memory.
-const CPU_BATCH: usize = 16;
+/// Images or texts that go through a network at once, on the CPU in each thread; more would gain nothing and take memory.
+const CPU_BATCH: usize = 8;
 const CUDA_BATCH: usize = 128;
 
 pub(crate) struct Clip {
@@ -43,8 +41,12 @@ pub(crate) struct Clip {
     device: Device,
     preprocessor: Preprocessor,
     tokenizer: Tokenizer,
-    image_tower: ImageTower,
-    text_tower: TextTower,
+    towers: Towers,
+}
+
+enum Towers {
+    Cpu(cpu::ImageTower, cpu::TextTower),
+    Card(towers::ImageTower, towers::TextTower),
 }
 
 impl Clip {
@@ -64,46 +66,72 @@ impl Clip {
             parameters: config.n_parameters(),
             device: device::label(device),
         };
-        let image_tower = ImageTower::load(&weights, &config, device)?;
-        let text_tower = TextTower::load(&weights, &config, device)?;
-        Ok(Arc::new(Clip { info, device: device.clone(), preprocessor, tokenizer, image_tower, text_tower }))
+        let towers = Towers::load(&weights, &config, device)?;
+        Ok(Arc::new(Clip { info, device: device.clone(), preprocessor, tokenizer, towers }))
     }
 
-    fn batch_size(&self) -> usize {
-        if self.device.is_cuda() { CUDA_BATCH } else { CPU_BATCH }
+    fn image_rows(&self, images: &[Pixels]) -> Result<Vec<f32>> {
+        match &self.towers {
+            Towers::Cpu(tower, _) => Ok(on_cpu(images, |piece, n_threads| tower.forward(piece, n_threads))),
+            Towers::Card(tower, _) => on_card(images, |piece| tower.forward(&self.pixel_tensor(piece)?)),
+        }
     }
 
-    /// Runs `embed` over pieces of a batch: side by side on the CPU, one after the other on a card.
-    fn in_pieces<T: Sync, R: Send>(
-        &self,
-        items: &[T],
-        embed: impl Fn(&[T]) -> Result<Vec<R>> + Sync,
-    ) -> Result<Vec<R>> {
-        let pieces: Vec<Vec<R>> = if self.device.is_cuda() {
-            items.chunks(self.batch_size()).map(&embed).collect::<Result<_>>()?
-        } else {
-            let size = items.len().div_ceil(rayon::current_num_threads()).clamp(1, self.batch_size());
-            items.par_chunks(size).map(&embed).collect::<Result<_>>()?
-        };
-        Ok(pieces.into_iter().flatten().collect())
+    fn text_rows(&self, texts: &[&Tokens]) -> Result<Vec<f32>> {
+        match &self.towers {
+            Towers::Cpu(_, tower) => Ok(on_cpu(texts, |piece, n_threads| tower.forward(piece, n_threads))),
+            Towers::Card(_, tower) => on_card(texts, |piece| {
+                let pooled_at: Vec<usize> = piece.iter().map(|t| t.pooled_at).collect();
+                tower.forward(&self.id_tensor(piece)?, &pooled_at)
+            }),
+        }
     }
 
-    fn embed_image_piece(&self, images: &[Pixels]) -> Result<Vec<Embedding>> {
+    /// (batch, 3, side, side)
+    fn pixel_tensor(&self, images: &[Pixels]) -> candle_core::Result<Tensor> {
         let side = self.info.image_side_px;
         let values: Vec<f32> = images.iter().flat_map(|image| image.values.iter().copied()).collect();
-        let pixels = Tensor::from_vec(values, (images.len(), 3, side, side), &self.device)?; // (batch, 3, side, side)
-        unit_rows(&self.image_tower.forward(&pixels)?)
+        Tensor::from_vec(values, (images.len(), 3, side, side), &self.device)
     }
 
-    fn embed_text_piece(&self, texts: &[&Tokens]) -> Result<Vec<Embedding>> {
+    /// (batch, tokens). Padding stands behind the pooled token, where a causal tower cannot see it.
+    fn id_tensor(&self, texts: &[&Tokens]) -> candle_core::Result<Tensor> {
         let length = texts.iter().map(|t| t.ids.len()).max().unwrap_or(0);
-        // Padding stands behind the pooled token, where a causal tower cannot see it.
         let padded = |t: &Tokens| t.ids.iter().copied().chain(std::iter::repeat(0)).take(length).collect::<Vec<u32>>();
         let ids: Vec<u32> = texts.iter().flat_map(|t| padded(t)).collect();
-        let ids = Tensor::from_vec(ids, (texts.len(), length), &self.device)?; // (batch, tokens)
-        let pooled_at: Vec<usize> = texts.iter().map(|t| t.pooled_at).collect();
-        unit_rows(&self.text_tower.forward(&ids, &pooled_at)?)
+        Tensor::from_vec(ids, (texts.len(), length), &self.device)
     }
+}
+
+impl Towers {
+    fn load(weights: &Weights, config: &Config, device: &Device) -> Result<Towers> {
+        let image = towers::ImageTower::load(weights, config, device)?;
+        if device.is_cuda() {
+            return Ok(Towers::Card(image, towers::TextTower::load(weights, config, device)?));
+        }
+        let image = cpu::ImageTower::new(image)?;
+        Ok(Towers::Cpu(image, cpu::TextTower::new(towers::TextTower::load(weights, config, device)?)?))
+    }
+}
+
+/// Pieces of a batch side by side; threads beyond the number of pieces help inside of them.
+fn on_cpu<T: Sync>(items: &[T], embed: impl Fn(&[T], usize) -> Vec<f32> + Sync) -> Vec<f32> {
+    if items.is_empty() {
+        return Vec::new();
+    }
+    let n_threads = rayon::current_num_threads();
+    let size = items.len().div_ceil(n_threads).min(CPU_BATCH);
+    let spare = n_threads / items.len().div_ceil(size);
+    items.par_chunks(size).flat_map_iter(|piece| embed(piece, spare.max(1))).collect()
+}
+
+/// Pieces of a batch one after the other.
+fn on_card<T>(items: &[T], embed: impl Fn(&[T]) -> candle_core::Result<Tensor>) -> Result<Vec<f32>> {
+    let mut rows = Vec::new();
+    for piece in items.chunks(CUDA_BATCH) {
+        rows.extend(embed(piece)?.flatten_all()?.to_vec1::<f32>()?);
+    }
+    Ok(rows)
 }
 
 impl Encoder for Clip {
@@ -120,7 +148,7 @@ impl Encoder for Clip {
         if let Some(image) = images.iter().find(|i| i.side != side || i.values.len() != 3 * side * side) {
             return Err(Error::WrongPixels { expected_px: side, received_px: image.side });
         }
-        self.in_pieces(images, |piece| self.embed_image_piece(piece))
+        unit_rows(&self.image_rows(images)?, self.info.dim)
     }
 
     fn embed_texts(&self, texts: &[&str]) -> Result<Vec<TextEmbedding>> {
@@ -129,7 +157,7 @@ impl Encoder for Clip {
         let mut order: Vec<usize> = (0..tokens.len()).collect();
         order.sort_by_key(|&i| tokens[i].ids.len());
         let sorted: Vec<&Tokens> = order.iter().map(|&i| &tokens[i]).collect();
-        let embeddings = self.in_pieces(&sorted, |piece| self.embed_text_piece(piece))?;
+        let embeddings = unit_rows(&self.text_rows(&sorted)?, self.info.dim)?;
 
         let mut answers: Vec<(usize, TextEmbedding)> = order
             .into_iter()
@@ -161,31 +189,30 @@ pub(crate) fn is_known_spare(tensor: &str) -> bool {
     tensor == "logit_scale" || tensor.ends_with(".position_ids")
 }
 
-/// Weights, and the widest states of a batch: a few copies of the hidden states beside those of the MLP.
+/// Weights, and the widest states of a batch: those of the MLP beside some copies of the hidden ones. On the CPU the scores of
+/// one head are held at a time, on a card those of all.
 pub(crate) fn memory(config: &Config) -> Vec<Memory> {
     let (text, vision) = (&config.text, &config.vision);
-    let states = |tower: &config::TowerConfig, length: usize| {
-        let scores = 2 * tower.n_heads * length * length;
-        (4 * (length * (2 * tower.intermediate_size + 6 * tower.hidden_size) + scores)) as u64
+    let towers = [(&text.tower, text.max_position_embeddings), (&vision.tower, vision.n_patches() + 1)];
+    let widest = |numbers: fn(&TowerConfig, usize) -> usize| {
+        let bytes = towers.iter().map(|(tower, length)| 4 * numbers(tower, *length) as u64);
+        bytes.max().expect("there are two towers")
     };
-    let one = states(&text.tower, text.max_position_embeddings).max(states(&vision.tower, vision.n_patches() + 1));
-    let on = |device, batch: usize| Memory {
-        device,
-        dtype: "f32",
-        weights_bytes: 4 * config.n_parameters(),
-        batch_bytes: one * batch as u64,
-    };
-    vec![on("cpu", CPU_BATCH * rayon::current_num_threads()), on("cuda", CUDA_BATCH)]
+    let weights_bytes = 4 * config.n_parameters();
+    let on = |device, batch_bytes| Memory { device, dtype: "f32", weights_bytes, batch_bytes };
+    let on_cpu = widest(|t, length| length * (t.intermediate_size + 6 * t.hidden_size));
+    let on_card = widest(|t, length| length * (2 * t.intermediate_size + 6 * t.hidden_size + 2 * t.n_heads * length));
+    vec![on("cpu", on_cpu * (CPU_BATCH * rayon::current_num_threads()) as u64), on("cuda", on_card * CUDA_BATCH as u64)]
 }
 
-/// Rows scaled to unit length; (batch, dim) to one vector each.
-fn unit_rows(rows: &Tensor) -> Result<Vec<Embedding>> {
-    let norms = rows.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?; // (batch, 1)
-    let rows = rows.broadcast_div(&norms)?.to_vec2::<f32>()?;
-    if rows.iter().flatten().any(|x| !x.is_finite()) {
-        return Err(Error::NotFinite);
-    }
-    Ok(rows)
+/// (batch * dim) numbers to one vector of unit length each.
+fn unit_rows(rows: &[f32], dim: usize) -> Result<Vec<Embedding>> {
+    let unit = |row: &[f32]| {
+        let norm = row.iter().map(|x| x * x).sum::<f32>().sqrt();
+        let unit: Embedding = row.iter().map(|x| x / norm).collect();
+        if unit.iter().all(|x| x.is_finite()) { Ok(unit) } else { Err(Error::NotFinite) }
+    };
+    rows.chunks_exact(dim).map(unit).collect()
 }
 
 #[cfg(test)]

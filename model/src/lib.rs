@@ -17,6 +17,7 @@ pub mod scenes;
 #[cfg(test)]
 mod testing;
 pub mod train;
+mod vector_unit;
 
 pub use check::{CheckReport, Memory, Trial, check};
 pub use clip::TensorFault;

@@ -1,5 +1,14 @@
 use std::path::Path;
 
+use candle_core::DType;
+use candle_nn::VarBuilder;
+use candle_transformers::models::clip::{
+    ClipConfig, ClipModel,
+    text_model::{self, ClipTextConfig},
+    vision_model::ClipVisionConfig,
+};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 
 use super::*;
@@ -69,6 +78,108 @@ fn token_ids_equal_the_reference() {
             let ids: Vec<i64> = tokenizer.encode(text).unwrap().ids.into_iter().map(i64::from).collect();
             let wanted = expected(model, &format!("input_ids.{i}")).to_vec1::<i64>().unwrap();
             assert_eq!(ids, wanted, "{model}: {text:?}");
+        }
+    }
+}
+
+/// candle-transformers knows one activation, one epsilon and one pooling, so that `clip-gelu` is judged as if its config
+/// had these; what its own config says is judged by the reference's answers above.
+fn judged_config(model: &str) -> Config {
+    let mut config = Config::read(&fixture(model).join(CONFIG_FILE)).unwrap();
+    for tower in [&mut config.text.tower, &mut config.vision.tower] {
+        tower.activation = config::Activation::QuickGelu;
+        tower.layer_norm_eps = 1e-5;
+    }
+    config.text.pooling = config::Pooling::LargestId;
+    config
+}
+
+fn judge(model: &str, config: &Config) -> ClipModel {
+    let (text, vision) = (&config.text, &config.vision);
+    let config = ClipConfig {
+        text_config: ClipTextConfig {
+            vocab_size: text.vocab_size,
+            embed_dim: text.tower.hidden_size,
+            activation: text_model::Activation::QuickGelu,
+            intermediate_size: text.tower.intermediate_size,
+            max_position_embeddings: text.max_position_embeddings,
+            pad_with: None,
+            num_hidden_layers: text.tower.n_layers,
+            num_attention_heads: text.tower.n_heads,
+            projection_dim: config.projection_dim,
+        },
+        vision_config: ClipVisionConfig {
+            embed_dim: vision.tower.hidden_size,
+            activation: text_model::Activation::QuickGelu,
+            intermediate_size: vision.tower.intermediate_size,
+            num_hidden_layers: vision.tower.n_layers,
+            num_attention_heads: vision.tower.n_heads,
+            projection_dim: config.projection_dim,
+            num_channels: 3,
+            image_size: vision.image_size,
+            patch_size: vision.patch_size,
+        },
+        logit_scale_init_value: 2.6592,
+        image_size: vision.image_size,
+    };
+    let names = weights::file_names(&fixture(model)).unwrap().into_iter().filter(|name| name.ends_with(".safetensors"));
+    let files: Vec<_> = names.map(|name| fixture(model).join(name)).collect();
+    // SAFETY: nobody writes to the fixtures.
+    let weights = unsafe { VarBuilder::from_mmaped_safetensors(&files, DType::F32, &Device::Cpu).unwrap() };
+    ClipModel::new(weights, &config).unwrap()
+}
+
+/// One end token, the largest id, somewhere among random ones.
+fn random_tokens(rng: &mut ChaCha8Rng, n: usize, vocab_size: usize) -> Tokens {
+    let mut ids: Vec<u32> = (0..n).map(|_| rng.random_range(0..vocab_size as u32 - 1)).collect();
+    let pooled_at = rng.random_range(0..n);
+    ids[pooled_at] = vocab_size as u32 - 1;
+    Tokens { ids, n_cut: 0, pooled_at }
+}
+
+#[test]
+fn both_kinds_of_towers_equal_those_of_candle_transformers() {
+    const SEED: u64 = 11;
+    for model in MODELS {
+        let config = judged_config(model);
+        let judge = judge(model, &config);
+        let weights = Weights::open(&fixture(model)).unwrap();
+        let card = || {
+            let image = towers::ImageTower::load(&weights, &config, &Device::Cpu).unwrap();
+            (image, towers::TextTower::load(&weights, &config, &Device::Cpu).unwrap())
+        };
+        let cpu = (cpu::ImageTower::new(card().0).unwrap(), cpu::TextTower::new(card().1).unwrap());
+        let compare = |what: &str, received: &[f32], expected: &Tensor| {
+            let expected = expected.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            assert_eq!(received.len(), expected.len());
+            let difference = received.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            println!("{model}, seed {SEED}, {what}: {difference:e}");
+            assert!(difference <= 1e-5, "{model}, seed {SEED}, {what}: {difference:e}");
+        };
+
+        let mut rng = ChaCha8Rng::seed_from_u64(SEED);
+        let side = config.vision.image_size;
+        let random_pixels = |_| (0..3 * side * side).map(|_| rng.random_range(-2.0..2.0)).collect();
+        let images: Vec<Pixels> = (0..5).map(random_pixels).map(|values| Pixels { side, values }).collect();
+        let values: Vec<f32> = images.iter().flat_map(|image| image.values.clone()).collect();
+        let pixels = Tensor::from_vec(values, (images.len(), 3, side, side), &Device::Cpu).unwrap();
+        let expected = judge.get_image_features(&pixels).unwrap();
+        let from_card = card().0.forward(&pixels).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        compare("images, candle's operations", &from_card, &expected);
+        for n_threads in [1, 2] {
+            compare("images, flat", &cpu.0.forward(&images, n_threads), &expected);
+        }
+
+        for n in [1, 2, 9, config.text.max_position_embeddings] {
+            let texts: Vec<Tokens> = (0..4).map(|_| random_tokens(&mut rng, n, config.text.vocab_size)).collect();
+            let ids: Vec<Vec<u32>> = texts.iter().map(|text| text.ids.clone()).collect();
+            let ids = Tensor::new(ids, &Device::Cpu).unwrap();
+            let expected = judge.get_text_features(&ids).unwrap();
+            let pooled_at: Vec<usize> = texts.iter().map(|text| text.pooled_at).collect();
+            let from_card =
+                card().1.forward(&ids, &pooled_at).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            compare(&format!("texts of {n}, candle's operations"), &from_card, &expected);
+            compare(&format!("texts of {n}, flat"), &cpu.1.forward(&texts.iter().collect::<Vec<_>>(), 1), &expected);
         }
     }
 }

@@ -1,5 +1,6 @@
-//! The two transformers of CLIP: pre-norm blocks, a causal mask on the text side only.
+//! The two transformers of CLIP in candle's operations: pre-norm blocks, a causal mask on the text side only.
 //!
+//! They load the weights, and compute on a card; on the CPU `cpu` takes the weights over, judged by these.
 //! Tensor names and order of operations follow `modeling_clip.py` of transformers, so that weights load by name.
 
 use candle_core::{Device, IndexOp, Tensor};
@@ -13,17 +14,17 @@ use crate::Result;
 
 pub(crate) struct ImageTower {
     /// (dim, 3 * patch * patch)
-    patch_embedding: Linear,
+    pub(super) patch_embedding: Linear,
     /// (1, 1, dim): class embedding plus the first position.
-    class_token: Tensor,
+    pub(super) class_token: Tensor,
     /// (patches, dim)
-    positions: Tensor,
-    pre_norm: LayerNorm,
-    blocks: Vec<Block>,
-    post_norm: LayerNorm,
-    projection: Linear,
-    grid: usize,
-    patch: usize,
+    pub(super) positions: Tensor,
+    pub(super) pre_norm: LayerNorm,
+    pub(super) blocks: Vec<Block>,
+    pub(super) post_norm: LayerNorm,
+    pub(super) projection: Linear,
+    pub(super) grid: usize,
+    pub(super) patch: usize,
 }
 
 impl ImageTower {
@@ -75,12 +76,12 @@ impl ImageTower {
 
 pub(crate) struct TextTower {
     /// (vocab, dim)
-    tokens: Embedding,
+    pub(super) tokens: Embedding,
     /// (max tokens, dim)
-    positions: Tensor,
-    blocks: Vec<Block>,
-    final_norm: LayerNorm,
-    projection: Linear,
+    pub(super) positions: Tensor,
+    pub(super) blocks: Vec<Block>,
+    pub(super) final_norm: LayerNorm,
+    pub(super) projection: Linear,
 }
 
 impl TextTower {
@@ -112,16 +113,16 @@ impl TextTower {
     }
 }
 
-struct Block {
-    norm1: LayerNorm,
+pub(super) struct Block {
+    pub(super) norm1: LayerNorm,
     /// Query, key and value in one product; the scale is folded into the query.
-    qkv: Linear,
-    out: Linear,
-    norm2: LayerNorm,
-    up: Linear,
-    down: Linear,
-    n_heads: usize,
-    activation: Activation,
+    pub(super) qkv: Linear,
+    pub(super) out: Linear,
+    pub(super) norm2: LayerNorm,
+    pub(super) up: Linear,
+    pub(super) down: Linear,
+    pub(super) n_heads: usize,
+    pub(super) activation: Activation,
 }
 
 impl Block {

@@ -8,6 +8,8 @@ use std::ops::Range;
 
 use image::RgbImage;
 
+use crate::vector_unit::on_best_unit;
+
 const PRECISION_BITS: u32 = 32 - 8 - 2;
 /// Rows that the horizontal pass treats at once.
 const ROWS: usize = 8;
@@ -186,18 +188,4 @@ fn add_scaled(sums: &mut [i32; LANES], bytes: &[u8], weight: i32) {
 #[inline(always)]
 fn to_byte(sum: i32) -> u8 {
     (sum >> PRECISION_BITS).clamp(0, 255) as u8
-}
-
-/// Runs a loop compiled for the widest vector unit that is there; the result is the same on all.
-fn on_best_unit<R>(work: impl FnOnce() -> R) -> R {
-    #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx2") {
-        #[target_feature(enable = "avx2")]
-        fn wide<R>(work: impl FnOnce() -> R) -> R {
-            work()
-        }
-        // SAFETY: the instructions were just found to be there.
-        return unsafe { wide(work) };
-    }
-    work()
 }

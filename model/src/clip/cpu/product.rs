@@ -1,0 +1,80 @@
+//! Products of matrices that stand inside slices.
+
+/// A matrix inside a slice: where it starts and how far apart its rows and columns are.
+#[derive(Clone, Copy)]
+pub(super) struct View<'a> {
+    values: &'a [f32],
+    row_step: usize,
+    column_step: usize,
+}
+
+impl<'a> View<'a> {
+    /// Row after row.
+    pub(super) fn rows(values: &'a [f32], row_step: usize) -> View<'a> {
+        View { values, row_step, column_step: 1 }
+    }
+
+    pub(super) fn transposed(self) -> View<'a> {
+        View { row_step: self.column_step, column_step: self.row_step, ..self }
+    }
+
+    fn holds(&self, rows: usize, columns: usize) -> bool {
+        (rows - 1) * self.row_step + (columns - 1) * self.column_step < self.values.len()
+    }
+}
+
+/// (m, k) by (k, n), shared among threads if it is large.
+pub(super) struct Product {
+    /// [m, n, k]
+    pub size: [usize; 3],
+    pub n_threads: usize,
+}
+
+impl Product {
+    /// `into` = a b, its rows `row_step` apart.
+    pub(super) fn write(&self, a: View, b: View, into: &mut [f32], row_step: usize) {
+        self.run(a, b, into, row_step, false);
+    }
+
+    /// `into` += a b
+    pub(super) fn add(&self, a: View, b: View, into: &mut [f32], row_step: usize) {
+        self.run(a, b, into, row_step, true);
+    }
+
+    fn run(&self, a: View, b: View, into: &mut [f32], row_step: usize, keep: bool) {
+        let [m, n, k] = self.size;
+        if m == 0 || n == 0 || k == 0 {
+            return;
+        }
+        assert!(a.holds(m, k) && b.holds(k, n), "a matrix is smaller than its product needs");
+        assert!(row_step >= n && (m - 1) * row_step + n <= into.len(), "the target is smaller than the product");
+        let parallelism = match self.n_threads {
+            1 => gemm::Parallelism::None,
+            n => gemm::Parallelism::Rayon(n),
+        };
+        // SAFETY: the asserts above keep every element of a, b and the target inside its slice.
+        unsafe {
+            gemm::gemm(
+                m,
+                n,
+                k,
+                into.as_mut_ptr(),
+                1,
+                row_step as isize,
+                keep,
+                a.values.as_ptr(),
+                a.column_step as isize,
+                a.row_step as isize,
+                b.values.as_ptr(),
+                b.column_step as isize,
+                b.row_step as isize,
+                1.0,
+                1.0,
+                false,
+                false,
+                false,
+                parallelism,
+            );
+        }
+    }
+}
