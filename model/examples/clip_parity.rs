@@ -29,11 +29,9 @@ fn main() {
         .map_while(|i| std::fs::read(Path::new(&folder).join(format!("{i}.png"))).ok())
         .map(|bytes| firn_model::picture::decode(&bytes).expect("the script wrote pictures").rgb)
         .collect();
-    let (pixels, preprocess_s) = cpu_time(|| pictures.iter().map(|p| encoder.preprocess(p)).collect::<Vec<_>>());
-    let warm = encoder.embed_images(&pixels[..1]).and_then(|_| encoder.embed_texts(&texts[..1]));
-    warm.expect("the reference embeds them");
-    let (images, image_s) = cpu_time(|| encoder.embed_images(&pixels).expect("the reference embeds them"));
-    let (words, text_s) = cpu_time(|| encoder.embed_texts(&texts).expect("the reference embeds them"));
+    let pixels: Vec<_> = pictures.iter().map(|p| encoder.preprocess(p)).collect();
+    let images = encoder.embed_images(&pixels).expect("the reference embeds them");
+    let words = encoder.embed_texts(&texts).expect("the reference embeds them");
     let words: Vec<Embedding> = words.into_iter().map(|t| t.embedding).collect();
     let values: Vec<f32> = pixels.iter().flat_map(|p| p.values.iter().copied()).collect();
     let answer = json!({
@@ -41,9 +39,6 @@ fn main() {
         "pixels_max_diff": max_diff(&values, &expected("pixels")),
         "image_max_diff": max_diff(&images.concat(), &expected("image")),
         "text_max_diff": max_diff(&words.concat(), &expected("text")),
-        "preprocess_cpu_ms": 1000.0 * preprocess_s / pictures.len() as f64,
-        "image_cpu_ms": 1000.0 * image_s / images.len() as f64,
-        "text_cpu_ms": 1000.0 * text_s / words.len() as f64,
     });
     println!("{answer}");
 }
@@ -51,17 +46,4 @@ fn main() {
 fn max_diff(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     a.iter().zip(b).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max)
-}
-
-/// CPU seconds of all threads of this process, from the kernel's count in hundredths.
-fn cpu_time<R>(work: impl FnOnce() -> R) -> (R, f64) {
-    let now = || {
-        let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-        let fields: Vec<f64> =
-            stat.rsplit(')').next().unwrap_or("").split_whitespace().map(|f| f.parse().unwrap_or(0.0)).collect();
-        fields.get(11).unwrap_or(&0.0) + fields.get(12).unwrap_or(&0.0)
-    };
-    let start = now();
-    let result = work();
-    (result, (now() - start) / 100.0)
 }
