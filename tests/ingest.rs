@@ -82,6 +82,21 @@ fn a_folder_is_written_once_and_found_by_its_texts() {
 }
 
 #[test]
+fn a_run_ends_with_the_index_built() {
+    let scratch = Scratch::new();
+    scratch.ok(&["collection", "create", "c", "--vector", "image=2"]);
+    let row = |i: u32| format!("{{\"id\": {i}, \"vectors\": {{\"image\": [1, {}]}}}}\n", f64::from(i) / 10_000.0);
+    scratch.write("rows.jsonl", (0..9000).map(row).collect::<String>());
+    scratch.ok(&["ingest", "rows.jsonl", "--collection", "c"]);
+    let info = json(&scratch.ok(&["collection", "get", "c", "--json"]));
+    assert_eq!((info["points_count"].as_u64(), info["status"].as_str()), (Some(9000), Some("ready")), "{info}");
+    assert!(
+        info["segments_count"].as_u64() > Some(0) && info["buffered_vectors_count"].as_u64() < Some(4096),
+        "{info}"
+    );
+}
+
+#[test]
 fn every_outcome_has_its_exit_code() {
     let scratch = Scratch::new();
     scratch.write("rows.jsonl", rows(10));

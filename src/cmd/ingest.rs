@@ -15,9 +15,10 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
-use firn_index::{CollectionConfig, CollectionInfo, Error as IndexError, HnswConfig};
+use firn_index::{Collection, CollectionConfig, CollectionInfo, Error as IndexError, HnswConfig};
 use firn_ingest::{
     identity::IdFrom,
     journal::{Journal, Written},
@@ -126,6 +127,10 @@ pub fn run(args: &IngestArgs, settings: &Settings) -> anyhow::Result<Exit> {
     }
     if report.interrupted || result.is_err() {
         eprintln!("hint: the same command goes on from here");
+    } else if report.skipped_by_reason.contains_key("wrong_dimension") {
+        eprintln!(
+            "hint: `firn collection create NAME --vector image=DIM` makes a collection for embeddings of your own"
+        );
     }
     result.map_err(|error| match error {
         RunError::Sink(error) => anyhow::Error::from_boxed(error),
@@ -155,9 +160,23 @@ fn here(
     sources.check(collection.config());
     let encoder = if sources.bring_vectors() { None } else { engine.encoder_of(collection.config())? };
     let job = job(args, &collection.info(), sources, encoder)?;
-    let answer = watched(job, settings, &mut CollectionSink::new(collection));
+    let stop = job.stop.clone();
+    let answer = watched(job, settings, &mut CollectionSink::new(collection.clone()));
+    wait_for_index(&collection, &stop);
     engine.db().close()?;
     Ok(answer)
+}
+
+/// Points are found from the moment they are written, and fast once they are in the index: that is part of the run.
+fn wait_for_index(collection: &Collection, stop: &AtomicBool) {
+    const LOOK_EVERY: Duration = Duration::from_millis(500);
+    let mut is_told = false;
+    while !stop.load(Relaxed) && !collection.wait_until_indexed(LOOK_EVERY) {
+        if !is_told {
+            eprintln!("all is written; building the index (Ctrl-C leaves that for later)");
+        }
+        is_told = true;
+    }
 }
 
 /// Sends what was read; the server embeds and writes.
