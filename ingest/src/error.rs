@@ -59,7 +59,8 @@ fn model_reason(error: &model::Error) -> &'static str {
     match error {
         EmptyText => "empty_text",
         EmptyImage => "empty_image",
-        ImageTooLarge { .. } => "image_too_large",
+        TextTooLong { .. } => "text_too_long",
+        ImageTooLarge { .. } | ImageTooHeavy { .. } => "image_too_large",
         UnknownImage { .. } => "unknown_image",
         BrokenImage { .. } => "broken_image",
         _ => "inference_failed",
