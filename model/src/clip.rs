@@ -45,7 +45,7 @@ pub(crate) struct Clip {
 }
 
 enum Towers {
-    Cpu(cpu::ImageTower, cpu::TextTower),
+    Cpu(Box<cpu::ImageTower>, cpu::TextTower),
     Card(towers::ImageTower, towers::TextTower),
 }
 
@@ -109,7 +109,7 @@ impl Towers {
         if device.is_cuda() {
             return Ok(Towers::Card(image, towers::TextTower::load(weights, config, device)?));
         }
-        let image = cpu::ImageTower::new(image)?;
+        let image = Box::new(cpu::ImageTower::new(image)?);
         Ok(Towers::Cpu(image, cpu::TextTower::new(towers::TextTower::load(weights, config, device)?)?))
     }
 }

@@ -74,7 +74,7 @@ fn quick_gelu(x: f32) -> f32 {
 /// 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), and (1 + tanh u) / 2 is the sigmoid of 2 u.
 #[inline(always)]
 fn gelu_tanh(x: f32) -> f32 {
-    x / (1.0 + exp(-1.595_769_1 * (x + 0.044_715 * x * x * x)))
+    x / (1.0 + exp(-1.595_769 * (x + 0.044_715 * x * x * x)))
 }
 
 /// x times the normal distribution up to x; its tail to 1e-7 after Abramowitz and Stegun, 7.1.26.
