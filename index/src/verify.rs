@@ -1,7 +1,7 @@
 //! Reads everything a collection has, and compares: every checksum, ids against records, records against vectors, segments
 //! against their structure, and every graph against itself.
 
-use std::ops::ControlFlow;
+use std::{ops::ControlFlow, sync::atomic::AtomicBool};
 
 use roaring::RoaringBitmap;
 
@@ -118,9 +118,10 @@ fn segments(store: &Store, state: &CollectionState, place: usize, report: &mut V
 }
 
 fn audit(generation: &Generation, place: usize, report: &mut VerifyReport) {
+    let to_the_end = AtomicBool::new(false);
     for view in &generation.vectors[place].segments {
-        let lost = graph::lost_nodes(&view.segment.graph, &view.segment.vectors);
-        report.unreachable_vectors += lost.len() as u64;
+        let lost = graph::lost_nodes(&view.segment.graph, &view.segment.vectors, &to_the_end);
+        report.unreachable_vectors += lost.map_or(0, |lost| lost.len()) as u64;
     }
 }
 

@@ -3,7 +3,10 @@
 //! A search for a lost node ends among nodes near it; a link from some of those to it makes that search succeed. A link
 //! may displace another one, so this repeats; what is still lost in the end becomes a stray, which every search compares.
 
-use std::collections::HashSet;
+use std::{
+    collections::HashSet,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use rayon::prelude::*;
 
@@ -32,26 +35,31 @@ pub struct Lost {
     found: Vec<u32>,
 }
 
-/// Nodes whose own vector does not lead to them, nor to another that is as near.
-pub fn lost_nodes(graph: &FlatGraph, vectors: &Vectors) -> Vec<Lost> {
+/// Nodes whose own vector does not lead to them, nor to another that is as near; None if it was stopped.
+pub fn lost_nodes(graph: &FlatGraph, vectors: &Vectors, stop: &AtomicBool) -> Option<Vec<Lost>> {
     let nodes = 0..vectors.n() as u32;
     let lost = nodes.into_par_iter().map_init(Scratch::default, |scratch, node| {
+        if stop.load(Ordering::Relaxed) {
+            return None;
+        }
         let vector = vectors.get(node);
         let found = Beam::new(graph, vectors, vector).search(AUDIT_EF, |_| true, scratch);
         let own = distance::dot(vector, vector);
         let is_found = found.first().is_some_and(|best| best.score() >= own);
         (!is_found).then(|| Lost { node, found: found.iter().map(|scored| scored.node()).collect() })
     });
-    lost.flatten().collect()
+    let lost = lost.flatten().collect();
+    (!stop.load(Ordering::Relaxed)).then_some(lost)
 }
 
-pub fn audit_and_repair(graph: &mut FlatGraph, vectors: &Vectors) -> Audit {
+/// None if it was stopped.
+pub fn audit_and_repair(graph: &mut FlatGraph, vectors: &Vectors, stop: &AtomicBool) -> Option<Audit> {
     let mut repaired = HashSet::new();
     let mut kept = HashSet::new();
     for _ in 0..MAX_ROUNDS {
-        let lost = lost_nodes(graph, vectors);
+        let lost = lost_nodes(graph, vectors, stop)?;
         if lost.is_empty() {
-            return Audit { n_repaired: repaired.len(), n_strays: 0 };
+            return Some(Audit { n_repaired: repaired.len(), n_strays: 0 });
         }
         let mut n_links_to = links_to(graph);
         for Lost { node, found } in lost {
@@ -62,8 +70,8 @@ pub fn audit_and_repair(graph: &mut FlatGraph, vectors: &Vectors) -> Audit {
             }
         }
     }
-    graph.strays = lost_nodes(graph, vectors).into_iter().map(|lost| lost.node).collect();
-    Audit { n_repaired: repaired.len(), n_strays: graph.strays.len() }
+    graph.strays = lost_nodes(graph, vectors, stop)?.into_iter().map(|lost| lost.node).collect();
+    Some(Audit { n_repaired: repaired.len(), n_strays: graph.strays.len() })
 }
 
 /// Links `from` to `to`; without a free slot, in place of the farthest that is not `kept`, and if possible of one that
@@ -135,17 +143,19 @@ mod tests {
     #[test]
     fn a_torn_graph_is_mended() {
         let (mut graph, vectors) = torn_graph(200, 4);
-        assert_eq!(lost_nodes(&graph, &vectors).len(), 100);
-        let audit = audit_and_repair(&mut graph, &vectors);
+        let (go_on, stop) = (AtomicBool::new(false), AtomicBool::new(true));
+        assert_eq!(lost_nodes(&graph, &vectors, &go_on).unwrap().len(), 100);
+        assert!(audit_and_repair(&mut graph, &vectors, &stop).is_none());
+        let audit = audit_and_repair(&mut graph, &vectors, &go_on).unwrap();
         assert!(audit.n_repaired >= 100);
         graph.check(200).unwrap();
-        assert_eq!(lost_nodes(&graph, &vectors).len(), 0, "{audit:?}");
+        assert_eq!(lost_nodes(&graph, &vectors, &go_on).unwrap().len(), 0, "{audit:?}");
     }
 
     #[test]
     fn duplicates_count_as_each_other() {
         let vectors = Vectors { dim: 2, numbers: [0.6, 0.8].repeat(100) };
         let mut graph = FlatGraph { entry: 0, slots: 4, level0: vec![NONE; 400], ..FlatGraph::default() };
-        assert_eq!(audit_and_repair(&mut graph, &vectors), Audit::default());
+        assert_eq!(audit_and_repair(&mut graph, &vectors, &AtomicBool::new(false)), Some(Audit::default()));
     }
 }

@@ -49,6 +49,6 @@ pub fn build(
     let mut numbers = Vec::with_capacity(vectors.len() * dim);
     order.iter().for_each(|&i| numbers.extend_from_slice(vectors[i as usize]));
     let vectors = Vectors { dim, numbers };
-    let audit = audit_and_repair(&mut graph, &vectors);
+    let audit = audit_and_repair(&mut graph, &vectors, stop)?;
     Some(Built { graph, vectors, order, audit })
 }

@@ -18,7 +18,7 @@ const MAX_LAYERS: usize = 16;
 const SERIAL_NODES: usize = 256;
 
 /// Nodes between two looks at `stop`.
-const BATCH_NODES: usize = 2048;
+const BATCH_NODES: usize = 512;
 
 pub struct HnswRsBuilder;
 
