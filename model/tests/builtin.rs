@@ -9,10 +9,10 @@ use firn_model::{
 };
 
 /// R@1 over 300 unseen scenes, where chance is 0.0033, by long and by short captions.
-const LONG_FLOOR: f64 = 0.5;
-const SHORT_FLOOR: f64 = 0.06;
+const LONG_FLOOR: f64 = 0.9;
+const SHORT_FLOOR: f64 = 0.35;
 /// The card's mean R@5 over styles and languages, text to image and image to text, in per cent.
-const EMOJI_MEAN_AT_5: [f64; 2] = [8.81, 10.13];
+const EMOJI_MEAN_AT_5: [f64; 2] = [26.17, 28.53];
 
 fn builtin() -> Arc<dyn Encoder> {
     load("builtin", Device::Cpu).unwrap()
@@ -63,7 +63,7 @@ fn the_sample_set_answers_a_question_in_every_language() {
         let is_meant = |group: &scenes::Group| (group.shape, group.colour) == (shape, colour);
         let n_meant = first.filter(|groups| groups.iter().any(is_meant)).count();
         assert!(n_coloured >= 4, "{question}: {n_coloured} of the first five have the colour");
-        assert!(n_meant >= 1, "{question}: none of the first five has the thing in its colour");
+        assert!(n_meant >= 2, "{question}: {n_meant} of the first five have the thing in its colour");
     };
     check("three red stars", Shape::Star, Colour::Red);
     check("drei rote Sterne", Shape::Star, Colour::Red);
