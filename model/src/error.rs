@@ -25,6 +25,8 @@ pub enum Error {
     EmptyText,
     #[error("the text has {bytes} bytes: at most {max_bytes}")]
     TextTooLong { bytes: usize, max_bytes: usize },
+    #[error("the text has {n_tokens} tokens: at most {max_tokens}")]
+    TooManyTokens { n_tokens: usize, max_tokens: usize },
     #[error("the text cannot be tokenized: {detail}")]
     Tokenizer { detail: String },
     #[error("pixels of {received_px} x {received_px}: expected {expected_px} x {expected_px}")]

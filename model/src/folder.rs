@@ -18,10 +18,7 @@ const MAX_JSON_BYTES: u64 = 32 << 20;
 /// A whole file of at most `max_bytes`.
 pub(crate) fn read(path: &Path, max_bytes: u64) -> Result<Vec<u8>> {
     let io = |source| io_error(path, source);
-    let mut file = File::open(path).map_err(io)?;
-    if !file.metadata().map_err(io)?.is_file() {
-        return Err(missing(path));
-    }
+    let mut file = open(path)?;
     let mut bytes = Vec::new();
     file.by_ref().take(max_bytes + 1).read_to_end(&mut bytes).map_err(io)?;
     if bytes.len() as u64 > max_bytes {
@@ -29,6 +26,13 @@ pub(crate) fn read(path: &Path, max_bytes: u64) -> Result<Vec<u8>> {
         return Err(Error::BadFile { file: path.to_owned(), detail });
     }
     Ok(bytes)
+}
+
+/// A file that is one.
+pub(crate) fn open(path: &Path) -> Result<File> {
+    let io = |source| io_error(path, source);
+    let file = File::open(path).map_err(io)?;
+    if file.metadata().map_err(io)?.is_file() { Ok(file) } else { Err(missing(path)) }
 }
 
 pub(crate) fn read_json(path: &Path) -> Result<Value> {

@@ -6,6 +6,7 @@
 pub mod builtin;
 mod check;
 mod clip;
+pub mod decoder;
 mod device;
 mod encoder;
 mod error;

@@ -1,0 +1,349 @@
+//! A frozen decoder LLM (Llama, Mistral, Qwen2, Qwen3) that is read from the inside: tokens with explicit positions and
+//! an additive mask in, the residual stream after any block out. It writes no text of its own accord.
+//!
+//! Tensor names and order of operations follow `modeling_llama.py` of transformers, so that weights load by name;
+//! judged by transformers on the same weights, see `model/fixtures/make_decoders.py`. Only the blocks that are asked
+//! for are loaded.
+
+mod config;
+mod gguf;
+mod weights;
+
+use std::{
+    path::Path,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use candle_core::{DType, Device, Tensor};
+use candle_nn::{Module, RmsNorm, ops::softmax_last_dim, rotary_emb::rope};
+
+pub use self::config::{Biases, Config, Family, Llama3Scaling, Rope, Scaling};
+use self::{
+    gguf::Gguf,
+    weights::{Matrix, Source, Store},
+};
+use crate::{
+    Error, Result,
+    clip::{CONFIG_FILE, Weights},
+    device,
+};
+
+pub struct Decoder {
+    config: Config,
+    device: Device,
+    dtype: DType,
+    /// (vocab, dim)
+    tokens: Matrix,
+    blocks: Vec<Block>,
+    final_norm: Option<RmsNorm>,
+    /// (vocab, dim)
+    head: Option<Matrix>,
+    /// (head_dim / 2): turn per position of each pair of a head.
+    frequencies: Tensor,
+    n_computed: AtomicU64,
+}
+
+/// How much of a decoder is loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// This many blocks from the first on.
+    Blocks(usize),
+    /// All blocks but this many at the end.
+    BlocksBut(usize),
+    /// All blocks and the final norm.
+    Norm,
+    /// The same, and the output head.
+    Head,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    pub depth: Depth,
+    pub device: crate::Device,
+    /// Of weights and states; `None` is f32 on the CPU, where half precision is slow, and bf16 on a card. GGUF computes
+    /// in f32.
+    pub dtype: Option<DType>,
+}
+
+/// Tokens to run together.
+#[derive(Clone, Copy)]
+pub struct Pass<'a> {
+    /// (batch, tokens), u32
+    pub ids: &'a Tensor,
+    /// (batch, tokens), u32: where each token stands in its text, whatever its column.
+    pub positions: &'a Tensor,
+    /// (batch or 1, 1, tokens, cached + tokens), f32, added to the attention scores, see [`mask`]; `None` hides
+    /// nothing.
+    pub mask: Option<&'a Tensor>,
+}
+
+/// Keys and values of tokens that were run, for those that follow them.
+#[derive(Clone, Default)]
+pub struct Cache {
+    blocks: Vec<KeyValues>,
+}
+
+/// Of one block; each (batch, kv heads, cached, head_dim).
+type KeyValues = Option<(Tensor, Tensor)>;
+
+/// (batch, 1, rows, columns) for [`Pass::mask`], from who `sees` whom: batch, row, column.
+///
+/// What is hidden is far below, not minus infinity: a row that sees nothing, a pad, then has numbers and not NaN.
+pub fn mask(
+    (batch, rows, columns): (usize, usize, usize),
+    device: &Device,
+    sees: impl Fn(usize, usize, usize) -> bool,
+) -> Result<Tensor> {
+    let cell = |at: usize| sees(at / columns / rows, at / columns % rows, at % columns);
+    let cells = (0..batch * rows * columns).map(|at| if cell(at) { 0.0 } else { f32::MIN }).collect();
+    Ok(Tensor::from_vec(cells, (batch, 1, rows, columns), device)?)
+}
+
+impl Decoder {
+    /// From a folder in the Hugging Face layout, or a `.gguf` file.
+    pub fn load(path: &Path, options: &Options) -> Result<Decoder> {
+        let device = device::open(options.device)?;
+        let (config, store) = open(path)?;
+        let usual = if device.is_cuda() { DType::BF16 } else { DType::F32 };
+        let dtype = if matches!(store, Store::Gguf(_)) { DType::F32 } else { options.dtype.unwrap_or(usual) };
+        let n_blocks = options.depth.n_blocks(&config).map_err(|detail| bad(path, detail))?;
+
+        let from = Source { store: &store, device: &device, dtype };
+        let norm = || norm(&from, "model.norm.weight", config.hidden_size, &config);
+        let tokens = from.matrix("model.embed_tokens", [config.vocab_size, config.hidden_size], false)?;
+        let head = match options.depth {
+            Depth::Head if config.tied_head => Some(tokens.clone()),
+            Depth::Head => Some(from.matrix("lm_head", [config.vocab_size, config.hidden_size], false)?),
+            _ => None,
+        };
+        Ok(Decoder {
+            blocks: (0..n_blocks).map(|i| Block::load(&from, i, &config)).collect::<Result<_>>()?,
+            final_norm: matches!(options.depth, Depth::Norm | Depth::Head).then(norm).transpose()?,
+            frequencies: Tensor::new(config.rope.frequencies(config.head_dim), &device)?,
+            n_computed: AtomicU64::new(0),
+            tokens,
+            head,
+            config,
+            device,
+            dtype,
+        })
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Blocks that are loaded.
+    pub fn n_blocks(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// Tokens that went through the blocks since loading, pads among them.
+    pub fn n_computed(&self) -> u64 {
+        self.n_computed.load(Relaxed)
+    }
+
+    /// The residual stream after each number of blocks in `after`, 0 being the embedding; each (batch, tokens, dim).
+    ///
+    /// Runs no further than the last of them. With a cache, the tokens in it stand before these and are not run again,
+    /// and these are added to it; it must come from a pass that went as far.
+    pub fn states(&self, pass: &Pass, after: &[usize], mut cache: Option<&mut Cache>) -> Result<Vec<Tensor>> {
+        let (batch, length) = pass.ids.dims2()?;
+        let n_tokens = length + cache.as_ref().map_or(0, |cache| cache.n_tokens());
+        if n_tokens > self.config.max_tokens {
+            return Err(Error::TooManyTokens { n_tokens, max_tokens: self.config.max_tokens });
+        }
+        self.n_computed.fetch_add((batch * length) as u64, Relaxed);
+        let deepest = after.iter().copied().max().unwrap_or(0);
+        assert!(deepest <= self.blocks.len(), "{deepest} blocks are asked for, {} are loaded", self.blocks.len());
+        let rotation = self.rotation(pass.positions)?;
+        let mut states = self.tokens.rows(pass.ids)?; // (batch, tokens, dim)
+        let mut kept = vec![states.clone(); after.len()];
+        for (i, block) in self.blocks[..deepest].iter().enumerate() {
+            let cached = cache.as_deref_mut().map(|cache| cache.block(i));
+            states = block.forward(&states, &rotation, pass.mask, cached)?;
+            for (_, kept) in after.iter().zip(&mut kept).filter(|(n, _)| **n == i + 1) {
+                *kept = states.clone();
+            }
+        }
+        Ok(kept)
+    }
+
+    /// States as the output head reads them; needs [`Depth::Norm`].
+    pub fn normed(&self, states: &Tensor) -> Result<Tensor> {
+        let norm = self.final_norm.as_ref().expect("the final norm is loaded with Depth::Norm or Depth::Head");
+        Ok(norm.forward(&states.contiguous()?)?)
+    }
+
+    /// (batch, tokens, vocab) of states after the last block; needs [`Depth::Head`].
+    pub fn logits(&self, states: &Tensor) -> Result<Tensor> {
+        let head = self.head.as_ref().expect("the output head is loaded with Depth::Head");
+        Ok(head.forward(&self.normed(states)?)?)
+    }
+
+    fn rotation(&self, positions: &Tensor) -> candle_core::Result<Rotation> {
+        // (batch, tokens, head_dim / 2)
+        let turns = positions.to_dtype(DType::F32)?.unsqueeze(2)?.broadcast_mul(&self.frequencies)?;
+        Ok(Rotation { cos: turns.cos()?.to_dtype(self.dtype)?, sin: turns.sin()?.to_dtype(self.dtype)? })
+    }
+}
+
+impl Depth {
+    fn n_blocks(self, config: &Config) -> Result<usize, String> {
+        let n = match self {
+            Depth::Blocks(n) => Some(n),
+            Depth::BlocksBut(n) => config.n_blocks.checked_sub(n),
+            Depth::Norm | Depth::Head => Some(config.n_blocks),
+        };
+        n.filter(|&n| n <= config.n_blocks)
+            .ok_or_else(|| format!("has {} blocks, too few for {self:?}", config.n_blocks))
+    }
+}
+
+impl Cache {
+    /// Tokens that are kept.
+    pub fn n_tokens(&self) -> usize {
+        let first = self.blocks.first().and_then(Option::as_ref);
+        first.map_or(0, |(keys, _)| keys.dims()[2])
+    }
+
+    fn block(&mut self, index: usize) -> &mut KeyValues {
+        self.blocks.resize(self.blocks.len().max(index + 1), None);
+        &mut self.blocks[index]
+    }
+}
+
+/// Cosine and sine of each token's turns, (batch, tokens, head_dim / 2).
+struct Rotation {
+    cos: Tensor,
+    sin: Tensor,
+}
+
+struct Block {
+    attention_norm: RmsNorm,
+    query: Matrix,
+    key: Matrix,
+    value: Matrix,
+    out: Matrix,
+    /// Of each head of queries and of keys.
+    head_norms: Option<(RmsNorm, RmsNorm)>,
+    mlp_norm: RmsNorm,
+    gate: Matrix,
+    up: Matrix,
+    down: Matrix,
+    n_heads: usize,
+    n_kv_heads: usize,
+    head_dim: usize,
+}
+
+impl Block {
+    fn load(from: &Source, index: usize, config: &Config) -> Result<Block> {
+        let at = |name: &str| format!("model.layers.{index}.{name}");
+        let Config { hidden_size: dim, intermediate_size: wide, n_heads, n_kv_heads, head_dim, biases, .. } = *config;
+        let matrix = |name: &str, shape, bias| from.matrix(&at(name), shape, bias);
+        let norm = |name: &str, dim| norm(from, &at(name), dim, config);
+        let head_norms = || -> Result<_> {
+            Ok((norm("self_attn.q_norm.weight", head_dim)?, norm("self_attn.k_norm.weight", head_dim)?))
+        };
+        Ok(Block {
+            attention_norm: norm("input_layernorm.weight", dim)?,
+            query: matrix("self_attn.q_proj", [n_heads * head_dim, dim], biases.qkv)?,
+            key: matrix("self_attn.k_proj", [n_kv_heads * head_dim, dim], biases.qkv)?,
+            value: matrix("self_attn.v_proj", [n_kv_heads * head_dim, dim], biases.qkv)?,
+            out: matrix("self_attn.o_proj", [dim, n_heads * head_dim], biases.out)?,
+            head_norms: config.family.norms_heads().then(head_norms).transpose()?,
+            mlp_norm: norm("post_attention_layernorm.weight", dim)?,
+            gate: matrix("mlp.gate_proj", [wide, dim], biases.mlp)?,
+            up: matrix("mlp.up_proj", [wide, dim], biases.mlp)?,
+            down: matrix("mlp.down_proj", [dim, wide], biases.mlp)?,
+            n_heads,
+            n_kv_heads,
+            head_dim,
+        })
+    }
+
+    /// (batch, tokens, dim) to the same.
+    fn forward(
+        &self,
+        states: &Tensor,
+        rotation: &Rotation,
+        mask: Option<&Tensor>,
+        kept: Option<&mut KeyValues>,
+    ) -> candle_core::Result<Tensor> {
+        let states = (states + self.attend(&self.attention_norm.forward(states)?, rotation, mask, kept)?)?;
+        let normed = self.mlp_norm.forward(&states)?;
+        let wide = (self.gate.forward(&normed)?.silu()? * self.up.forward(&normed)?)?; // (batch, tokens, wide)
+        states + self.down.forward(&wide)?
+    }
+
+    fn attend(
+        &self,
+        states: &Tensor,
+        rotation: &Rotation,
+        mask: Option<&Tensor>,
+        kept: Option<&mut KeyValues>,
+    ) -> candle_core::Result<Tensor> {
+        let (batch, length, _) = states.dims3()?;
+        let (mut query, mut key) = (self.heads(&self.query, states)?, self.heads(&self.key, states)?);
+        if let Some((query_norm, key_norm)) = &self.head_norms {
+            (query, key) = (query_norm.forward(&query)?, key_norm.forward(&key)?);
+        }
+        let query = (rope(&query, &rotation.cos, &rotation.sin)? / (self.head_dim as f64).sqrt())?;
+        let key = rope(&key, &rotation.cos, &rotation.sin)?;
+        let value = self.heads(&self.value, states)?;
+        let (key, value) = match kept {
+            Some(kept) => extend(kept, key, value)?,
+            None => (key, value),
+        }; // (batch, kv heads, seen, head_dim)
+
+        // Heads that share keys are further rows of one product.
+        let seen = key.dim(2)?;
+        let rows = self.n_heads / self.n_kv_heads * length;
+        let query = query.reshape((batch, self.n_kv_heads, rows, self.head_dim))?;
+        let scores = query.matmul(&key.t()?)?.to_dtype(DType::F32)?.reshape((batch, self.n_heads, length, seen))?;
+        let scores = mask.map_or(Ok(scores.clone()), |mask| scores.broadcast_add(mask))?;
+        let shares =
+            softmax_last_dim(&scores)?.to_dtype(value.dtype())?.reshape((batch, self.n_kv_heads, rows, seen))?;
+        let mixed = shares.matmul(&value)?.reshape((batch, self.n_heads, length, self.head_dim))?;
+        self.out.forward(&mixed.transpose(1, 2)?.contiguous()?.flatten_from(2)?)
+    }
+
+    /// (batch, tokens, dim) to (batch, heads, tokens, head_dim).
+    fn heads(&self, map: &Matrix, states: &Tensor) -> candle_core::Result<Tensor> {
+        let (batch, length, _) = states.dims3()?;
+        map.forward(states)?.reshape((batch, length, (), self.head_dim))?.transpose(1, 2)?.contiguous()
+    }
+}
+
+/// Puts keys and values behind those that are kept, and answers all.
+fn extend(kept: &mut KeyValues, key: Tensor, value: Tensor) -> candle_core::Result<(Tensor, Tensor)> {
+    let all = match kept.take() {
+        Some((keys, values)) => (Tensor::cat(&[&keys, &key], 2)?, Tensor::cat(&[&values, &value], 2)?),
+        None => (key, value),
+    };
+    *kept = Some(all.clone());
+    Ok(all)
+}
+
+fn open(path: &Path) -> Result<(Config, Store)> {
+    if path.is_dir() {
+        return Ok((Config::read(&path.join(CONFIG_FILE))?, Store::Safetensors(Weights::open(path)?)));
+    }
+    let gguf = Gguf::open(path)?;
+    Ok((gguf.config()?, Store::Gguf(gguf)))
+}
+
+fn norm(from: &Source, name: &str, dim: usize, config: &Config) -> Result<RmsNorm> {
+    Ok(RmsNorm::new(from.tensor(name, &[dim])?, config.rms_norm_eps))
+}
+
+fn bad(path: &Path, detail: String) -> Error {
+    Error::BadFile { file: path.to_owned(), detail }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,135 @@
+//! GGUF files of random weights, judged by candle's own decoders for such files.
+
+use std::{fs::File, io::BufReader};
+
+use candle_core::quantized::{
+    GgmlDType, QTensor,
+    gguf_file::{self, Content, Value},
+};
+use candle_transformers::models::{quantized_llama, quantized_qwen3};
+use rand::{Rng, SeedableRng};
+
+use super::*;
+
+const DIM: usize = 256;
+const WIDE: usize = 512;
+const VOCAB: usize = 370;
+const N_HEADS: usize = 4;
+const N_KV_HEADS: usize = 2;
+
+/// Two blocks; `head_dim` is 64 with 4 heads in the space of 256.
+fn write(path: &Path, architecture: &str, kind: GgmlDType) {
+    let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(5);
+    let mut tensor = |shape: &[usize], kind: GgmlDType| {
+        let spread = if shape.len() == 1 { 0.2 } else { 2.0 / (shape[1] as f32).sqrt() };
+        let middle = if shape.len() == 1 { 1.0 } else { 0.0 };
+        let n = shape.iter().product();
+        let values: Vec<f32> = (0..n).map(|_| middle + spread * random.random_range(-1.0..1.0)).collect();
+        QTensor::quantize(&Tensor::from_vec(values, shape, &Device::Cpu).unwrap(), kind).unwrap()
+    };
+    let kv_dim = DIM / N_HEADS * N_KV_HEADS;
+    let mut tensors = vec![
+        ("token_embd.weight".to_owned(), tensor(&[VOCAB, DIM], kind)),
+        ("output.weight".to_owned(), tensor(&[VOCAB, DIM], kind)),
+        ("output_norm.weight".to_owned(), tensor(&[DIM], GgmlDType::F32)),
+    ];
+    for block in 0..2 {
+        let mut add = |name: &str, shape: &[usize]| {
+            let kind = if shape.len() == 1 { GgmlDType::F32 } else { kind };
+            tensors.push((format!("blk.{block}.{name}.weight"), tensor(shape, kind)));
+        };
+        add("attn_norm", &[DIM]);
+        add("attn_q", &[DIM, DIM]);
+        add("attn_k", &[kv_dim, DIM]);
+        add("attn_v", &[kv_dim, DIM]);
+        add("attn_output", &[DIM, DIM]);
+        add("ffn_norm", &[DIM]);
+        add("ffn_gate", &[WIDE, DIM]);
+        add("ffn_up", &[WIDE, DIM]);
+        add("ffn_down", &[DIM, WIDE]);
+        if architecture == "qwen3" {
+            add("attn_q_norm", &[DIM / N_HEADS]);
+            add("attn_k_norm", &[DIM / N_HEADS]);
+        }
+    }
+    let count = |n: usize| Value::U32(n as u32);
+    let named = [
+        ("block_count", count(2)),
+        ("embedding_length", count(DIM)),
+        ("feed_forward_length", count(WIDE)),
+        ("context_length", count(128)),
+        ("attention.head_count", count(N_HEADS)),
+        ("attention.head_count_kv", count(N_KV_HEADS)),
+        ("attention.key_length", count(DIM / N_HEADS)),
+        ("rope.dimension_count", count(DIM / N_HEADS)),
+        ("rope.freq_base", Value::F32(5e5)),
+        ("attention.layer_norm_rms_epsilon", Value::F32(1e-5)),
+    ];
+    let mut values = vec![
+        ("general.architecture".to_owned(), Value::String(architecture.to_owned())),
+        // Has the judge compute in f32.
+        ("general.dtype".to_owned(), count(0)),
+    ];
+    values.extend(named.map(|(key, value)| (format!("{architecture}.{key}"), value)));
+    let values: Vec<(&str, &Value)> = values.iter().map(|(key, value)| (key.as_str(), value)).collect();
+    let tensors: Vec<(&str, &QTensor)> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+    gguf_file::write(&mut File::create(path).unwrap(), &values, &tensors).unwrap();
+}
+
+/// Logits of the last token, by candle's decoder.
+fn judged(path: &Path, architecture: &str, ids: &Tensor) -> Tensor {
+    let mut file = BufReader::new(File::open(path).unwrap());
+    let content = Content::read(&mut file).unwrap();
+    match architecture {
+        "llama" => {
+            quantized_llama::ModelWeights::from_gguf(content, &mut file, &Device::Cpu).unwrap().forward(ids, 0).unwrap()
+        }
+        _ => {
+            quantized_qwen3::ModelWeights::from_gguf(content, &mut file, &Device::Cpu).unwrap().forward(ids, 0).unwrap()
+        }
+    }
+}
+
+#[test]
+fn quantised_files_give_what_candle_makes_of_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    for (architecture, kind) in [
+        ("llama", GgmlDType::F32),
+        ("llama", GgmlDType::Q8_0),
+        ("llama", GgmlDType::Q4K),
+        ("qwen3", GgmlDType::Q8_0),
+        ("qwen3", GgmlDType::Q4K),
+    ] {
+        write(&path, architecture, kind);
+        let (ids, positions, mask) = (row_of(7..30), row_of(0..23), causal(23));
+        let decoder = load(&path, Depth::Head).unwrap();
+        let pass = Pass { ids: &ids, positions: &positions, mask: Some(&mask) };
+        let states = decoder.states(&pass, &[2], None).unwrap().remove(0);
+        let logits = decoder.logits(&states.narrow(1, 22, 1).unwrap()).unwrap().squeeze(1).unwrap();
+        let judged = judged(&path, architecture, &ids).reshape((1, VOCAB)).unwrap();
+        let largest: f32 = judged.abs().unwrap().max(1).unwrap().squeeze(0).unwrap().to_scalar().unwrap();
+        let difference = largest_difference(&logits, &judged);
+        assert!(difference <= 1e-3 * largest, "{architecture} {kind:?}: {difference} of {largest}");
+    }
+}
+
+#[test]
+fn what_a_file_lacks_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    std::fs::write(&path, "GGML no more").unwrap();
+    assert!(error_of(&path, Depth::Norm).contains("not a GGUF file"));
+
+    write(&path, "phi3", GgmlDType::F32);
+    let unknown = "model family \"phi3\" is not known: expected one of llama, qwen2, qwen3 in a GGUF file";
+    assert_eq!(load(&path, Depth::Norm).err().unwrap().to_string(), unknown);
+
+    // A Qwen2 is what is left of a Qwen3 without its norms.
+    write(&path, "qwen2", GgmlDType::F32);
+    load(&path, Depth::Norm).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    let error = load(&path, Depth::Norm).err().unwrap().to_string();
+    assert!(error.contains("model.gguf: tensor ") && error.contains("remaining in file"), "{error}");
+}

@@ -1,0 +1,104 @@
+//! The weights of a decoder by the names of transformers, from safetensors or GGUF: only those that are asked for are
+//! read, and each is refused if it has another shape or a number that is none.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::{
+    DType, Device, Module, Tensor,
+    quantized::{GgmlDType, QMatMul, QTensor},
+};
+use candle_nn::Linear;
+
+use super::gguf::Gguf;
+use crate::{Error, Result, clip::Weights};
+
+pub(super) enum Store {
+    Safetensors(Weights),
+    Gguf(Gguf),
+}
+
+/// A store, and where its tensors go.
+pub(super) struct Source<'a> {
+    pub store: &'a Store,
+    pub device: &'a Device,
+    pub dtype: DType,
+}
+
+/// A linear map, or the rows of an embedding.
+#[derive(Clone)]
+pub(super) enum Matrix {
+    Dense(Linear),
+    /// Quantised in blocks, as the file has it.
+    Blocks(QMatMul, Option<Tensor>),
+}
+
+impl Source<'_> {
+    pub(super) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        let tensor = match self.store {
+            Store::Safetensors(weights) => {
+                let tensor = weights.get(name, shape, self.device)?; // f32
+                check_finite(&tensor, name, || file_of(weights, name))?;
+                tensor
+            }
+            Store::Gguf(gguf) => self.quantised(gguf, name, shape)?.dequantize(self.device)?,
+        };
+        Ok(tensor.to_dtype(self.dtype)?)
+    }
+
+    pub(super) fn matrix(&self, name: &str, shape: [usize; 2], has_bias: bool) -> Result<Matrix> {
+        let weight = format!("{name}.weight");
+        let bias = has_bias.then(|| self.tensor(&format!("{name}.bias"), &shape[..1])).transpose()?;
+        if let Store::Gguf(gguf) = self.store {
+            let tensor = self.quantised(gguf, &weight, &shape)?;
+            if !matches!(tensor.dtype(), GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16) {
+                return Ok(Matrix::Blocks(QMatMul::from_qtensor(tensor)?, bias));
+            }
+        }
+        Ok(Matrix::Dense(Linear::new(self.tensor(&weight, &shape)?, bias)))
+    }
+
+    fn quantised(&self, gguf: &Gguf, name: &str, shape: &[usize]) -> Result<QTensor> {
+        let tensor = gguf.get(name, shape, self.device)?;
+        check_finite(&tensor.dequantize(self.device)?, name, || gguf.path().to_owned())?;
+        Ok(tensor)
+    }
+}
+
+impl Matrix {
+    /// (.., in) to (.., out)
+    pub(super) fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        match self {
+            Matrix::Dense(linear) => linear.forward(x),
+            Matrix::Blocks(weight, None) => weight.forward(x),
+            Matrix::Blocks(weight, Some(bias)) => weight.forward(x)?.broadcast_add(bias),
+        }
+    }
+
+    /// The rows that ids name: (batch, tokens) to (batch, tokens, in).
+    pub(super) fn rows(&self, ids: &Tensor) -> candle_core::Result<Tensor> {
+        let (batch, length) = ids.dims2()?;
+        match self {
+            Matrix::Dense(linear) => linear.weight().index_select(&ids.flatten_all()?, 0)?.reshape((batch, length, ())),
+            Matrix::Blocks(weight, _) => weight.embedding(ids),
+        }
+    }
+}
+
+fn check_finite(tensor: &Tensor, name: &str, file: impl Fn() -> PathBuf) -> Result<()> {
+    // Zero times anything finite is zero.
+    let sum = (tensor * 0.0)?.sum_all()?.to_scalar::<f32>()?;
+    if sum == 0.0 {
+        return Ok(());
+    }
+    Err(Error::WrongTensor {
+        file: file(),
+        tensor: name.to_owned(),
+        expected: "finite numbers".to_owned(),
+        received: "NaN or infinity".to_owned(),
+    })
+}
+
+/// No weight is a scalar, so this asks for a fault, and a fault names its file.
+fn file_of(weights: &Weights, name: &str) -> PathBuf {
+    weights.fault(name, &[]).map(|fault| fault.file).unwrap_or_else(|| Path::new(name).to_owned())
+}
