@@ -10,6 +10,7 @@ pub mod decoder;
 mod device;
 mod encoder;
 mod error;
+pub mod facets;
 mod folder;
 mod hub;
 pub mod picture;

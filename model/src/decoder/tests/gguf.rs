@@ -10,6 +10,7 @@ use candle_transformers::models::{quantized_llama, quantized_qwen3};
 use rand::{Rng, SeedableRng};
 
 use super::*;
+use crate::facets::{self, FacetEncoder, Template};
 
 const DIM: usize = 256;
 const WIDE: usize = 512;
@@ -132,4 +133,16 @@ fn what_a_file_lacks_is_named() {
     std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
     let error = load(&path, Depth::Norm).err().unwrap().to_string();
     assert!(error.contains("model.gguf: tensor ") && error.contains("remaining in file"), "{error}");
+}
+
+#[test]
+fn facets_are_read_from_a_quantised_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    write(&path, "llama", GgmlDType::Q4K);
+    std::fs::copy(fixture("decoder-mistral/tokenizer.json"), folder.path().join("tokenizer.json")).unwrap();
+    let template = Template { max_caption_tokens: 16, ..Template::flame("flame-1").unwrap() };
+    let options = facets::Options { template, device: crate::Device::Cpu, ..facets::Options::flame() };
+    let text = FacetEncoder::load(&path, &options).unwrap().embed(&["x"]).unwrap().remove(0);
+    assert_eq!((text.facets.len(), text.embedding.len(), text.tokens_used), (1, DIM, 32));
 }

@@ -1,0 +1,149 @@
+//! Facets of a text (FLAME, arXiv 2411.11927): a frozen decoder LLM reads a caption once and is asked several things
+//! about it; the state behind each question is a facet, their mean the embedding.
+//!
+//! All facets go through the decoder together, behind one shared prefix, each blind to the others (facet-decoupled
+//! attention): prefix + facets tokens in place of facets x (prefix + facet). Rows of a batch do not see each other nor
+//! any padding.
+
+mod prompt;
+mod template;
+mod tokenizer;
+
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Tensor};
+
+pub use self::template::Template;
+use self::{
+    prompt::{Batch, Prompt},
+    tokenizer::Tokenizer,
+};
+use crate::{
+    Device, Embedding, Error, Result,
+    clip::TOKENIZER_FILE,
+    decoder::{self, Decoder, Depth, Pass},
+};
+
+/// Captions that go through the decoder together. On the CPU one alone fills its matrix products, and none is padded.
+const CPU_BATCH: usize = 1;
+const CUDA_BATCH: usize = 16;
+
+pub struct FacetEncoder {
+    decoder: Decoder,
+    tokenizer: Tokenizer,
+    template: Template,
+    mode: Mode,
+}
+
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub template: Template,
+    /// Blocks at the end that are left out; FLAME reads the state before the last one.
+    pub n_blocks_left_out: usize,
+    pub mode: Mode,
+    pub device: Device,
+    /// See [`decoder::Options::dtype`]; FLAME used f16.
+    pub dtype: Option<DType>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// A batch gives what single calls give, and a caption past the limit is refused.
+    #[default]
+    Exact,
+    /// The published arithmetic: the whole call is one batch, padded on the left and not hidden from the texts, and a
+    /// caption past the limit is cut. Equal to `Exact` for one caption at a time.
+    Reference,
+}
+
+/// A text by its facets.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FacetedText {
+    /// Unit length: the mean of the facets, scaled.
+    pub embedding: Embedding,
+    /// (facets, dim), as the decoder left them.
+    pub facets: Vec<Vec<f32>>,
+    /// Template and caption.
+    pub tokens_used: usize,
+}
+
+impl Options {
+    /// FLAME's for retrieval: seven facets, the state before the last block.
+    pub fn flame() -> Options {
+        let template = Template::flame("flame-7").expect("the bundled templates are well-formed");
+        Options { template, n_blocks_left_out: 1, mode: Mode::Exact, device: Device::Auto, dtype: None }
+    }
+}
+
+impl FacetEncoder {
+    /// From a folder in the Hugging Face layout, or a `.gguf` file with a tokenizer.json beside it.
+    pub fn load(path: &Path, options: &Options) -> Result<FacetEncoder> {
+        let Options { ref template, n_blocks_left_out, mode, device, dtype } = *options;
+        let depth = Depth::BlocksBut(n_blocks_left_out);
+        let decoder = Decoder::load(path, &decoder::Options { depth, device, dtype })?;
+        let tokenizer = Tokenizer::read(&tokenizer_path(path), decoder.config().vocab_size)?;
+        if template.needs_bos() {
+            tokenizer.bos()?;
+        }
+        Ok(FacetEncoder { decoder, tokenizer, template: template.clone(), mode })
+    }
+
+    pub fn decoder(&self) -> &Decoder {
+        &self.decoder
+    }
+
+    /// `Error::EmptyText` for a caption without a word, `Error::TooManyTokens` for one past the template's limit.
+    pub fn embed(&self, captions: &[&str]) -> Result<Vec<FacetedText>> {
+        let prompt = |caption: &&str| Prompt::new(&self.template, &self.tokenizer, caption, self.mode);
+        let prompts = captions.iter().map(prompt).collect::<Result<Vec<_>>>()?;
+        let size = match self.mode {
+            Mode::Reference => prompts.len().max(1),
+            Mode::Exact if self.decoder.device().is_cuda() => CUDA_BATCH,
+            Mode::Exact => CPU_BATCH,
+        };
+        // Neighbours of like length waste little on padding.
+        let mut order: Vec<usize> = (0..prompts.len()).collect();
+        order.sort_by_key(|&i| prompts[i].n_tokens());
+        let mut texts = Vec::with_capacity(prompts.len());
+        for piece in order.chunks(size) {
+            let prompts: Vec<&Prompt> = piece.iter().map(|&i| &prompts[i]).collect();
+            texts.extend(piece.iter().copied().zip(self.embed_together(&prompts)?));
+        }
+        texts.sort_by_key(|(i, _)| *i);
+        Ok(texts.into_iter().map(|(_, text)| text).collect())
+    }
+
+    fn embed_together(&self, prompts: &[&Prompt]) -> Result<Vec<FacetedText>> {
+        let batch = Batch::new(prompts, self.mode, self.decoder.device())?;
+        let pass = Pass { ids: &batch.ids, positions: &batch.positions, mask: Some(&batch.mask) };
+        let states = self.decoder.states(&pass, &[self.decoder.n_blocks()], None)?.remove(0); // (batch, tokens, dim)
+        let rows = prompts.iter().zip(&batch.facet_columns).enumerate();
+        rows.map(|(row, (prompt, columns))| {
+            let columns = Tensor::new(columns.as_slice(), states.device())?;
+            let facets = states.get(row)?.index_select(&columns, 0)?.to_dtype(DType::F32)?.to_vec2()?; // (facets, dim)
+            Ok(FacetedText { embedding: pooled(&facets)?, facets, tokens_used: prompt.n_tokens() })
+        })
+        .collect()
+    }
+}
+
+/// Mean first, then unit length: longer facets weigh more, as published.
+fn pooled(facets: &[Vec<f32>]) -> Result<Embedding> {
+    let mut sum = vec![0.0; facets[0].len()];
+    for facet in facets {
+        sum.iter_mut().zip(facet).for_each(|(sum, x)| *sum += x);
+    }
+    let norm = sum.iter().map(|x| x * x).sum::<f32>().sqrt();
+    if !norm.is_finite() || norm == 0.0 {
+        return Err(Error::NotFinite);
+    }
+    Ok(sum.into_iter().map(|x| x / norm).collect())
+}
+
+fn tokenizer_path(path: &Path) -> PathBuf {
+    let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
+    folder.join(TOKENIZER_FILE)
+}
+
+#[cfg(test)]
+mod tests;
