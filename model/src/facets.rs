@@ -79,12 +79,14 @@ impl FacetEncoder {
     /// From a folder in the Hugging Face layout, or a `.gguf` file with a tokenizer.json beside it.
     pub fn load(path: &Path, options: &Options) -> Result<FacetEncoder> {
         let Options { ref template, n_blocks_left_out, mode, device, dtype } = *options;
-        let depth = Depth::BlocksBut(n_blocks_left_out);
-        let decoder = Decoder::load(path, &decoder::Options { depth, device, dtype })?;
-        let tokenizer = Tokenizer::read(&tokenizer_path(path), decoder.config().vocab_size)?;
+        // Before the weights, which take long.
+        let tokenizer = Tokenizer::read(&tokenizer_path(path))?;
         if template.needs_bos() {
             tokenizer.bos()?;
         }
+        let depth = Depth::BlocksBut(n_blocks_left_out);
+        let decoder = Decoder::load(path, &decoder::Options { depth, device, dtype })?;
+        let tokenizer = tokenizer.within(decoder.config().vocab_size);
         Ok(FacetEncoder { decoder, tokenizer, template: template.clone(), mode })
     }
 

@@ -187,6 +187,13 @@ fn a_tokenizer_that_does_not_fit_is_named() {
     let without = FacetEncoder::load(copy.path(), &options("flame-1", Mode::Exact)).unwrap();
     assert_eq!(without.embed(&["x"]).unwrap()[0].tokens_used, 31, "one less than with a start token");
 
+    let copy = copy_of_fixture(MODEL);
+    let more = serde_json::json!({"id": 370, "content": "the", "single_word": false, "lstrip": false, "rstrip": false,
+        "normalized": false, "special": false});
+    change_tokenizer(copy.path(), |tokenizer| tokenizer["added_tokens"].as_array_mut().unwrap().push(more.clone()));
+    let error = FacetEncoder::load(copy.path(), &options("flame-7", Mode::Exact)).unwrap().embed(&["x"]).unwrap_err();
+    assert_eq!(error.to_string(), "the text cannot be tokenized: token 370: expected ids below 370");
+
     let mut across = options("flame-1", Mode::Exact);
     across.template.prefix = "{caption} the boa".to_owned();
     across.template.facets = vec!["t is a word:".to_owned()];

@@ -25,7 +25,7 @@ pub(super) struct Token {
 }
 
 impl Tokenizer {
-    pub(super) fn read(path: &Path, vocab_size: usize) -> Result<Tokenizer> {
+    pub(super) fn read(path: &Path) -> Result<Tokenizer> {
         let bad = |detail: String| Error::BadFile { file: path.to_owned(), detail };
         let bytes = folder::read(path, MAX_FILE_BYTES)?;
         let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| bad(e.to_string()))?;
@@ -36,7 +36,12 @@ impl Tokenizer {
         };
         let (bare, framed) = (ids(false)?, ids(true)?);
         let start = framed.windows(bare.len().max(1)).position(|window| window == bare).unwrap_or(0);
-        Ok(Tokenizer { path: path.to_owned(), start: framed[..start].to_vec(), inner, vocab_size })
+        Ok(Tokenizer { path: path.to_owned(), start: framed[..start].to_vec(), inner, vocab_size: usize::MAX })
+    }
+
+    /// The same, for a decoder that knows so many tokens.
+    pub(super) fn within(self, vocab_size: usize) -> Tokenizer {
+        Tokenizer { vocab_size, ..self }
     }
 
     /// The start token as text.
