@@ -100,6 +100,7 @@ fn code_of_model(error: &firn_model::Error) -> Exit {
         UnknownDevice { .. }
         | EmptyText
         | TextTooLong { .. }
+        | TooManyTokens { .. }
         | EmptyImage
         | ImageTooLarge { .. }
         | ImageTooHeavy { .. }

@@ -171,7 +171,7 @@ impl From<model::Error> for Problem {
             UnknownModel { .. } => invalid("model", "UNKNOWN_MODEL"),
             EmptyText => invalid("text", "EMPTY_TEXT"),
             EmptyImage => invalid("image", "EMPTY_IMAGE"),
-            TextTooLong { .. } => invalid("text", "TEXT_TOO_LONG"),
+            TextTooLong { .. } | TooManyTokens { .. } => invalid("text", "TEXT_TOO_LONG"),
             ImageTooLarge { .. } | ImageTooHeavy { .. } => invalid("image", "IMAGE_TOO_LARGE"),
             UnknownImage { .. } => invalid("image", "UNKNOWN_IMAGE"),
             BrokenImage { .. } => invalid("image", "BROKEN_IMAGE"),
