@@ -16,6 +16,8 @@ pub enum Error {
         "model: the collection was made by {expected_name} ({expected_hash}), received {received_name} ({received_hash})"
     )]
     ModelMismatch { expected_name: String, expected_hash: String, received_name: String, received_hash: String },
+    #[error("model: the collection was made by {name} ({hash}), which is not there any more")]
+    ModelGone { name: String, hash: String },
     #[error("model {name:?} is not loaded here")]
     NotLoaded { name: String },
 }
@@ -56,7 +58,7 @@ impl Engine {
         let name = name.filter(|n| !n.is_empty());
         let found = match name {
             None => loaded.first(),
-            Some(name) => loaded.iter().find(|e| e.info().name == name),
+            Some(name) => loaded.iter().find(|e| e.info().name == name || model_ref(e.as_ref()).name == name),
         };
         match found {
             Some(encoder) => Ok(encoder.clone()),
@@ -72,6 +74,9 @@ impl Engine {
         }
         let encoder = match (self.encoder(Some(&model.name)), self.models().first()) {
             (Err(Error::NotLoaded { .. }), Some(default)) => return Err(mismatch(model, default.as_ref())),
+            (Err(Error::Model(firn_model::Error::UnknownModel { .. })), _) => {
+                return Err(Error::ModelGone { name: model.name.clone(), hash: model.hash.clone() });
+            }
             (found, _) => found?,
         };
         if encoder.info().hash != model.hash {
@@ -88,9 +93,13 @@ impl Engine {
     }
 }
 
-/// How a collection remembers a model.
-pub fn model_ref(encoder: &dyn Encoder) -> ModelRef {
-    ModelRef { name: encoder.info().name.clone(), hash: encoder.info().hash.clone() }
+/// How a collection remembers a model: a folder by its full path, so that it is found from anywhere.
+fn model_ref(encoder: &dyn Encoder) -> ModelRef {
+    let info = encoder.info();
+    let folder = std::path::Path::new(&info.name);
+    let full = folder.is_dir().then(|| std::fs::canonicalize(folder).ok()).flatten();
+    let name = full.and_then(|path| path.to_str().map(str::to_owned)).unwrap_or_else(|| info.name.clone());
+    ModelRef { name, hash: info.hash.clone() }
 }
 
 fn mismatch(expected: &ModelRef, received: &dyn Encoder) -> Error {

@@ -67,8 +67,10 @@ fn code_of_cause(cause: &(dyn StdError + 'static)) -> Option<Exit> {
     if let Some(Query::Invalid { .. } | Query::NoModel { .. } | Query::NoVector { .. }) = cause.downcast_ref() {
         return Some(Exit::Usage);
     }
-    if let Some(crate::engine::Error::ModelMismatch { .. }) = cause.downcast_ref() {
-        return Some(Exit::Usage);
+    match cause.downcast_ref() {
+        Some(crate::engine::Error::ModelMismatch { .. }) => return Some(Exit::Usage),
+        Some(crate::engine::Error::ModelGone { .. }) => return Some(Exit::NotFound),
+        _ => {}
     }
     if cause.is::<Usage>() || cause.is::<crate::server::settings::OutOfRange>() {
         return Some(Exit::Usage);

@@ -196,6 +196,36 @@ fn a_collection_refuses_another_model_than_its_own() {
 }
 
 #[test]
+fn a_model_folder_is_found_from_anywhere_and_its_loss_is_told() {
+    let scratch = Scratch::new();
+    let fixture = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("model/fixtures/clip-quick");
+    for entry in std::fs::read_dir(fixture).unwrap() {
+        let path = entry.unwrap().path();
+        scratch.write(&format!("clip/{}", path.file_name().unwrap().display()), std::fs::read(&path).unwrap());
+    }
+    scratch.ok(&["collection", "create", "c", "--model", "clip"]);
+    let elsewhere = scratch.path().join("elsewhere");
+    std::fs::create_dir(&elsewhere).unwrap();
+    let mut query = scratch.command();
+    query.current_dir(&elsewhere).args(["query", "c", "--text", "a", "--data-dir", "../firn-data"]);
+    let output = query.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    std::fs::rename(scratch.path().join("clip"), scratch.path().join("moved")).unwrap();
+    scratch.fails(4, &["query", "c", "--text", "a"], "hint: if its folder was moved, name it with --model FOLDER");
+    scratch.ok(&["query", "c", "--text", "a", "--model", "moved"]);
+}
+
+#[test]
+fn reading_makes_no_data_directory_out_of_a_folder() {
+    let scratch = Scratch::new();
+    scratch.write("pictures/a.txt", "no picture");
+    scratch.fails(2, &["collection", "list", "--data-dir", "pictures"], "no data directory at pictures");
+    scratch.fails(2, &["query", "c", "--text", "a", "--data-dir", "pictures"], "no data directory at pictures");
+    assert_eq!(std::fs::read_dir(scratch.path().join("pictures")).unwrap().count(), 1);
+    scratch.fails(2, &["demo", "--json"], "the demo is for people");
+}
+
+#[test]
 fn a_source_that_cannot_be_read_stops_no_other() {
     let scratch = Scratch::new();
     scratch.ok(&["collection", "create", "c", "--vector", "image=2"]);

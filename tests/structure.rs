@@ -87,3 +87,12 @@ fn each_engine_is_named_in_one_place() {
         }
     }
 }
+
+#[test]
+fn each_engine_of_the_index_is_named_in_one_file() {
+    for (word, file) in [("hnsw_rs::", "graph/hnsw.rs"), ("sled::", "store.rs")] {
+        let naming = sources(&root().join("index/src")).into_iter();
+        let naming: Vec<PathBuf> = naming.filter(|path| fs::read_to_string(path).unwrap().contains(word)).collect();
+        assert_eq!(naming, [root().join("index/src").join(file)], "{word}");
+    }
+}

@@ -113,6 +113,7 @@ struct Group<'a> {
     /// The names as they will be, if they change.
     catalog: Option<Catalog>,
     retired: Vec<Entry>,
+    only_removes: bool,
 }
 
 impl<'a> Group<'a> {
@@ -125,11 +126,14 @@ impl<'a> Group<'a> {
             drafts: HashMap::new(),
             catalog: None,
             retired: Vec::new(),
+            only_removes: true,
         }
     }
 
     /// Adds an operation as a whole, or not at all, and says how many points it changes.
     fn stage(&mut self, operation: Operation) -> Result<u64> {
+        use Operation::{Delete, DeleteCollection, Remove};
+        self.only_removes &= matches!(operation, Delete { .. } | DeleteCollection { .. } | Remove { .. });
         match operation {
             Operation::Upsert { collection, points } => self.with_draft(collection, |d, c| d.upsert(points, c)),
             Operation::Delete { collection, ids } => self.with_draft(collection, |d, c| d.delete(&ids, c)),
@@ -185,7 +189,11 @@ impl<'a> Group<'a> {
 
     fn delete_collection(&mut self, name: &str) -> Result<u64> {
         let mut catalog = self.catalog();
-        let name = catalog.find(name)?.0.to_owned();
+        let name = catalog.find(name).map(|(own, _)| (own == name).then(|| own.to_owned()))?.ok_or_else(|| {
+            // Whoever moves an alias away must not delete what it leads to by the same name.
+            let expected = "the collection's own name".to_owned();
+            Error::InvalidSetting { field: "collection_name", expected, received: format!("the alias {name:?}") }
+        })?;
         let entry = catalog.collections.remove(&name).expect("the name was just found");
         for alias in catalog.aliases_of(&name) {
             catalog.aliases.remove(&alias);
@@ -216,6 +224,12 @@ impl<'a> Group<'a> {
         Ok(0)
     }
 
+    /// Disk space that stays free: of less when everything in the group removes, or a full disk could not be freed.
+    fn reserve(&self) -> u64 {
+        let reserve = self.engine.options.min_free_bytes;
+        if self.only_removes { reserve / 8 } else { reserve }
+    }
+
     fn catalog(&self) -> Catalog {
         let now = || self.engine.catalog.read().unwrap_or_else(|e| e.into_inner()).clone();
         self.catalog.clone().unwrap_or_else(now)
@@ -233,7 +247,7 @@ impl<'a> Group<'a> {
             return Ok(self.engine.last_sequence());
         }
         self.put(key::sequence(), &self.sequence.to_le_bytes());
-        self.engine.check_free_space(self.bytes as u64)?;
+        self.engine.check_free_space(self.bytes as u64, self.reserve())?;
         for draft in self.drafts.values() {
             draft.remember();
             self.changes.extend(draft.state.take_garbage(GARBAGE_PER_COMMIT).into_iter().map(|key| (key, None)));

@@ -26,8 +26,8 @@ impl Limits {
     pub const MAX_TEXT_BYTES: usize = 256 * 1024;
     pub const MAX_LANGUAGE_BYTES: usize = 64;
     pub const MAX_PAYLOAD_BYTES: usize = 1024 * 1024;
-    /// Objects and arrays inside each other; the payload itself is the first.
-    pub const MAX_PAYLOAD_DEPTH: usize = 64;
+    /// Objects and arrays inside each other; the payload itself is the first. As deep as the wire takes it.
+    pub const MAX_PAYLOAD_DEPTH: usize = 20;
     /// Each of a model's name and hash.
     pub const MAX_MODEL_BYTES: usize = 4096;
     /// Rows of one collection, dead ones included.
@@ -41,7 +41,8 @@ impl Limits {
 pub struct Options {
     /// Bytes sled may keep in memory.
     pub cache_bytes: u64,
-    /// A write that would leave less free disk than this is refused with `Error::DiskFull` and changes nothing.
+    /// A write that would leave less free disk than this is refused with `Error::DiskFull` and changes nothing. What only
+    /// removes may leave an eighth of it, so that a full disk can be freed.
     pub min_free_bytes: u64,
     /// Vectors that are searched exactly before a segment is built from them.
     pub buffer_limit: usize,

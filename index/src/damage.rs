@@ -185,9 +185,9 @@ fn a_full_disk_refuses_writes_and_loses_nothing() {
     let full = Options { min_free_bytes: u64::MAX, ..Options::default() };
     let database = Database::open(dir.path(), full).unwrap();
     let collection = database.collection("one").unwrap();
+    assert!(matches!(collection.delete(&[1.into()]), Err(Error::DiskFull { .. })));
     let results = [
         collection.upsert(vec![point(0), point(N)]),
-        collection.delete(&[1.into()]),
         collection.set_payload(&[2.into()], Payload::new(), PayloadChange::Overwrite),
     ];
     assert!(
@@ -202,6 +202,20 @@ fn a_full_disk_refuses_writes_and_loses_nothing() {
     let database = open(dir.path());
     database.collection("one").unwrap().upsert(vec![point(0)]).unwrap();
     assert_eq!(database.collection("one").unwrap().verify().unwrap().damages, []);
+}
+
+#[test]
+fn a_full_disk_can_be_freed() {
+    let dir = tempfile::tempdir().unwrap();
+    two_collections(dir.path());
+    let free = fs2::available_space(dir.path()).unwrap();
+    let full = Options { min_free_bytes: free.saturating_mul(4), ..Options::default() };
+    let database = Database::open(dir.path(), full).unwrap();
+    let collection = database.collection("one").unwrap();
+    assert!(matches!(collection.upsert(vec![point(N)]), Err(Error::DiskFull { .. })));
+    assert_eq!(collection.delete(&[1.into()]).unwrap().changed, 1);
+    database.delete_collection("two").unwrap();
+    assert_eq!(collection.reader().count(), N - 1);
 }
 
 #[test]

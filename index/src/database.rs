@@ -47,13 +47,16 @@ struct Running {
     _lock: Lock,
 }
 
+/// The part of a data directory that sled keeps.
+const STORE: &str = "store";
+
 impl Database {
     /// Opens or makes the data directory at `path`. `Error::Locked` when another process has it.
     pub fn open(path: &Path, options: Options) -> Result<Self> {
         check::options(&options)?;
         fs::create_dir_all(path).map_err(|e| Error::Storage(format!("{}: {e}", path.display())))?;
         let lock = Lock::take(path)?;
-        let store = Store::open(&path.join("store"), options.cache_bytes)?;
+        let store = Store::open(&path.join(STORE), options.cache_bytes)?;
         identity::check(path, &store)?;
         let loaded = load::database(&store)?;
         let engine = Arc::new(Engine::new(path.to_owned(), options, store, loaded.catalog, loaded.sequence));
@@ -66,6 +69,11 @@ impl Database {
         loaded.doomed.into_iter().for_each(|number| database.engine().indexer.doom(number, None));
         database.engine().indexer.notify();
         Ok(database)
+    }
+
+    /// Whether there is a data directory at `path`, whole or not.
+    pub fn exists(path: &Path) -> bool {
+        path.join(identity::FILE).exists() || path.join(STORE).exists()
     }
 
     /// Makes an empty collection.

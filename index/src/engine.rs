@@ -86,11 +86,11 @@ impl Engine {
         failure.get_or_insert_with(|| reason.to_string());
     }
 
-    /// `Error::DiskFull` unless `bytes` more, with what the store needs to arrange them, leave enough free.
-    pub fn check_free_space(&self, bytes: u64) -> Result<()> {
+    /// `Error::DiskFull` unless `bytes` more, with what the store needs to arrange them, leave `reserve` free.
+    pub fn check_free_space(&self, bytes: u64, reserve: u64) -> Result<()> {
         let free =
             fs2::available_space(&self.dir).map_err(|e| Error::Storage(format!("{}: {e}", self.dir.display())))?;
-        let needed = self.options.min_free_bytes.saturating_add(bytes.saturating_mul(2));
+        let needed = reserve.saturating_add(bytes.saturating_mul(2));
         if free < needed {
             return Err(Error::DiskFull { path: self.dir.clone(), free, needed });
         }

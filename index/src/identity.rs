@@ -13,9 +13,11 @@ use crate::{
     store::{Changes, Store, Tree},
 };
 
+pub const FILE: &str = "IDENTITY";
+
 /// `Error::Damaged` if the store is not the one that was made with the directory; a new one gets its name.
 pub fn check(dir: &Path, store: &Store) -> Result<()> {
-    let path = dir.join("IDENTITY");
+    let path = dir.join(FILE);
     let in_dir = match fs::read_to_string(&path) {
         Ok(text) => Some(text.trim().to_owned()),
         Err(e) if e.kind() == io::ErrorKind::NotFound => None,

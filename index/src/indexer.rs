@@ -267,7 +267,7 @@ fn build(
     } else {
         let number = collection.next_segment(place);
         let (links, vectors) = link(engine, collection, number, view.dim, &input, report)?;
-        engine.check_free_space(links.graph.level0.len() as u64 * 4)?;
+        engine.check_free_space(links.graph.level0.len() as u64 * 4, engine.options.min_free_bytes)?;
         manifest.segments.push(manifest::write(&engine.store, on_disk, number, &links)?);
         Some(Arc::new(Segment::new(number, links, vectors)))
     };

@@ -54,9 +54,9 @@ impl Store {
     /// Opens or makes the store in the directory `dir`, which nobody else has open.
     pub fn open(dir: &Path, cache_bytes: u64) -> Result<Store> {
         remove_unfinished_snapshots(dir).map_err(|e| io_error(dir, &e))?;
-        let db = guarded(dir, || open_sled(dir, cache_bytes)).map_err(|e| unopenable(dir, e))?;
+        let db = guarded(dir, || open_sled(dir, cache_bytes)).map_err(unopenable)?;
         let trees = guarded(dir, || Ok((db.open_tree("points")?, db.open_tree("segments")?)));
-        let (points, segments) = trees.map_err(|e| unopenable(dir, e))?;
+        let (points, segments) = trees.map_err(unopenable)?;
         let data_file = File::options().write(true).open(dir.join("db")).map_err(|e| io_error(dir, &e))?;
         let synced_blobs = Mutex::new(blob_names(dir).map_err(|e| io_error(dir, &e))?.into_iter().collect());
         let open = Open { db, points, segments, data_file, synced_blobs };
@@ -198,32 +198,35 @@ fn guarded<T>(dir: &Path, act: impl FnOnce() -> sled::Result<T>) -> Result<T> {
         Err(panic) => {
             let text = panic.downcast_ref::<String>().map(String::as_str);
             let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-            Err(Error::Storage(format!("the storage engine gave up: {}", text.unwrap_or("no reason given"))))
+            let detail = format!("the storage engine gave up: {}", text.unwrap_or("no reason given"));
+            Err(Error::Damaged { what: dir.display().to_string(), detail })
         }
     }
 }
 
 fn sled_error(dir: &Path, error: &sled::Error) -> Error {
+    let damaged = |detail| Error::Damaged { what: dir.display().to_string(), detail };
     match error {
-        sled::Error::Io(error) => io_error(dir, error),
         sled::Error::Corruption { at, .. } => {
-            let place = at.map_or_else(String::new, |at| format!(" at {at:?}"));
-            Error::Damaged { what: dir.display().to_string(), detail: format!("a checksum is wrong{place}") }
+            damaged(format!("a checksum is wrong{}", at.map_or_else(String::new, |at| format!(" at {at:?}"))))
         }
+        sled::Error::ReportableBug(detail) => damaged(detail.clone()),
+        sled::Error::Io(error) if matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData) => {
+            damaged(error.to_string())
+        }
+        sled::Error::Io(error) => io_error(dir, error),
         other => Error::Storage(other.to_string()),
     }
 }
 
-/// A full disk is no damage; whatever else keeps a store from opening is.
-fn unopenable(dir: &Path, error: Error) -> Error {
-    let detail = match error {
-        Error::DiskFull { .. } => return error,
-        Error::Damaged { detail, .. } | Error::Storage(detail) => detail,
-        other => other.to_string(),
-    };
-    Error::Damaged {
-        what: dir.display().to_string(),
-        detail: format!("{detail}; hint: move this directory aside, then restore a backup or ingest again"),
+/// A full disk or a missing permission is no damage, and nothing to throw away a store for.
+fn unopenable(error: Error) -> Error {
+    match error {
+        Error::Damaged { what, detail } => Error::Damaged {
+            what,
+            detail: format!("{detail}; hint: move this directory aside, then restore a backup or ingest again"),
+        },
+        other => other,
     }
 }
 
@@ -277,14 +280,14 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_is_told_from_damage() {
+    fn a_full_disk_and_a_missing_permission_are_told_from_damage() {
         let dir = Path::new("/");
-        let full = || sled::Error::Io(io::Error::from(io::ErrorKind::StorageFull));
-        assert!(matches!(unopenable(dir, sled_error(dir, &full())), Error::DiskFull { .. }));
-        let damaged = sled::Error::Corruption { at: None, bt: () };
-        assert!(matches!(sled_error(dir, &damaged), Error::Damaged { .. }));
+        let full = sled::Error::Io(io::Error::from(io::ErrorKind::StorageFull));
+        assert!(matches!(unopenable(sled_error(dir, &full)), Error::DiskFull { .. }));
         let denied = sled::Error::Io(io::Error::from(io::ErrorKind::PermissionDenied));
-        assert!(matches!(sled_error(dir, &denied), Error::Storage(_)));
-        assert!(matches!(unopenable(dir, sled_error(dir, &denied)), Error::Damaged { .. }));
+        assert!(matches!(unopenable(sled_error(dir, &denied)), Error::Storage(_)));
+        let damaged = sled::Error::Corruption { at: None, bt: () };
+        let said = unopenable(sled_error(dir, &damaged)).to_string();
+        assert!(said.contains("damaged") && said.contains("hint: "), "{said}");
     }
 }

@@ -13,7 +13,7 @@ use firn_model::scenes::{self, Sample, Style};
 use super::{local, table};
 use crate::{
     engine::Engine,
-    exit::Exit,
+    exit::{Exit, Usage},
     query::{self, Answer, Content, Request},
     settings::Settings,
 };
@@ -23,10 +23,10 @@ use crate::{
 /// Example: firn demo
 #[derive(Debug, clap::Args)]
 pub struct DemoArgs {
-    /// Pictures to draw
+    /// Pictures to draw, 100 to 20000
     #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u32).range(100..=20_000))]
     pictures: u32,
-    /// Where pictures and data go
+    /// Where pictures and data go, whatever --data-dir says
     #[arg(long, default_value = "firn-demo", value_name = "DIR")]
     dir: PathBuf,
     /// Keep a server up on the demo's data
@@ -46,6 +46,9 @@ const QUESTIONS: [(usize, &str); 7] =
     [(3, "en"), (14, "de"), (25, "fr"), (36, "es"), (47, "zh"), (58, "ja"), (69, "ar")];
 
 pub fn run(args: &DemoArgs, settings: &Settings) -> anyhow::Result<Exit> {
+    if settings.json {
+        return Err(Usage("the demo is for people; `firn query --json` prints JSON".to_owned()).into());
+    }
     let settings = Settings { data_dir: args.dir.join("data"), ..settings.clone() };
     let samples: Vec<Sample> = draw(args.pictures as usize, &args.dir.join("pictures"))?;
     super::ingest::folder(&args.dir.join("pictures"), COLLECTION, &settings)?;
@@ -99,6 +102,8 @@ fn shows(sample: &Sample) -> String {
 
 /// Asks the demo's questions and prints an answer table each.
 fn ask(engine: &Engine, samples: &[Sample]) -> anyhow::Result<()> {
+    // The first use of a network makes its threads: that is no query's time.
+    answer(engine, by_text("warm-up".to_owned(), "en"))?;
     let mut found = 0;
     for (index, language) in QUESTIONS {
         let text = samples[index].scene.caption_variant(language, Style::Long, 1);
@@ -167,17 +172,20 @@ fn print(question: &str, answer: &Answer, meant: Option<&Sample>) -> usize {
 }
 
 fn print_how_to_go_on(args: &DemoArgs, settings: &Settings) -> anyhow::Result<()> {
+    // As it was called: it may not be installed yet.
+    let firn = std::env::args().next().unwrap_or_else(|| "firn".to_owned());
     let listen = args.listen.clone().over(settings.file.serve.clone()).resolve()?.listen;
     // The server keeps the data directory to itself.
     let (place, more) = match args.serve {
-        true => (format!("--server http://{listen}"), ""),
-        false => (format!("--data-dir {}", settings.data_dir.display()), "  firn demo --serve\n"),
+        true if listen.ends_with(":0") => ("--server http://ADDRESS".to_owned(), String::new()),
+        true => (format!("--server http://{listen}"), String::new()),
+        false => (format!("--data-dir {}", settings.data_dir.display()), format!("  {firn} demo --serve\n")),
     };
     println!(
         "* the picture that was meant. All of them are in {}.\n\n\
          Go on:\n  \
-           firn query {COLLECTION} {place} --text \"two green fish\"\n{more}  \
-           firn ingest FOLDER --collection NAME        your own pictures and texts\n\n\
+           {firn} query {COLLECTION} {place} --text \"two green fish\"\n{more}  \
+           {firn} ingest FOLDER --collection NAME        your own pictures and texts\n\n\
          The builtin model is small: it knows drawn scenes and emoji. Photographs want a real CLIP; name one with\n  \
            --model FOLDER  or  --model hf:openai/clip-vit-base-patch32",
         args.dir.join("pictures").display(),

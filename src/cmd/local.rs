@@ -20,7 +20,7 @@ pub fn existing_engine(settings: &Settings) -> anyhow::Result<Engine> {
 
 /// Opens the data directory without any encoder, and refuses to make one where there is none.
 pub fn database(settings: &Settings) -> anyhow::Result<Database> {
-    if !settings.data_dir.is_dir() {
+    if !Database::exists(&settings.data_dir) {
         return Err(Usage(format!("no data directory at {}", settings.data_dir.display())).into());
     }
     Ok(Database::open(&settings.data_dir, Options::default())?)

@@ -132,6 +132,9 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         crate::engine::Error::ModelMismatch { expected_name, .. } => {
             Some(format!("use --model {expected_name}, with the same files as before"))
         }
+        crate::engine::Error::ModelGone { .. } => {
+            Some("if its folder was moved, name it with --model FOLDER: the same files are enough".to_owned())
+        }
         _ => None,
     });
     let client = cause.downcast_ref::<firn_client::Error>().and_then(|error| match error.reason.as_str() {

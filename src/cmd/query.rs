@@ -64,7 +64,7 @@ struct ContentArgs {
     /// A picture file
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
-    /// A stored point
+    /// A stored point; digits are a number, and text:7 is the text "7"
     #[arg(long, value_name = "ID")]
     id: Option<String>,
     /// A file with one vector: a JSON list, .npy, or one number a line

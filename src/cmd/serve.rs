@@ -52,7 +52,7 @@ fn encoders(settings: &Settings) -> anyhow::Result<Vec<Arc<dyn Encoder>>> {
 }
 
 fn log() {
-    let filter = EnvFilter::try_from_env("FIRN_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_env("FIRN_LOG").unwrap_or_else(|_| EnvFilter::new("info,hnsw_rs=warn"));
     // A log that is there already (a test's) stays.
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let _ = log.with_ansi(std::io::stderr().is_terminal()).try_init();

@@ -328,6 +328,11 @@ mod tests {
     }
 
     #[test]
+    fn payloads_are_as_deep_on_the_wire_as_in_the_index() {
+        assert_eq!(firn_proto::json::MAX_DEPTH, Limits::MAX_PAYLOAD_DEPTH);
+    }
+
+    #[test]
     fn both_forms_of_a_vector_say_the_same() {
         let numbers = [0.25, -1.0, 1e-30];
         assert_eq!(vector_in(values(&numbers), "v").unwrap(), numbers);

@@ -17,11 +17,17 @@ use tokio::sync::Notify;
 use tonic::{Code, Status, body::Body, codegen::http};
 use tower::{Layer, Service};
 
-use super::{metrics::Metrics, status};
+use super::{
+    metrics::Metrics,
+    status::{self, Problem},
+};
 
 /// Calls in work, and whether new ones are taken.
 pub struct Gate {
     in_flight: AtomicUsize,
+    /// How many of them there are of each kind.
+    of_kind: [AtomicUsize; 3],
+    /// Most calls that answer once, and most that are streams: who holds many idle streams shuts nobody else out.
     max: usize,
     closed: AtomicBool,
     emptied: Notify,
@@ -30,7 +36,8 @@ pub struct Gate {
 
 impl Gate {
     pub fn new(max: usize, metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Gate { in_flight: 0.into(), max, closed: false.into(), emptied: Notify::new(), metrics })
+        let (in_flight, of_kind, closed) = (0.into(), Default::default(), false.into());
+        Arc::new(Gate { in_flight, of_kind, max, closed, emptied: Notify::new(), metrics })
     }
 
     /// Takes no new call from now on.
@@ -53,31 +60,54 @@ impl Gate {
         }
     }
 
-    /// Counts work that outlives its call: a stream, or a commit nobody waits for.
+    /// Counts work that outlives its call, such as a commit nobody waits for.
     pub fn hold(self: &Arc<Self>) -> Pass {
-        self.in_flight.fetch_add(1, Ordering::SeqCst);
-        Pass(self.clone())
+        self.enter(Kind::Background)
     }
 
-    fn admit(self: &Arc<Self>) -> Result<Pass, Status> {
-        let pass = self.hold();
-        if self.closed.load(Ordering::SeqCst) {
-            return Err(status::shutting_down().into());
-        }
-        if self.in_flight() > self.max {
-            return Err(status::too_many_requests(self.max).into());
+    /// Counts a stream, from its opening to its end.
+    pub fn stream(self: &Arc<Self>) -> Result<Pass, Problem> {
+        self.limited(Kind::Stream)
+    }
+
+    fn admit(self: &Arc<Self>) -> Result<Pass, Problem> {
+        let pass = self.limited(Kind::Call)?;
+        if self.closed.load(Ordering::SeqCst) { Err(status::shutting_down()) } else { Ok(pass) }
+    }
+
+    fn limited(self: &Arc<Self>, kind: Kind) -> Result<Pass, Problem> {
+        let pass = self.enter(kind);
+        if self.of_kind[kind as usize].load(Ordering::SeqCst) > self.max {
+            return Err(status::too_many_requests(self.max));
         }
         Ok(pass)
     }
+
+    fn enter(self: &Arc<Self>, kind: Kind) -> Pass {
+        self.in_flight.fetch_add(1, Ordering::SeqCst);
+        self.of_kind[kind as usize].fetch_add(1, Ordering::SeqCst);
+        Pass { gate: self.clone(), kind }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Call,
+    Stream,
+    Background,
 }
 
 /// One piece of work inside; dropping it leaves.
-pub struct Pass(Arc<Gate>);
+pub struct Pass {
+    gate: Arc<Gate>,
+    kind: Kind,
+}
 
 impl Drop for Pass {
     fn drop(&mut self) {
-        if self.0.in_flight.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.0.emptied.notify_waiters();
+        self.gate.of_kind[self.kind as usize].fetch_sub(1, Ordering::SeqCst);
+        if self.gate.in_flight.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.gate.emptied.notify_waiters();
         }
     }
 }
@@ -123,7 +153,7 @@ where
         let metrics = self.gate.metrics.clone();
         let timeout = timeout(request.headers());
         let answer = match self.gate.admit() {
-            Err(refused) => return ready(metrics, method, start, refused),
+            Err(refused) => return ready(metrics, method, start, refused.into()),
             Ok(_) if timeout.is_some_and(|timeout| timeout.is_zero()) => {
                 return ready(metrics, method, start, status::deadline_exceeded().into());
             }
@@ -259,6 +289,17 @@ mod tests {
         let mut freed = gated.call(request(None));
         let polled = poll_fn(|cx| Poll::Ready(freed.as_mut().poll(cx).is_ready())).await;
         assert!(!polled, "it was admitted, so it waits for the silent service");
+    }
+
+    #[test]
+    fn idle_streams_shut_out_streams_only() {
+        let gate = Gate::new(2, Metrics::new());
+        let held = [gate.stream().ok().unwrap(), gate.stream().ok().unwrap()];
+        assert_eq!(gate.stream().err().unwrap().reason, "TOO_MANY_REQUESTS");
+        assert!(gate.admit().is_ok());
+        assert_eq!(gate.in_flight(), 2);
+        drop(held);
+        assert!(gate.stream().is_ok());
     }
 
     #[tokio::test]

@@ -57,10 +57,11 @@ impl v1::inference_server::Inference for Inference {
         &self,
         request: Request<Streaming<EmbedStreamRequest>>,
     ) -> Result<Response<Self::EmbedStreamStream>, Status> {
+        let pass = self.0.gate.stream()?;
         let (replies, received) = mpsc::channel(limits::AT_ONCE);
         let (shared, messages) = (self.0.clone(), request.into_inner());
         tokio::spawn(async move {
-            let _pass = shared.hold();
+            let _until_the_end = pass;
             if let Err(status) = session(&shared, messages, &replies).await {
                 let _ = replies.send(Err(status)).await;
             }

@@ -51,7 +51,7 @@ impl v1::points_server::Points for Points {
         &self,
         request: Request<Streaming<UpsertStreamRequest>>,
     ) -> Result<Response<Self::UpsertStreamStream>, Status> {
-        Ok(Response::new(upsert_stream::open(self.0.clone(), request.into_inner())))
+        Ok(Response::new(upsert_stream::open(self.0.clone(), request.into_inner())?))
     }
 
     async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<DeleteResponse>, Status> {

@@ -20,7 +20,7 @@ pub struct ServeLayer {
     /// Largest request that is taken, unpacked [default: 32 MiB]
     #[arg(long, env = "FIRN_MAX_MESSAGE_BYTES", value_name = "N")]
     pub max_message_bytes: Option<usize>,
-    /// Calls that are worked on or wait; more are refused with RESOURCE_EXHAUSTED [default: 512]
+    /// Calls that are worked on or wait, and streams that are open; more of either are refused [default: 512]
     #[arg(long, env = "FIRN_MAX_REQUESTS", value_name = "N")]
     pub max_requests: Option<usize>,
     /// Seconds that calls have to end after SIGTERM [default: 30]

@@ -36,15 +36,16 @@ const COMMIT_POINTS: usize = 4096;
 pub fn open(
     shared: Arc<Shared>,
     messages: Streaming<UpsertStreamRequest>,
-) -> ReceiverStream<Result<UpsertStreamResponse, Status>> {
+) -> Result<ReceiverStream<Result<UpsertStreamResponse, Status>>, Problem> {
+    let pass = shared.gate.stream()?;
     let (replies, received) = mpsc::channel(REPLIES);
     tokio::spawn(async move {
-        let _pass = shared.hold();
+        let _until_the_end = pass;
         if let Err(status) = session(&shared, messages, &replies).await {
             let _ = replies.send(Err(status)).await;
         }
     });
-    ReceiverStream::new(received)
+    Ok(ReceiverStream::new(received))
 }
 
 /// How reading ended.

@@ -199,12 +199,15 @@ async fn calls_beyond_the_limit_are_told_when_to_come_again() {
     let client = server.client().await;
     axes(&client).await;
     let (stream, mut replies) = open_stream(&client, "c").await;
-    let error = client.count("c").await.unwrap_err();
+    let silent = tokio_stream::pending::<v1::UpsertStreamRequest>();
+    let second = client.points_service().upsert_stream(silent).await.map_err(firn_client::Error::from);
+    let error = second.map(drop).unwrap_err();
     assert_eq!((error.code, error.reason.as_str()), (Code::ResourceExhausted, "TOO_MANY_REQUESTS"));
     assert!(error.retry_after.is_some());
+    assert!(client.count("c").await.is_ok(), "an idle stream shuts out no other call");
     drop(stream);
     assert!(replies.message().await.unwrap().is_none());
-    assert!(server.get("/metrics").1.contains("method=\"Points/Count\",code=\"RESOURCE_EXHAUSTED\"} 1"));
+    assert!(server.get("/metrics").1.contains("method=\"Points/UpsertStream\",code=\"RESOURCE_EXHAUSTED\"} 1"));
 }
 
 #[test]
