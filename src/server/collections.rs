@@ -26,7 +26,8 @@ impl v1::collections_server::Collections for Collections {
             convert::collection_name(&request.collection_name)?;
             let name = request.collection_name.clone();
             let config = config(&shared, request)?;
-            Ok(shared.engine()?.db().create_collection(&name, config)?.info())
+            let made = shared.engine()?.db().create_collection(&name, config);
+            Ok(made.map_err(|error| of_vectors(error, &name))?.info())
         });
         let collection = Some(convert::collection_out(collection.await?));
         Ok(Response::new(CreateCollectionResponse { collection }))
@@ -90,6 +91,13 @@ impl v1::collections_server::Collections for Collections {
         work::run(move || Ok(shared.engine()?.db().update_aliases(&changes)?)).await?;
         Ok(Response::new(UpdateAliasesResponse {}))
     }
+}
+
+/// The index checks vector names as it checks the collection's: which of them was wrong is seen by the name.
+fn of_vectors(error: Error, collection: &str) -> Problem {
+    let is_of_vector = matches!(&error, Error::InvalidName { name } if name != collection);
+    let problem = Problem::from(error);
+    if is_of_vector { Problem { field: "vectors".to_owned(), ..problem } } else { problem }
 }
 
 /// The size of a page that was asked for.

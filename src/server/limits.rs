@@ -19,5 +19,5 @@ pub const STREAM_MESSAGES: usize = 4;
 pub const AT_ONCE: usize = 32;
 /// Commits whose caller does not wait for them.
 pub const UNAWAITED_COMMITS: usize = 64;
-/// Messages of all UpsertStreams together that are worked on at a time, in times of the largest message.
-pub const STREAM_BYTES_IN_MESSAGES: usize = 8;
+/// Messages of all Upserts and UpsertStreams together that are worked on at a time, in times of the largest message.
+pub const UPSERT_BYTES_IN_MESSAGES: usize = 8;

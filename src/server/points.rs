@@ -32,6 +32,7 @@ pub struct Points(pub Arc<Shared>);
 #[tonic::async_trait]
 impl v1::points_server::Points for Points {
     async fn upsert(&self, request: Request<UpsertRequest>) -> Result<Response<UpsertResponse>, Status> {
+        let _room = self.0.room(request.get_ref().encoded_len())?;
         let UpsertRequest { collection_name, points, no_wait } = request.into_inner();
         let collection = self.0.collection(&collection_name)?;
         convert::within("points", points.len(), 1, limits::MAX_POINTS)?;

@@ -4,14 +4,14 @@ use std::sync::{Arc, OnceLock};
 
 use firn_index::{Collection, Commit};
 use firn_model::Encoder;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::{
     gate::{Gate, Pass},
     limits,
     metrics::Metrics,
     settings::ServeSettings,
-    status::{Problem, starting},
+    status::{Problem, starting, too_many_bytes},
 };
 use crate::engine::Engine;
 
@@ -22,22 +22,22 @@ pub struct Shared {
     pub settings: ServeSettings,
     /// True once the server stops: streams end after what they have.
     pub stopping: watch::Sender<bool>,
-    /// Bytes of UpsertStream messages that may be in work.
-    pub stream_bytes: Arc<Semaphore>,
+    /// Bytes of Upsert and UpsertStream messages that may be in work.
+    pub upsert_bytes: Arc<Semaphore>,
     pub unawaited_commits: Arc<Semaphore>,
 }
 
 impl Shared {
     pub fn new(settings: ServeSettings) -> Arc<Self> {
         let metrics = Metrics::new();
-        let stream_bytes = settings.max_message_bytes * limits::STREAM_BYTES_IN_MESSAGES;
+        let upsert_bytes = settings.max_message_bytes * limits::UPSERT_BYTES_IN_MESSAGES;
         Arc::new(Shared {
             engine: OnceLock::new(),
             gate: Gate::new(settings.max_requests, metrics.clone()),
             metrics,
             settings,
             stopping: watch::Sender::new(false),
-            stream_bytes: Arc::new(Semaphore::new(stream_bytes.min(Semaphore::MAX_PERMITS))),
+            upsert_bytes: Arc::new(Semaphore::new(upsert_bytes.min(Semaphore::MAX_PERMITS))),
             unawaited_commits: Arc::new(Semaphore::new(limits::UNAWAITED_COMMITS)),
         })
     }
@@ -68,6 +68,12 @@ impl Shared {
         Ok(engine.encoder_of(collection.config()).unwrap_or_else(|_| engine.models().first().cloned()))
     }
 
+    /// Room for the bytes of an Upsert among those in work; without any, the caller is told to come again.
+    pub fn room(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
+        let bytes = u32::try_from(bytes.min(self.settings.max_message_bytes)).unwrap_or(u32::MAX);
+        self.upsert_bytes.clone().try_acquire_many_owned(bytes).map_err(|_| too_many_bytes())
+    }
+
     pub fn committed(&self, commit: Commit) -> Commit {
         self.metrics.committed(commit.changed);
         commit
@@ -75,5 +81,22 @@ impl Shared {
 
     pub fn hold(&self) -> Pass {
         self.gate.hold()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::settings::ServeLayer;
+
+    #[test]
+    fn more_bytes_than_fit_are_told_to_come_again() {
+        let shared = Shared::new(ServeLayer::default().resolve().unwrap());
+        let largest = shared.settings.max_message_bytes;
+        let held: Vec<_> = (0..limits::UPSERT_BYTES_IN_MESSAGES).map(|_| shared.room(largest).unwrap()).collect();
+        let refused = shared.room(1).unwrap_err();
+        assert_eq!((refused.reason, refused.retry.is_some()), ("TOO_MANY_REQUESTS", true));
+        drop(held);
+        assert!(shared.room(usize::MAX).is_ok(), "a message is never larger than the largest");
     }
 }

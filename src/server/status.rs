@@ -89,6 +89,11 @@ pub fn too_many_requests(max: usize) -> Problem {
     Problem::new(Code::ResourceExhausted, "TOO_MANY_REQUESTS", message).after(Duration::from_millis(100))
 }
 
+pub fn too_many_bytes() -> Problem {
+    let message = "the points in work are as many bytes as fit: expected to be asked again";
+    Problem::new(Code::ResourceExhausted, "TOO_MANY_REQUESTS", message).after(Duration::from_millis(100))
+}
+
 pub fn deadline_exceeded() -> Problem {
     Problem::new(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", "the deadline of the call has passed")
 }
@@ -136,7 +141,10 @@ impl From<index::Error> for Problem {
             CollectionExists { .. } => with(Code::AlreadyExists, "COLLECTION_EXISTS"),
             AliasNotFound { .. } => with(Code::NotFound, "ALIAS_NOT_FOUND"),
             InvalidName { .. } => invalid("collection_name".to_owned(), "INVALID_NAME"),
-            InvalidSetting { field, .. } => invalid((*field).to_owned(), "INVALID_SETTING"),
+            InvalidSetting { field, expected, received } => {
+                let message = format!("expected {expected}, received {received}");
+                Problem::invalid(setting_field(field), "INVALID_SETTING", message)
+            }
             PointNotFound { .. } => with(Code::NotFound, "POINT_NOT_FOUND"),
             InvalidId { .. } => invalid("id".to_owned(), "INVALID_ID"),
             DuplicateId { .. } => invalid("id".to_owned(), "DUPLICATE_ID"),
@@ -154,6 +162,15 @@ impl From<index::Error> for Problem {
             Storage(_) => with(Code::Internal, "STORAGE"),
             _ => with(Code::Internal, "STORAGE"),
         }
+    }
+}
+
+/// The index's words for its settings, as the protocol has them.
+fn setting_field(field: &str) -> String {
+    match field {
+        "m" | "ef_construction" | "ef_search" => format!("hnsw.{field}"),
+        "dim" => "vectors.dim".to_owned(),
+        field => field.to_owned(),
     }
 }
 
@@ -219,7 +236,8 @@ impl From<query::Error> for Problem {
         let message = error.to_string();
         match error {
             query::Error::Invalid { field, expected, received } => {
-                let message = format!("expected {expected}, received {received}");
+                let of_both = if field == "offset + limit" { "offset + limit: " } else { "" };
+                let message = format!("{of_both}expected {expected}, received {received}");
                 Problem::invalid(query_field(field), "OUT_OF_RANGE", message)
             }
             query::Error::NoModel { .. } => Problem::new(Code::FailedPrecondition, "NO_MODEL", message),
@@ -294,5 +312,15 @@ mod tests {
         check(Status::out_of_range("too large"), Code::ResourceExhausted, "MESSAGE_TOO_LARGE");
         check(Status::internal("failed to decode Protobuf message: x"), Code::InvalidArgument, "MALFORMED_MESSAGE");
         assert_eq!(of_transport(Status::internal("other")).code(), Code::Internal);
+    }
+
+    #[test]
+    fn every_reason_stands_in_the_protocol() {
+        let protocol = include_str!("../../proto/firn/v1/common.proto");
+        let sources = [include_str!("status.rs"), include_str!("convert.rs"), include_str!("upsert_stream.rs")];
+        let is_reason = |word: &&str| word.len() > 5 && word.bytes().all(|b| b.is_ascii_uppercase() || b == b'_');
+        let reasons = sources.iter().flat_map(|source| source.split('"')).filter(is_reason);
+        let missing: Vec<&str> = reasons.filter(|reason| !protocol.contains(*reason)).collect();
+        assert!(missing.is_empty(), "{missing:?}");
     }
 }

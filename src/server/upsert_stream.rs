@@ -147,7 +147,7 @@ async fn room(shared: &Shared, points: &[PointInput], replies: &Replies) -> Opti
     let bytes: usize = points.iter().map(PointInput::encoded_len).sum();
     // No message is larger than the largest, so there is always room for it in the end.
     let bytes = u32::try_from(bytes.min(shared.settings.max_message_bytes)).unwrap_or(u32::MAX);
-    let semaphore = &shared.stream_bytes;
+    let semaphore = &shared.upsert_bytes;
     match semaphore.clone().try_acquire_many_owned(bytes) {
         Ok(permit) => Some(permit),
         Err(_) => {

@@ -26,11 +26,13 @@ async fn collections_that_cannot_be_are_refused() {
         let hnsw = Some(v1::HnswConfig { m, ef_construction, ef_search });
         let error = client.create_collection(v1::CreateCollectionRequest { hnsw, ..plain() }).await.unwrap_err();
         assert_eq!((error.code, error.reason.as_str()), (InvalidArgument, "INVALID_SETTING"), "{error}");
+        assert!(error.fields[0].field.starts_with("hnsw."), "{error:?}");
     }
     for dim in [0, 16_385] {
-        let error = client.create_collection(plain_collection("d", dim)).await.unwrap_err();
-        assert_eq!((error.code, error.reason.as_str()), (InvalidArgument, "INVALID_SETTING"), "{error}");
+        create(plain_collection("d", dim), InvalidArgument, "INVALID_SETTING", "vectors.dim").await;
     }
+    let vectors = [("a b".to_owned(), v1::VectorConfig { dim: 3 })].into();
+    create(v1::CreateCollectionRequest { vectors, ..plain() }, InvalidArgument, "INVALID_NAME", "vectors").await;
     check(client.get_collection("d").await, NotFound, "COLLECTION_NOT_FOUND", "");
     check(client.delete_collection("d").await, NotFound, "COLLECTION_NOT_FOUND", "");
     check(client.update_aliases(vec![]).await, InvalidArgument, "OUT_OF_RANGE", "changes");
