@@ -12,6 +12,10 @@ pub enum SourceError {
         "{path}: not a source: expected a folder of pictures, .jsonl, .csv, .tsv (each also .gz), a WebDataset .tar, .npy or .safetensors"
     )]
     UnknownKind { path: PathBuf },
+    #[error("{path}: not a file or folder: save it first")]
+    NotAFile { path: PathBuf },
+    #[error("--images {path}: {error}")]
+    NoImages { path: PathBuf, error: io::Error },
     #[error("{path}: {detail}")]
     Damaged { path: PathBuf, detail: String },
     #[error("{path}: the file ends within its first member: {detail}; nothing of it was kept")]
@@ -64,6 +68,10 @@ pub enum Fault {
     OutsideFolder { path: String },
     #[error("pictures of type .{extension} are not read: expected jpg, png, webp or gif")]
     UnsupportedImage { extension: String },
+    #[error(
+        "the name has dots: in {first:?} what follows the first one is no kind of member that is read ({n} such members)"
+    )]
+    DottedNames { n: u64, first: String },
     #[error("two pictures for one point: {first:?} and {second:?}")]
     TwoImages { first: String, second: String },
     #[error("the file ends too early: {detail}; what came before was kept")]
@@ -87,6 +95,7 @@ impl Fault {
             Fault::MissingImage { .. } => "missing_image",
             Fault::OutsideFolder { .. } => "outside_folder",
             Fault::UnsupportedImage { .. } => "unsupported_image",
+            Fault::DottedNames { .. } => "dotted_names",
             Fault::TwoImages { .. } => "two_images",
             Fault::Truncated { .. } => "truncated",
             Fault::InvalidArray { .. } => "invalid_array",

@@ -2,8 +2,8 @@
 //! id and payload. Links are followed, except back into a folder on the way.
 
 use std::{
-    collections::HashSet,
-    ffi::OsString,
+    collections::{HashMap, HashSet},
+    ffi::{OsStr, OsString},
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -37,6 +37,8 @@ struct Level {
     names: vec::IntoIter<OsString>,
     /// Names of pictures without their extension: what sidecars are called.
     pictures: HashSet<OsString>,
+    /// Sidecars whose extension is not in lower case, by the name in which it is.
+    odd_sidecars: HashMap<OsString, OsString>,
 }
 
 impl Folder {
@@ -48,12 +50,13 @@ impl Folder {
     }
 
     /// One picture, as if its folder held nothing else.
-    pub fn single(path: &Path, progress: Arc<Progress>) -> Folder {
+    pub fn single(path: &Path, progress: Arc<Progress>) -> Result<Folder, SourceError> {
+        let io = |error| SourceError::Io { path: path.to_owned(), error };
         progress.expect(1);
-        let root = path.parent().unwrap_or(Path::new("")).to_owned();
+        let root = path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new(".")).to_owned();
         let names = vec![path.file_name().unwrap_or_default().to_owned()].into_iter();
-        let level = Level { path: PathBuf::new(), real: PathBuf::new(), names, pictures: HashSet::new() };
-        Folder { root, levels: vec![level], is_single: true, progress }
+        let level = Level { names, ..Level::read(&root, PathBuf::new()).map_err(io)? };
+        Ok(Folder { root, levels: vec![level], is_single: true, progress })
     }
 
     /// What an entry is: an item, nothing, or a folder that is read next.
@@ -98,13 +101,12 @@ impl Folder {
         if path.to_str().is_none() {
             return Err(Fault::NotUtf8 { what: "the file's name" });
         }
-        let path = self.root.join(path);
-        let image = read_file(&path)?;
-        let mut item = match sidecar(&path, "json")? {
+        let image = read_file(&self.root.join(path))?;
+        let mut item = match self.sidecar(path, "json")? {
             Some(json) => self.described(&json, name)?,
             None => Item { name: name.to_owned(), ..Item::default() },
         };
-        if let Some(text) = sidecar(&path, "txt")? {
+        if let Some(text) = self.sidecar(path, "txt")? {
             item.texts.insert(0, fields::text_file(&text)?);
         }
         item.image = Some(image);
@@ -122,9 +124,22 @@ impl Folder {
     }
 
     fn is_sidecar(&self, path: &Path, extension: &str) -> bool {
-        let pictures = self.levels.last().map(|level| &level.pictures);
-        matches!(extension, "txt" | "json")
-            && path.file_stem().is_some_and(|stem| pictures.is_some_and(|pictures| pictures.contains(stem)))
+        let (Some(level), Some(stem), Some(name)) = (self.levels.last(), path.file_stem(), path.file_name()) else {
+            return false;
+        };
+        let is_read = |usual: OsString| usual == name || level.odd_sidecars.get(&usual).is_some_and(|odd| odd == name);
+        matches!(extension, "txt" | "json") && level.pictures.contains(stem) && usual_name(name).is_some_and(is_read)
+    }
+
+    /// A picture's sidecar, if there is one, however its extension is written.
+    fn sidecar(&self, picture: &Path, extension: &str) -> Result<Option<Vec<u8>>, Fault> {
+        let usual = picture.with_extension(extension);
+        let odd = self.levels.last().and_then(|level| level.odd_sidecars.get(usual.file_name()?));
+        let path = self.root.join(odd.map_or_else(|| usual.clone(), |name| usual.with_file_name(name)));
+        match fs::symlink_metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            _ => read_file(&path).map(Some),
+        }
     }
 }
 
@@ -154,16 +169,17 @@ impl Level {
         let picture = |name: &&OsString| PICTURES.contains(&extension(&name.to_string_lossy()).as_str());
         let stem = |name: &OsString| Path::new(name).file_stem().map(ToOwned::to_owned);
         let pictures = names.iter().filter(picture).filter_map(stem).collect();
-        Ok(Level { path, real: fs::canonicalize(&full)?, names: names.into_iter(), pictures })
+        let odd = |name: &OsString| Some((usual_name(name)?, name.clone()));
+        let is_alone = |(usual, _): &(OsString, OsString)| names.binary_search(usual).is_err();
+        let odd_sidecars = names.iter().filter_map(odd).filter(is_alone).collect();
+        Ok(Level { path, real: fs::canonicalize(&full)?, names: names.into_iter(), pictures, odd_sidecars })
     }
 }
 
-fn sidecar(picture: &Path, extension: &str) -> Result<Option<Vec<u8>>, Fault> {
-    let path = picture.with_extension(extension);
-    match fs::symlink_metadata(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        _ => read_file(&path).map(Some),
-    }
+/// The name of a file that may be a sidecar, with its extension in lower case.
+fn usual_name(name: &OsStr) -> Option<OsString> {
+    let extension = extension(&name.to_string_lossy());
+    matches!(extension.as_str(), "txt" | "json").then(|| Path::new(name).with_extension(extension).into())
 }
 
 /// Pictures below a folder, for the progress bar only: links and faults are left to the walk itself.

@@ -46,8 +46,13 @@ impl Kind {
 
 pub fn of(path: &Path) -> Result<Kind, SourceError> {
     let io = |error| SourceError::Io { path: path.to_owned(), error };
-    if fs::metadata(path).map_err(io)?.is_dir() {
+    let found = fs::metadata(path).map_err(io)?;
+    if found.is_dir() {
         return Ok(Kind::Folder);
+    }
+    // A pipe gives its first bytes once: they would be gone when it is opened to be read.
+    if !found.is_file() {
+        return Err(SourceError::NotAFile { path: path.to_owned() });
     }
     if let Some(kind) = by_name(path) {
         return Ok(kind);

@@ -13,6 +13,7 @@ pub mod npy;
 mod pictures;
 mod safetensors;
 mod stream;
+mod tar_headers;
 mod webdataset;
 
 use std::{
@@ -84,7 +85,7 @@ impl Source {
         let mut dims = BTreeMap::new();
         let items: Box<dyn Iterator<Item = Next> + Send> = match kind {
             Kind::Folder => Box::new(folder::Folder::open(path, progress.clone())?),
-            Kind::Picture => Box::new(folder::Folder::single(path, progress.clone())),
+            Kind::Picture => Box::new(folder::Folder::single(path, progress.clone())?),
             Kind::Jsonl => Box::new(jsonl::Jsonl::open(path, options, progress.clone())?),
             Kind::Csv | Kind::Tsv => {
                 let delimiter = if kind == Kind::Tsv { b'\t' } else { b',' };

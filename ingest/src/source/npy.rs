@@ -43,19 +43,33 @@ struct Header {
     shape: Vec<usize>,
 }
 
+/// What is wrong with a header: the file, or what was asked of it.
+#[derive(Debug, thiserror::Error)]
+enum HeaderFault {
+    #[error("{0}")]
+    Damaged(String),
+    #[error("expected {expected}, received {received}")]
+    Unsupported { expected: String, received: String },
+}
+
+impl From<String> for HeaderFault {
+    fn from(detail: String) -> Self {
+        HeaderFault::Damaged(detail)
+    }
+}
+
 impl Npy {
     pub fn open(path: &Path, vector_name: &str, progress: Arc<Progress>) -> Result<Npy, SourceError> {
         let io = |error| SourceError::Io { path: path.to_owned(), error };
         let damaged = |detail| SourceError::Damaged { path: path.to_owned(), detail };
         let mut from = stream::open(path, None).map_err(io)?;
-        let header = Header::read(&mut from).map_err(damaged)?;
+        let unsupported = |expected, received| SourceError::Unsupported { path: path.to_owned(), expected, received };
+        let header = Header::read(&mut from).map_err(|fault| match fault {
+            HeaderFault::Damaged(detail) => damaged(detail),
+            HeaderFault::Unsupported { expected, received } => unsupported(expected, received),
+        })?;
         if header.shape.len() != 2 || header.shape[1] == 0 {
-            let received = format!("shape {:?}", header.shape);
-            return Err(SourceError::Unsupported {
-                path: path.to_owned(),
-                expected: "shape (n, dim)".into(),
-                received,
-            });
+            return Err(unsupported("shape (n, dim)".to_owned(), format!("shape {:?}", header.shape)));
         }
         let ids = read_ids(path)?;
         if let Some(ids) = &ids
@@ -101,7 +115,7 @@ impl Iterator for Npy {
 
 /// The one vector of a small array of shape (dim) or (1, dim), as WebDataset members are.
 pub fn vector(mut bytes: &[u8]) -> Result<Vec<f32>, Fault> {
-    let header = Header::read(&mut bytes).map_err(|detail| Fault::InvalidArray { detail })?;
+    let header = Header::read(&mut bytes).map_err(|fault| Fault::InvalidArray { detail: fault.to_string() })?;
     match header.shape[..] {
         [dim] | [1, dim] if dim > 0 && dim <= bytes.len() => header.number.read(&mut bytes, dim),
         _ => Err(Fault::InvalidArray { detail: format!("expected shape (dim), received {:?}", header.shape) }),
@@ -133,26 +147,29 @@ impl Number {
 
 impl Header {
     /// NumPy's format: magic, version, header length, then a Python dictionary.
-    fn read(from: &mut impl Read) -> Result<Header, String> {
+    fn read(from: &mut impl Read) -> Result<Header, HeaderFault> {
         let mut start = [0; 8];
         from.read_exact(&mut start).map_err(|_| "not a .npy file: shorter than its header".to_owned())?;
         if &start[..6] != b"\x93NUMPY" {
-            return Err("not a .npy file".to_owned());
+            return Err("not a .npy file".to_owned().into());
         }
         let length = match start[6] {
             1 => le::<2>(from)?,
             2 | 3 => le::<4>(from)?,
-            version => return Err(format!("format version: expected 1 to 3, received {version}")),
+            version => return Err(format!("format version: expected 1 to 3, received {version}").into()),
         };
         if length > MAX_HEADER_BYTES {
-            return Err(format!("header of {length} bytes: at most {MAX_HEADER_BYTES}"));
+            return Err(format!("header of {length} bytes: at most {MAX_HEADER_BYTES}").into());
         }
         let mut header = vec![0; length as usize];
         from.read_exact(&mut header).map_err(|_| "the file ends within its header".to_owned())?;
         Header::parse(&String::from_utf8_lossy(&header))
     }
 
-    fn parse(header: &str) -> Result<Header, String> {
+    fn parse(header: &str) -> Result<Header, HeaderFault> {
+        let unsupported = |expected: &str, received: String| {
+            Err(HeaderFault::Unsupported { expected: expected.to_owned(), received })
+        };
         let value = |key: &str| {
             let (_, after) = header.split_once(&format!("'{key}'"))?;
             Some(after.trim_start().strip_prefix(':')?.trim_start())
@@ -164,14 +181,12 @@ impl Header {
             Some("<f4") => Number::F32,
             Some("<f8") => Number::F64,
             other => {
-                let received = other.unwrap_or("a structure");
-                return Err(format!(
-                    "numbers: expected <f2, <f4 or <f8, received {received} (hint: array.astype('<f4'))"
-                ));
+                let received = other.unwrap_or("a structure").to_owned();
+                return unsupported("numbers of <f2, <f4 or <f8 (hint: array.astype('<f4'))", received);
             }
         };
         if !value("fortran_order").ok_or_else(|| missing("fortran_order"))?.starts_with("False") {
-            return Err("order: expected C, received Fortran (hint: numpy.ascontiguousarray)".to_owned());
+            return unsupported("C order (hint: numpy.ascontiguousarray)", "Fortran order".to_owned());
         }
         let shape =
             value("shape").and_then(|s| s.strip_prefix('(')?.split(')').next()).ok_or_else(|| missing("shape"))?;
@@ -180,7 +195,8 @@ impl Header {
         let shape = shape.map_err(|_| "the header's shape is no list of numbers".to_owned())?;
         let fits = |shape: &[usize]| shape.iter().try_fold(8usize, |product, &n| product.checked_mul(n)).is_some();
         if !fits(&shape) || shape.last().is_some_and(|&dim| dim > firn_index::Limits::MAX_DIM) {
-            return Err(format!("shape {shape:?}: at most {} dimensions", firn_index::Limits::MAX_DIM));
+            let expected = format!("at most {} dimensions", firn_index::Limits::MAX_DIM);
+            return unsupported(&expected, format!("shape {shape:?}"));
         }
         Ok(Header { number, shape })
     }
@@ -237,7 +253,7 @@ mod tests {
             assert_eq!(header, Header { number: Number::F32, shape: vec![3, 4] });
         }
         let check = |bytes: Vec<u8>, expected: &str| {
-            let error = Header::read(&mut &bytes[..]).expect_err(expected);
+            let error = Header::read(&mut &bytes[..]).expect_err(expected).to_string();
             assert!(error.contains(expected), "{error}");
         };
         check(bytes(4, good), "format version");

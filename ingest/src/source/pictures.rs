@@ -13,6 +13,7 @@ use super::{
     Fault, SourceError,
     kind::PICTURES,
     stream::{read_file, read_limited},
+    tar_headers::bounded,
 };
 
 pub enum Pictures {
@@ -37,11 +38,12 @@ struct Place {
 
 impl Pictures {
     pub fn open(path: &Path) -> Result<Pictures, SourceError> {
-        let io = |error| SourceError::Io { path: path.to_owned(), error };
-        if std::fs::metadata(path).map_err(io)?.is_dir() {
-            return Ok(Pictures::Folder(path.to_owned()));
+        let found = std::fs::metadata(path).map_err(|error| SourceError::NoImages { path: path.to_owned(), error })?;
+        match () {
+            () if found.is_dir() => Ok(Pictures::Folder(path.to_owned())),
+            () if found.is_file() => Ok(Pictures::Tar(TarIndex::open(path)?)),
+            () => Err(SourceError::NotAFile { path: path.to_owned() }),
         }
-        Ok(Pictures::Tar(TarIndex::open(path)?))
     }
 
     /// The picture of that name.
@@ -90,7 +92,8 @@ impl TarIndex {
             members: HashMap::new(),
             truncated: None,
         };
-        let mut archive = tar::Archive::new(BufReader::new(file));
+        let (bounded, headers) = bounded(BufReader::new(file));
+        let mut archive = tar::Archive::new(bounded);
         let mut short: HashMap<String, Option<Place>> = HashMap::new();
         for entry in archive.entries_with_seek().map_err(io)? {
             let entry = match entry {
@@ -106,6 +109,8 @@ impl TarIndex {
                     break;
                 }
             };
+            // Members are sought over, not read.
+            headers.begin_after(0);
             if !entry.header().entry_type().is_file() {
                 continue;
             }

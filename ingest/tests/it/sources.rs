@@ -82,6 +82,30 @@ fn folder_with_sidecars_in_the_order_of_names() {
     check(&dir.path().join("a/z.PNG"), &[r#"z.PNG image=3 "ein Text\nmit zwei Zeilen" {"path":"z.PNG"}"#]);
 }
 
+#[test]
+fn sidecars_are_known_however_their_extension_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    write(
+        dir.path(),
+        &[
+            ("UPPER.JPG", b"1"),
+            ("UPPER.TXT", b"text"),
+            ("UPPER.Json", br#"{"n": 1}"#),
+            ("both.jpg", b"1"),
+            ("both.TXT", b"no"),
+            ("both.txt", b"yes"),
+            ("OTHER.TXT", b"?"),
+        ],
+    );
+    let source = Source::open(dir.path(), &SourceOptions::default()).unwrap();
+    let progress = source.progress.clone();
+    let items: Vec<String> = source.items.map(|next| item_line(&next.unwrap())).collect();
+    let upper = r#"UPPER.JPG image=1 "text" {"n":1,"path":"UPPER.JPG"}"#;
+    assert_eq!(items, [upper, r#"both.jpg image=1 "yes" {"path":"both.jpg"}"#]);
+    assert_eq!(progress.ignored(), 2, "both.TXT and OTHER.TXT");
+    check(&dir.path().join("UPPER.JPG"), &[upper]);
+}
+
 #[cfg(unix)]
 #[test]
 fn folder_zoo_of_bad_files() {
@@ -327,6 +351,92 @@ fn webdataset_and_its_traps() {
     assert_eq!(half[..8], expected[..8]);
     assert!(half[8].ends_with("!truncated"), "{half:?}");
     check(&dir.path().join("empty.tar"), &[]);
+}
+
+/// Frames of a video, numbered dates, masks: a number after the first dot is part of the name, a word is not.
+#[test]
+fn webdataset_names_with_dots() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("d.tar");
+    let of = |members: &[(&str, &[u8])]| write(dir.path(), &[("d.tar", &tar(members))]);
+    of(&[
+        ("a/photo.0000.png", b"1"),
+        ("a/photo.0000.seg.png", b"mask"),
+        ("a/photo.0000.txt", b"one"),
+        ("a/photo.0001.png", b"12"),
+        ("2020.01.05-beach.jpg", b"123"),
+        ("2020.01.05-beach.json", br#"{"n": 1}"#),
+        ("b.7z", b"?"),
+    ]);
+    let expected = [
+        r#"a/photo.0000 image=1 "one" {"path":"a/photo.0000.png"}"#,
+        r#"a/photo.0001 image=2 {"path":"a/photo.0001.png"}"#,
+        r#"2020.01.05-beach image=3 {"n":1,"path":"2020.01.05-beach.jpg"}"#,
+        r#"b {"path":"b"}"#,
+    ];
+    check(&path, &expected);
+    check(&path, &expected);
+
+    of(&[("photo.left.png", b"1"), ("photo.right.png", b"2"), ("photo.notes", b"?"), ("x.jpg", b"1")]);
+    check(&path, &["photo !dotted_names", r#"x image=1 {"path":"x.jpg"}"#]);
+    let fault = Source::open(&path, &SourceOptions::default()).unwrap().items.next().unwrap().unwrap_err().to_string();
+    assert!(
+        fault.contains("the name has dots") && fault.contains("photo.left.png") && fault.contains("2 such"),
+        "{fault}"
+    );
+}
+
+/// A tar of members of one name that are as large as is read: more of them than memory should hold.
+#[test]
+fn webdataset_keeps_no_more_of_one_name_than_an_item_may_have() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("d.tar");
+    let mut builder = tar::Builder::new(fs::File::create(&path).unwrap());
+    for name in ["a.txt", "a.cls", "a.json", "b.txt"] {
+        let size = if name == "b.txt" { 1 } else { MAX_FILE_BYTES };
+        let mut header = tar::Header::new_gnu();
+        header.set_size(size);
+        header.set_cksum();
+        builder.append_data(&mut header, name, std::io::Read::take(std::io::repeat(b'x'), size)).unwrap();
+    }
+    builder.finish().unwrap();
+    check(&path, &["a !too_large", r#"b "x" {"path":"b"}"#]);
+}
+
+/// A long name or a pax record that announces more than a name can be is an error, not a reason to read all of it.
+#[test]
+fn headers_of_a_tar_are_bounded() {
+    const BOMB: u64 = 8 << 20;
+    let dir = tempfile::tempdir().unwrap();
+    let with_header = |kind: tar::EntryType| {
+        let mut builder = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(1);
+        builder.append_data(&mut header.clone(), "a.jpg", &b"1"[..]).unwrap();
+        builder.append_data(&mut header.clone(), format!("{}.jpg", "long/".repeat(100)), &b"1"[..]).unwrap();
+        header.set_size(BOMB);
+        header.set_entry_type(kind);
+        header.set_cksum();
+        builder.append(&header, std::io::Read::take(std::io::repeat(b'x'), BOMB)).unwrap();
+        header.set_size(1);
+        header.set_entry_type(tar::EntryType::Regular);
+        builder.append_data(&mut header, "b.jpg", &b"1"[..]).unwrap();
+        builder.into_inner().unwrap()
+    };
+    let options = SourceOptions { images: Some(dir.path().join("d.tar")), ..SourceOptions::default() };
+    for kind in [tar::EntryType::GNULongName, tar::EntryType::GNULongLink, tar::EntryType::XHeader] {
+        let whole = with_header(kind);
+        write(dir.path(), &[("d.tar", &whole), ("d.tar.gz", &gzip(&whole)), ("first.tar", &whole[3072..])]);
+        write(dir.path(), &[("d.jsonl", br#"{"image": "a.jpg"}"#)]);
+        for name in ["d.tar", "d.tar.gz"] {
+            let found = lines(&dir.path().join(name), &SourceOptions::default());
+            assert_eq!(found.len(), 3, "{found:?}");
+            assert!(found[1].contains("long/long/") && found[2].ends_with("!unreadable"), "{found:?}");
+        }
+        let found = lines(&dir.path().join("d.jsonl"), &options);
+        assert_eq!(found, ["--images !truncated", r#"line 1 image=1 {"path":"a.jpg"}"#]);
+        check_refused(&dir.path().join("first.tar"), "headers take more than 1048576 bytes");
+    }
 }
 
 #[test]
