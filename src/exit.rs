@@ -75,7 +75,11 @@ fn code_of_cause(cause: &(dyn StdError + 'static)) -> Option<Exit> {
     if cause.is::<Usage>() || cause.is::<crate::server::settings::OutOfRange>() {
         return Some(Exit::Usage);
     }
-    if let Some(firn_ingest::source::SourceError::UnknownKind { .. }) = cause.downcast_ref() {
+    use firn_ingest::source::SourceError as Source;
+    if let Some(
+        Source::UnknownKind { .. } | Source::NotAFile { .. } | Source::Unsupported { .. } | Source::NoImages { .. },
+    ) = cause.downcast_ref()
+    {
         return Some(Exit::Usage);
     }
     if let Some(firn_ingest::journal::JournalError::Locked { .. }) = cause.downcast_ref() {

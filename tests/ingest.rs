@@ -6,6 +6,7 @@ mod serving;
 use std::{
     collections::BTreeMap,
     fs,
+    io::Write as _,
     path::Path,
     process::{Child, Command, Stdio},
 };
@@ -103,6 +104,11 @@ fn every_outcome_has_its_exit_code() {
     scratch.write("some.jsonl", &(rows(2) + "{nonsense\n"));
     scratch.write("letter.txt", "dear");
     scratch.write("journal", "dear diary\n");
+    scratch.write("odd.csv", "a,b\n1,2\n");
+    let mut integers = npy("(1, 2)", &[1.0, 2.0]);
+    let at = integers.windows(3).position(|bytes| bytes == b"<f4").unwrap();
+    integers[at + 1] = b'i';
+    scratch.write("whole.npy", integers);
     scratch.write("two.npy", npy("(1, 2)", &[1.0, 2.0]));
     scratch.ok(&["collection", "create", "c", "--vector", "image=3"]);
     scratch.fails(
@@ -118,6 +124,11 @@ fn every_outcome_has_its_exit_code() {
     let other_run = fs::File::create(scratch.path().join("held")).unwrap();
     other_run.try_lock().unwrap();
     scratch.fails(5, &["ingest", "rows.jsonl", "--collection", "c", "--journal", "held"], "in use by another run");
+    scratch.fails(1, &["ingest", "two.npy", "--collection", "new", "--journal", "journal"], "is not a journal");
+    assert!(!scratch.ok(&["collection", "list"]).contains("new"), "a run that cannot begin makes no collection");
+    scratch.fails(2, &["ingest", "rows.jsonl", "--collection", "c", "--images", "nowhere"], "--images nowhere");
+    scratch.fails(2, &["ingest", "odd.csv", "--collection", "c"], "expected a header line");
+    scratch.fails(2, &["ingest", "whole.npy", "--collection", "c"], "received <i4");
     scratch.fails(2, &["ingest", "rows.jsonl", "--collection", "c", "--batch", "0"], "--batch");
     scratch.fails(2, &["ingest", "--collection", "c"], "SOURCE");
     let partly = scratch.command().args(["ingest", "some.jsonl", "--collection", "c", "--json"]).output().unwrap();
@@ -257,6 +268,54 @@ async fn what_was_deleted_at_a_server_is_written_again() {
     server.client().await.delete("c", deleted).await.unwrap();
     assert_eq!(ingest(), [2500, 3, 2497, 0, 0]);
     assert_eq!(ingest(), [2500, 0, 2500, 0, 0]);
+}
+
+/// Deeper than the wire takes, and than the protocol itself can carry: no reason to end the stream.
+#[test]
+fn one_deep_payload_is_refused_and_the_rest_is_sent() {
+    let scratch = Scratch::new();
+    let nested = |levels: usize| {
+        let list = "[".repeat(levels) + &"]".repeat(levels);
+        format!("{{\"id\": \"deep\", \"vectors\": {{\"image\": [1, 1, 1]}}, \"deep\": {list}}}\n")
+    };
+    scratch.write(
+        "deep.jsonl",
+        rows(2)
+            + &nested(60)
+            + &nested(20).replace("\"deep\",", "1000,")
+            + "{\"id\": 7, \"vectors\": {\"image\": [1, 2, 3]}}\n",
+    );
+    scratch.write("fits.jsonl", nested(19));
+    let server = Server::start(&scratch.path().join("served"), &["--http-listen", "none"]);
+    let at = ["--server", &server.grpc];
+    scratch.ok(&[&["collection", "create", "c", "--vector", "image=3"][..], &at].concat());
+    let ingest = |source: &str| scratch.answer(&[&["ingest", source, "--collection", "c", "--json"][..], &at].concat());
+    let (code, report) = ingest("deep.jsonl");
+    assert_eq!((code, counts(&report)), (Some(3), [5, 3, 0, 0, 2]), "{report}");
+    assert_eq!(report["skipped_by_reason"]["limit_exceeded"], 2);
+    let (code, report) = ingest("fits.jsonl");
+    assert_eq!((code, counts(&report)), (Some(0), [1, 1, 0, 0, 0]), "{report}");
+}
+
+/// What flows by cannot be opened twice; it was taken for an empty source.
+#[cfg(unix)]
+#[test]
+fn a_pipe_is_no_source() {
+    let scratch = Scratch::new();
+    let mut child = scratch
+        .command()
+        .args(["ingest", "/dev/stdin", "--collection", "c"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // It may be gone before it reads.
+    let _ = child.stdin.take().unwrap().write_all(rows(10).as_bytes());
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("/dev/stdin: not a file or folder: save it first"), "{said}");
 }
 
 #[test]

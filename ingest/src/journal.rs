@@ -73,8 +73,8 @@ pub enum Settled<'a> {
 }
 
 impl Journal {
-    /// Opens or makes the journal of a collection; one of another collection of that name starts afresh.
-    pub fn open(path: &Path, uuid: &str) -> Result<(Journal, Written), JournalError> {
+    /// Opens or makes a journal, of whatever collection, and keeps other runs from it. Another kind of file is left alone.
+    pub fn lock(path: &Path) -> Result<Journal, JournalError> {
         let io = |error| JournalError::Io { path: path.to_owned(), error };
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).map_err(io)?;
@@ -85,9 +85,22 @@ impl Journal {
             Err(TryLockError::WouldBlock) => return Err(JournalError::Locked { path: path.to_owned() }),
             Err(TryLockError::Error(error)) => return Err(io(error)),
         }
-        let mut journal = Journal { path: path.to_owned(), file };
-        let written = journal.load(uuid)?;
-        Ok((journal, written))
+        let journal = Journal { path: path.to_owned(), file };
+        journal.header()?;
+        Ok(journal)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What was written to the collection; a journal of another one starts afresh.
+    pub fn load(&mut self, uuid: &str) -> Result<Written, JournalError> {
+        if self.header()?.as_deref() != Some(uuid) {
+            self.restart(uuid)?;
+            return Ok(Written::default());
+        }
+        self.rest()
     }
 
     /// Forgets everything.
@@ -113,22 +126,22 @@ impl Journal {
         self.file.write_all(lines.as_bytes()).and_then(|()| self.file.sync_data()).map_err(|error| self.io(error))
     }
 
-    fn load(&mut self, uuid: &str) -> Result<Written, JournalError> {
-        let mut lines = Lines { from: BufReader::new(&self.file), line: Vec::new(), whole: 0 };
+    /// The collection's uuid in the first line. None if that line is torn, or nothing was written yet.
+    fn header(&self) -> Result<Option<String>, JournalError> {
+        let mut lines = self.lines()?;
         let first = lines.next().map_err(|error| self.io(error))?.map(str::to_owned);
-        let torn_header = MAGIC.as_bytes().starts_with(&lines.line) || lines.line.starts_with(MAGIC.as_bytes());
+        let is_torn = MAGIC.as_bytes().starts_with(&lines.line) || lines.line.starts_with(MAGIC.as_bytes());
         match first.as_deref().map(|line| line.strip_prefix(MAGIC)) {
-            None if torn_header => {
-                self.restart(uuid)?;
-                return Ok(Written::default());
-            }
-            Some(Some(found)) if found == uuid => {}
-            Some(Some(_)) => {
-                self.restart(uuid)?;
-                return Ok(Written::default());
-            }
-            _ => return Err(JournalError::NotAJournal { path: self.path.clone() }),
+            None if is_torn => Ok(None),
+            Some(Some(uuid)) => Ok(Some(uuid.to_owned())),
+            _ => Err(JournalError::NotAJournal { path: self.path.clone() }),
         }
+    }
+
+    /// What the lines after the first say; a torn last one is cut off.
+    fn rest(&mut self) -> Result<Written, JournalError> {
+        let mut lines = self.lines()?;
+        lines.next().map_err(|error| self.io(error))?;
         let mut written = Written::default();
         while let Some(line) = lines.next().map_err(|error| self.io(error))? {
             match parse(line) {
@@ -141,6 +154,11 @@ impl Journal {
         self.file.set_len(whole).map_err(|error| self.io(error))?;
         self.file.seek(SeekFrom::End(0)).map_err(|error| self.io(error))?;
         Ok(written)
+    }
+
+    fn lines(&self) -> Result<Lines<BufReader<&File>>, JournalError> {
+        (&self.file).rewind().map_err(|error| self.io(error))?;
+        Ok(Lines { from: BufReader::new(&self.file), line: Vec::new(), whole: 0 })
     }
 
     fn io(&self, error: io::Error) -> JournalError {
@@ -194,6 +212,12 @@ mod tests {
         Key { id, content: id + 1000 }
     }
 
+    fn open(path: &Path, uuid: &str) -> Result<(Journal, Written), JournalError> {
+        let mut journal = Journal::lock(path)?;
+        let written = journal.load(uuid)?;
+        Ok((journal, written))
+    }
+
     fn ids(written: &Written) -> Vec<u128> {
         let mut ids: Vec<u128> = written.0.keys().copied().collect();
         ids.sort();
@@ -204,20 +228,20 @@ mod tests {
     fn what_was_recorded_is_known_after_reopening() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("deep/er/journal");
-        let (mut journal, written) = Journal::open(&path, "u1").unwrap();
+        let (mut journal, written) = open(&path, "u1").unwrap();
         assert!(written.is_empty());
         journal.record(&[(key(1), Settled::Written), (key(2), Settled::Skipped("broken_image"))]).unwrap();
         journal.record(&[(key(3), Settled::Written), (key(4), Settled::Written)]).unwrap();
         journal.record(&[(key(4), Settled::Skipped("broken_image"))]).unwrap();
         drop(journal);
 
-        let (journal, written) = Journal::open(&path, "u1").unwrap();
+        let (journal, written) = open(&path, "u1").unwrap();
         assert_eq!(ids(&written), [1, 3]);
         assert!(written.contains(key(1)) && !written.contains(key(2)));
         assert!(!written.contains(Key { id: 1, content: 5 }), "the same id with other content");
         drop(journal);
 
-        let (_journal, written) = Journal::open(&path, "u2").unwrap();
+        let (_journal, written) = open(&path, "u2").unwrap();
         assert!(written.is_empty(), "another collection starts afresh");
     }
 
@@ -225,11 +249,11 @@ mod tests {
     fn the_last_line_of_an_id_counts() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal");
-        let (mut journal, _) = Journal::open(&path, "u").unwrap();
+        let (mut journal, _) = open(&path, "u").unwrap();
         let of = |content| Key { id: 1, content };
         journal.record(&[(of(1), Settled::Written), (of(2), Settled::Written)]).unwrap();
         drop(journal);
-        let (_journal, written) = Journal::open(&path, "u").unwrap();
+        let (_journal, written) = open(&path, "u").unwrap();
         assert!(written.contains(of(2)) && !written.contains(of(1)));
     }
 
@@ -237,18 +261,18 @@ mod tests {
     fn every_torn_end_is_cut_off() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal");
-        let (mut journal, _) = Journal::open(&path, "uuid").unwrap();
+        let (mut journal, _) = open(&path, "uuid").unwrap();
         journal.record(&[(key(1), Settled::Written), (key(2), Settled::Written)]).unwrap();
         drop(journal);
         let whole = fs::read(&path).unwrap();
         let lines_in = |length: usize| whole[..length].iter().filter(|&&byte| byte == b'\n').count();
         for length in 0..=whole.len() {
             fs::write(&path, &whole[..length]).unwrap();
-            let (mut journal, written) = Journal::open(&path, "uuid").unwrap();
+            let (mut journal, written) = open(&path, "uuid").unwrap();
             assert_eq!(written.len(), lines_in(length).saturating_sub(1), "cut at {length}");
             journal.record(&[(key(9), Settled::Written)]).unwrap();
             drop(journal);
-            let (_journal, again) = Journal::open(&path, "uuid").unwrap();
+            let (_journal, again) = open(&path, "uuid").unwrap();
             assert_eq!(again.len(), written.len() + 1, "cut at {length}");
         }
     }
@@ -257,12 +281,12 @@ mod tests {
     fn a_second_run_is_refused_and_other_files_are_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal");
-        let open = Journal::open(&path, "u").unwrap();
-        assert!(matches!(Journal::open(&path, "u"), Err(JournalError::Locked { .. })));
-        drop(open);
+        let first = open(&path, "u").unwrap();
+        assert!(matches!(open(&path, "u"), Err(JournalError::Locked { .. })));
+        drop(first);
         for content in ["a letter\nto a friend\n", "no newline", "firn-ingest-journal 2 u\n", "\n"] {
             fs::write(&path, content).unwrap();
-            assert!(matches!(Journal::open(&path, "u"), Err(JournalError::NotAJournal { .. })), "{content:?}");
+            assert!(matches!(open(&path, "u"), Err(JournalError::NotAJournal { .. })), "{content:?}");
             assert_eq!(fs::read_to_string(&path).unwrap(), content);
         }
     }
@@ -274,7 +298,7 @@ mod tests {
         let line = |id: u128| format!("{} {} written\n", hex(id), hex(id + 1000));
         let text = format!("{MAGIC}u\n{}garbage\n{}{} x written\n{}", line(1), line(2), hex(3), line(4));
         fs::write(&path, text).unwrap();
-        let (_journal, written) = Journal::open(&path, "u").unwrap();
+        let (_journal, written) = open(&path, "u").unwrap();
         assert_eq!(ids(&written), [1, 2, 4]);
     }
 }

@@ -33,7 +33,7 @@ use self::sources::Sources;
 use super::{local, remote};
 use crate::{
     engine::{self, Engine},
-    exit::Exit,
+    exit::{self, Exit},
     settings::Settings,
 };
 
@@ -77,7 +77,8 @@ pub struct IngestArgs {
 
 const SOURCES: &str = "\
 Sources:
-  a folder       pictures (jpg, png, webp, gif) at any depth; beside x.jpg, x.txt is one text and x.json holds
+  a folder       pictures (jpg, png, webp, gif) at any depth, also where links lead out of the folder;
+                 beside x.jpg, x.txt is one text and x.json holds
                  {\"text\", \"texts\": [{\"text\", \"language\"}], \"language\", \"id\", ...}
   .jsonl         an object a line: image, text | texts | captions, language, id, vectors {name: [...]}
   .csv, .tsv     a header line with the same names; texts and vectors as JSON
@@ -125,22 +126,36 @@ pub fn run(args: &IngestArgs, settings: &Settings) -> anyhow::Result<Exit> {
     } else if unreadable.is_none() {
         summary::print(&report);
     }
-    if report.interrupted || result.is_err() {
+    let result = result.map_err(into_error);
+    if goes_on(&report, &result) {
         eprintln!("hint: the same command goes on from here");
     } else if report.skipped_by_reason.contains_key("wrong_dimension") {
         eprintln!(
             "hint: `firn collection create NAME --vector image=DIM` makes a collection for embeddings of your own"
         );
     }
-    result.map_err(|error| match error {
-        RunError::Sink(error) => anyhow::Error::from_boxed(error),
-        other => other.into(),
-    })?;
+    result?;
     match (unreadable, report) {
         (Some(error), _) => Err(error),
         (_, Report { interrupted: true, .. }) => Ok(Exit::Failure),
         (_, Report { skipped: 0, .. }) => Ok(Exit::Ok),
         _ => Ok(Exit::Partial),
+    }
+}
+
+/// A sink's error as what it is: in its box nobody would find its exit code or its hint.
+fn into_error(error: RunError) -> anyhow::Error {
+    let RunError::Sink(error) = error else { return error.into() };
+    let error = error.downcast::<firn_client::Error>().map(|error| anyhow::Error::from(*error));
+    let error = error.or_else(|error| error.downcast::<IndexError>().map(|error| anyhow::Error::from(*error)));
+    error.unwrap_or_else(anyhow::Error::from_boxed)
+}
+
+/// Whether the same command would do the rest: what was asked wrongly ends in the same error again.
+fn goes_on(report: &Report, result: &anyhow::Result<()>) -> bool {
+    match result {
+        Ok(()) => report.interrupted,
+        Err(error) => exit::code_of(error) != Exit::Usage,
     }
 }
 
@@ -150,6 +165,7 @@ fn here(
     settings: &Settings,
     sources: &mut Sources,
 ) -> anyhow::Result<(Report, Result<(), RunError>)> {
+    let journal = named_journal(args)?;
     let engine = if args.no_create { local::existing_engine(settings)? } else { local::engine(settings)? };
     let collection = match engine.db().collection(&args.collection) {
         Err(IndexError::CollectionNotFound { .. }) if !args.no_create => {
@@ -159,12 +175,18 @@ fn here(
     };
     sources.check(collection.config());
     let encoder = if sources.bring_vectors() { None } else { engine.encoder_of(collection.config())? };
-    let job = job(args, &collection.info(), sources, encoder)?;
+    let job = job(args, &collection.info(), sources, encoder, journal)?;
     let stop = job.stop.clone();
-    let answer = watched(job, settings, &mut CollectionSink::new(collection.clone()));
-    wait_for_index(&collection, &stop);
+    let (report, result) = watched(job, settings, &mut CollectionSink::new(collection.clone()));
+    if is_all_written(&report, &result) {
+        wait_for_index(&collection, &stop);
+    }
     engine.db().close()?;
-    Ok(answer)
+    Ok((report, result))
+}
+
+fn is_all_written(report: &Report, result: &Result<(), RunError>) -> bool {
+    result.is_ok() && !report.interrupted
 }
 
 /// Points are found from the moment they are written, and fast once they are in the index: that is part of the run.
@@ -186,6 +208,7 @@ fn at_server(
     settings: &Settings,
     sources: &mut Sources,
 ) -> anyhow::Result<(Report, Result<(), RunError>)> {
+    let journal = named_journal(args)?;
     let mut sink = remote_sink::RemoteSink::connect(server)?;
     if !args.no_create {
         let dims = if settings.model.is_none() { sources.declared() } else { Default::default() };
@@ -193,9 +216,14 @@ fn at_server(
     }
     let info = remote::collection(server, &args.collection)?;
     sources.check(&info.config);
-    let job = job(args, &info, sources, None)?;
+    let job = job(args, &info, sources, None, journal)?;
     sink.open(&args.collection);
     Ok(watched(job, settings, &mut sink))
+}
+
+/// The journal that was named, before anything is made: a place where none can be leaves no empty collection behind.
+fn named_journal(args: &IngestArgs) -> anyhow::Result<Option<Journal>> {
+    Ok(args.journal.as_deref().map(Journal::lock).transpose()?)
 }
 
 fn job(
@@ -203,12 +231,13 @@ fn job(
     info: &CollectionInfo,
     sources: &mut Sources,
     encoder: Option<Arc<dyn Encoder>>,
+    journal: Option<Journal>,
 ) -> anyhow::Result<Job> {
-    let path = match &args.journal {
-        Some(path) => path.clone(),
-        None => journal_place::default(&info.name, &info.uuid)?,
+    let mut journal = match journal {
+        Some(journal) => journal,
+        None => Journal::lock(&journal_place::default(&info.name, &info.uuid)?)?,
     };
-    let (mut journal, mut written) = Journal::open(&path, &info.uuid)?;
+    let mut written = journal.load(&info.uuid)?;
     if args.restart {
         journal.restart(&info.uuid)?;
         written = Written::default();
@@ -220,8 +249,8 @@ fn job(
         watch: Watch::new(sources.iter().map(|source| source.progress.clone()).collect()),
         sources,
         encoder,
+        journal_path: journal.path().to_owned(),
         journal,
-        journal_path: path,
         written,
         id_from: args.id_from,
         batch: args.batch.into(),
@@ -277,5 +306,33 @@ async fn signal() {
     // Without a handler there is nothing to wait for: the signal then ends the process as ever.
     if tokio::signal::ctrl_c().await.is_err() {
         std::future::pending::<()>().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_run_that_did_all_says_so() {
+        let failed = || RunError::Sink("the disk is full".into());
+        let stopped = Report { interrupted: true, ..Report::default() };
+        assert!(is_all_written(&Report::default(), &Ok(())));
+        assert!(!is_all_written(&Report::default(), &Err(failed())));
+        assert!(!is_all_written(&stopped, &Ok(())));
+    }
+
+    #[test]
+    fn only_what_can_go_on_says_so() {
+        let refused = |code| {
+            let (reason, message) = ("R".to_owned(), "m".to_owned());
+            let error = firn_client::Error { code, reason, message, fields: Vec::new(), retry_after: None };
+            goes_on(&Report::default(), &Err(into_error(RunError::Sink(error.into()))))
+        };
+        let full = IndexError::DiskFull { path: "d".into(), free: 0, needed: 1 };
+        assert!(goes_on(&Report::default(), &Err(into_error(RunError::Sink(full.into())))));
+        assert!(refused(tonic::Code::Unavailable) && !refused(tonic::Code::InvalidArgument));
+        assert!(goes_on(&Report { interrupted: true, ..Report::default() }, &Ok(())));
+        assert!(!goes_on(&Report::default(), &Ok(())));
     }
 }

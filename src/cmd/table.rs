@@ -28,7 +28,7 @@ fn print_row(cells: &[String], widths: &[usize]) {
 }
 
 /// Stored text must not command the terminal: control characters are shown as their Unicode pictures.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     let picture = |c: char| match c as u32 {
         code @ 0..=0x1f => char::from_u32(0x2400 + code).unwrap_or(' '),
         0x7f => '\u{2421}',

@@ -58,7 +58,8 @@ impl World {
     fn job(&self) -> Job {
         let open = |path: &PathBuf| Source::open(path, &SourceOptions::default()).unwrap();
         let sources: Vec<Source> = self.sources.iter().map(open).collect();
-        let (journal, written) = Journal::open(&self.journal(), "uuid").unwrap();
+        let mut journal = Journal::lock(&self.journal()).unwrap();
+        let written = journal.load("uuid").unwrap();
         Job {
             collection: "c".to_owned(),
             config: config(&["image", "text"]),

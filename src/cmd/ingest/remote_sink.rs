@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, HashMap};
 
 use anyhow::Context as _;
 use firn_client::{Client, Settled, StreamOptions, UpsertStream, json, v1};
-use firn_index::{PointId, VectorConfig};
+use firn_index::{Error as IndexError, Payload, PointId, VectorConfig};
 use firn_ingest::{
+    ItemError,
     embed::Input,
     sink::{Outcome, Sink, SinkError, Ticket},
 };
+use serde_json::Value;
 use tokio::runtime::Runtime;
 
 use crate::cmd::remote;
@@ -102,6 +104,10 @@ impl Sink for RemoteSink {
     fn put(&mut self, batch: Vec<(Ticket, Input)>, settled: &mut Vec<(Ticket, Outcome)>) -> Result<(), SinkError> {
         let mut points = Vec::with_capacity(batch.len());
         for (ticket, input) in batch {
+            if let Err(error) = fits_the_wire(&input.payload) {
+                settled.push((ticket, Outcome::from(&error)));
+                continue;
+            }
             let point = point(input);
             self.tickets.insert(point.id.clone().unwrap_or_default(), ticket);
             points.push(point);
@@ -122,6 +128,24 @@ impl Sink for RemoteSink {
     fn finish(&mut self) -> Result<(), SinkError> {
         let Some(stream) = &mut self.stream else { return Ok(()) };
         Ok(self.runtime.block_on(stream.finish())?)
+    }
+}
+
+/// A payload that is nested deeper than the wire takes is one item's fault here; sent, it would end the whole stream.
+fn fits_the_wire(payload: &Payload) -> Result<(), ItemError> {
+    let (max, received) = (json::MAX_DEPTH as u64, 1 + payload.values().map(levels).max().unwrap_or(0));
+    if received <= max {
+        return Ok(());
+    }
+    Err(IndexError::LimitExceeded { what: "levels of a payload", max, received }.into())
+}
+
+/// Levels of nesting; what was read from JSON has no more than 128.
+fn levels(value: &Value) -> u64 {
+    match value {
+        Value::Array(values) => 1 + values.iter().map(levels).max().unwrap_or(0),
+        Value::Object(fields) => 1 + fields.values().map(levels).max().unwrap_or(0),
+        _ => 0,
     }
 }
 

@@ -11,6 +11,8 @@ use firn_ingest::{
     source::{Kind, Source, SourceOptions},
 };
 
+use crate::cmd::table::printable;
+
 pub struct Sources {
     pub open: Vec<Source>,
     refused: Vec<(SkippedItem, anyhow::Error)>,
@@ -95,7 +97,7 @@ impl Sources {
 
     fn refuse(&mut self, path: &Path, reason: &str, error: anyhow::Error) {
         if self.n_given > 1 {
-            eprintln!("skipped: {error:#}");
+            eprintln!("skipped: {}", printable(&format!("{error:#}")));
         }
         let (item, message) = (path.display().to_string(), format!("{error:#}"));
         let message = message.strip_prefix(&format!("{item}: ")).unwrap_or(&message).to_owned();
@@ -121,7 +123,7 @@ fn check_dims(config: &CollectionConfig, source: &Source) -> Result<(), (&'stati
 }
 
 fn say_what_was_looked_for(path: &Path, kind: Kind) {
-    let path = path.display();
+    let path = printable(&path.display().to_string());
     match kind {
         Kind::Folder => {
             eprintln!("hint: {path} holds no pictures (jpg, png, webp, gif), at any depth; other sources (.jsonl,");

@@ -2,6 +2,8 @@
 
 use firn_ingest::report::{Report, SkippedItem};
 
+use crate::cmd::table::printable;
+
 /// Skipped items that are named; JSON names all.
 const NAMED: usize = 10;
 /// For one text and for several.
@@ -38,7 +40,7 @@ fn text(report: &Report) -> String {
     for SkippedItem { source, item, reason, message } in report.skipped_items.iter().take(NAMED) {
         let source = source.display().to_string();
         let place = if *item == source { source } else { format!("{source}: {item}") };
-        text += &format!("  {place}: {message} ({reason})\n");
+        text += &format!("  {} ({reason})\n", printable(&format!("{place}: {message}")));
     }
     let unnamed = report.skipped.saturating_sub(NAMED as u64);
     if unnamed > 0 {
@@ -84,7 +86,9 @@ mod tests {
         report.skipped_by_reason.insert("broken_image".to_owned(), 12);
         report.skipped_items = (0..12).map(skipped).collect();
         report.skipped_items[0].item = "photos".to_owned();
+        report.skipped_items[1].item = "\u{1b}[2J\n.jpg".to_owned();
         let text = text(&report);
+        assert!(text.contains("  photos: ␛[2J␊.jpg: the jpeg"), "names do not command the terminal: {text}");
         assert!(text.contains("        12  skipped\n        12    broken_image\n"), "{text}");
         assert!(text.contains("photos: 9.jpg: the jpeg image is broken: cut off (broken_image)\n"), "{text}");
         assert!(text.contains("\n  photos: the jpeg image is broken"), "the source itself: {text}");
