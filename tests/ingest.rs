@@ -319,6 +319,16 @@ fn a_pipe_is_no_source() {
 }
 
 #[test]
+fn a_name_does_not_command_the_terminal() {
+    let scratch = Scratch::new();
+    scratch.write("rows.npy", npy("(1, 2)", &[1.0, 2.0]));
+    let output =
+        scratch.command().args(["ingest", "rows.npy", "\u{1b}[2J\n.txt", "--collection", "c"]).output().unwrap();
+    let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+    assert!(said.iter().all(|text| text.contains("␛[2J␊.txt: ") && !text.contains('\u{1b}')), "{said:?}");
+}
+
+#[test]
 fn embeddings_alone_make_a_collection_without_a_model() {
     let scratch = Scratch::new();
     scratch.write("v.npy", npy("(2, 3)", &[1.0, 0.0, 0.0, 0.0, 3.0, 4.0]));

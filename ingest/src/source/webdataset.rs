@@ -49,10 +49,16 @@ impl Member {
     }
 }
 
+/// A member that is part of an item.
+struct Part {
+    name: String,
+    bytes: Result<Vec<u8>, Fault>,
+}
+
 /// Neighbours with one key: of those that are parts of an item no more than `MAX_GROUP_BYTES`, of the others a count.
 #[derive(Default)]
 struct Group {
-    parts: Vec<(String, Result<Vec<u8>, Fault>)>,
+    parts: Vec<Part>,
     /// What the parts take, with their headers and names.
     size: u64,
     /// Members that would be part of the item by what follows their last dot: how many, and the first of them.
@@ -65,7 +71,7 @@ impl Group {
             Some(bytes) => {
                 let content = bytes.as_ref().map_or(0, Vec::len);
                 self.size += (512 + name.len() + content) as u64;
-                self.parts.push((name, bytes));
+                self.parts.push(Part { name, bytes });
             }
             None if is_part(&extension(&name)) => self.dotted.get_or_insert((0, name)).0 += 1,
             None => {}
@@ -75,7 +81,7 @@ impl Group {
         }
     }
 
-    fn parts(self) -> Result<Vec<(String, Result<Vec<u8>, Fault>)>, Fault> {
+    fn parts(self) -> Result<Vec<Part>, Fault> {
         match self.dotted {
             _ if self.size > MAX_GROUP_BYTES => {
                 Err(Fault::TooLarge { what: "an item's members", max: MAX_GROUP_BYTES, received: self.size })
@@ -124,7 +130,7 @@ impl WebDataset {
         let mut item = Item { name: key.to_owned(), ..Item::default() };
         let mut picture: Option<String> = None;
         let mut texts = Vec::new();
-        for (name, bytes) in group.parts()? {
+        for Part { name, bytes } in group.parts()? {
             let bytes = bytes?;
             match split(&name).1.to_lowercase().as_str() {
                 "json" => describe(&mut item, &bytes)?,

@@ -22,7 +22,7 @@ use firn_ingest::{
 use firn_model::{Embedding, Encoder, ModelInfo, Pixels, TextEmbedding};
 use image::RgbImage;
 
-use crate::support::{FakeEncoder, MapSink, config, f32_bytes, npy, png, write};
+use crate::support::{FakeEncoder, MapSink, config, f32_bytes, npy, png, tar, write};
 
 struct World {
     dir: tempfile::TempDir,
@@ -215,6 +215,21 @@ fn equal_items_are_one_point_and_an_id_used_twice_is_named() {
         assert!(sink.points.values().all(|point| point.texts[0].text == "a"));
         assert!(report.skipped_items[0].message.contains("give ids as \"id\" in each line"), "{report:?}");
     }
+}
+
+#[test]
+fn frames_in_a_tar_are_written_once_in_two_runs() {
+    let (first, second) = (png(1), png(2));
+    let frames = tar(&[("a.0000.png", &first), ("a.0000.txt", b"one"), ("a.0001.png", &second)]);
+    let mut world = World::new(&[("d.tar", &frames)]);
+    world.sources = vec![world.sources[0].join("d.tar")];
+    let mut sink = embedding();
+    for written in [2, 0] {
+        assert_eq!(counts(&world.run(&mut sink)), [written, 2 - written, 0, 0]);
+    }
+    let ids: Vec<_> = sink.points.keys().map(ToString::to_string).collect();
+    assert_eq!(ids, ["a.0000.png", "a.0001.png"]);
+    assert_eq!(sink.points[&"a.0000.png".into()].texts[0].text, "one");
 }
 
 #[test]
