@@ -96,7 +96,10 @@ fn report(error: &anyhow::Error) {
         Some((message, hint)) => (message, Some(hint.to_owned())),
         None => (message.as_str(), None),
     };
-    eprintln!("error: {message}");
+    // Names of files stand in it, and they must not command the terminal.
+    for (i, line) in message.lines().enumerate() {
+        eprintln!("{}{}", if i == 0 { "error: " } else { "" }, table::printable(line));
+    }
     if let Some(hint) = own.or_else(|| exit::causes(error).find_map(hint)) {
         eprintln!("hint: {hint}");
     }
