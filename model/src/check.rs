@@ -6,9 +6,8 @@ use image::{Rgb, RgbImage};
 use serde::Serialize;
 
 use crate::{
-    Device, Encoder, Error, ModelSpec, Result,
-    clip::{self, Config, TensorFault, Tokenizer, Weights},
-    encoder, hub, load,
+    Device, Encoder, Error, ModelSpec, Result, encoder, hub, load,
+    pair::{self, Config, TensorFault, Tokenizer, Weights},
     preprocess::Preprocessor,
 };
 
@@ -95,12 +94,12 @@ impl CheckReport {
     fn look_into(&mut self, folder: &Path) {
         self.folder = Some(folder.to_owned());
         self.family = self.keep(encoder::family(folder));
-        if let Some(family) = self.family.as_ref().filter(|family| *family != clip::FAMILY) {
-            let error = Error::UnknownFamily { expected: clip::FAMILY.to_owned(), received: family.clone() };
+        if let Some(family) = self.family.as_ref().filter(|family| *family != pair::FAMILY) {
+            let error = Error::UnknownFamily { expected: pair::FAMILY.to_owned(), received: family.clone() };
             return self.faults.push(error.to_string());
         }
         let config = match self.family {
-            Some(_) => self.keep(Config::read(&folder.join(clip::CONFIG_FILE))),
+            Some(_) => self.keep(Config::read(&folder.join(pair::CONFIG_FILE))),
             None => None,
         };
         let weights = self.keep(Weights::open(folder));
@@ -111,22 +110,22 @@ impl CheckReport {
     }
 
     fn look_at_parts(&mut self, folder: &Path, config: &Config, weights: Option<&Weights>) {
-        self.keep(Tokenizer::read(&folder.join(clip::TOKENIZER_FILE), &config.text));
-        let preprocessor = folder.join(clip::preprocessor_file(folder));
+        self.keep(Tokenizer::read(&folder.join(pair::TOKENIZER_FILE), &config.text));
+        let preprocessor = folder.join(pair::preprocessor_file(folder));
         self.keep(Preprocessor::read(&preprocessor, config.vision.image_size));
         self.parameters = Some(config.n_parameters());
-        self.memory = clip::memory(config);
+        self.memory = pair::memory(config);
         if let Some(weights) = weights {
             let tensors = config.tensors();
             self.tensor_faults = tensors.iter().filter_map(|(name, shape)| weights.fault(name, shape)).collect();
-            let read = |name: &String| tensors.iter().any(|(n, _)| n == name) || clip::is_known_spare(name);
+            let read = |name: &String| tensors.iter().any(|(n, _)| n == name) || pair::is_known_spare(name);
             self.unread_tensors = weights.names().into_iter().filter(|name| !read(name)).take(MAX_LISTED).collect();
         }
     }
 
     /// Without a config, all that can be said is what is not there.
     fn look_for_files(&mut self, folder: &Path) {
-        for name in [clip::TOKENIZER_FILE, clip::preprocessor_file(folder)] {
+        for name in [pair::TOKENIZER_FILE, pair::preprocessor_file(folder)] {
             if !folder.join(name).is_file() {
                 self.missing_files.push(name.to_owned());
             }

@@ -23,9 +23,8 @@ use self::{
     weights::{Matrix, Source, Store},
 };
 use crate::{
-    Error, Result,
-    clip::{CONFIG_FILE, Weights},
-    device,
+    Error, Result, device,
+    pair::{CONFIG_FILE, Weights},
 };
 
 pub struct Decoder {

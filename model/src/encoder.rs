@@ -9,9 +9,8 @@ use std::{
 use image::RgbImage;
 
 use crate::{
-    Error, Result,
-    clip::{self, Clip},
-    device, folder, hub,
+    Error, Result, device, folder, hub,
+    pair::{self, Pair},
 };
 
 /// Unit length, `ModelInfo::dim` numbers.
@@ -127,14 +126,14 @@ pub fn load(name: &str, device: Device) -> Result<Arc<dyn Encoder>> {
 
 fn load_folder(name: &str, folder: &Path, device: &candle_core::Device) -> Result<Arc<dyn Encoder>> {
     match family(folder)?.as_str() {
-        clip::FAMILY => Clip::load(name, folder, device),
-        other => Err(Error::UnknownFamily { expected: clip::FAMILY.to_owned(), received: other.to_owned() }),
+        pair::FAMILY => Pair::load(name, folder, device),
+        other => Err(Error::UnknownFamily { expected: pair::FAMILY.to_owned(), received: other.to_owned() }),
     }
 }
 
 /// `model_type` of config.json.
 pub(crate) fn family(folder: &Path) -> Result<String> {
-    let path = folder.join(clip::CONFIG_FILE);
+    let path = folder.join(pair::CONFIG_FILE);
     let config = folder::read_json(&path)?;
     match config["model_type"].as_str() {
         Some(family) => Ok(family.to_owned()),

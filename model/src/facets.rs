@@ -20,8 +20,8 @@ use self::{
 };
 use crate::{
     Device, Embedding, Error, Result,
-    clip::TOKENIZER_FILE,
     decoder::{self, Decoder, Depth, Pass},
+    pair::TOKENIZER_FILE,
 };
 
 /// Captions that go through the decoder together. On the CPU one alone fills its matrix products, and none is padded.

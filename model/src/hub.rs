@@ -16,7 +16,7 @@ use self::{
 };
 use crate::{
     Error, Result,
-    clip::{self, shard_names},
+    pair::{self, shard_names},
 };
 
 const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
@@ -218,8 +218,8 @@ impl Listing {
 
     /// All but the weights; an `Err` names what is missing.
     fn small_files(&self) -> Result<Vec<&'static str>, &'static str> {
-        let preprocessor = clip::PREPROCESSOR_FILES.iter().find(|name| self.has(name)).copied();
-        let files = [clip::CONFIG_FILE, clip::TOKENIZER_FILE, preprocessor.unwrap_or(clip::PREPROCESSOR_FILES[0])];
+        let preprocessor = pair::PREPROCESSOR_FILES.iter().find(|name| self.has(name)).copied();
+        let files = [pair::CONFIG_FILE, pair::TOKENIZER_FILE, preprocessor.unwrap_or(pair::PREPROCESSOR_FILES[0])];
         match files.iter().find(|name| !self.has(name)) {
             Some(missing) => Err(missing),
             None => Ok(files.to_vec()),
@@ -233,7 +233,7 @@ fn is_commit(revision: &str) -> bool {
 
 /// Everything that loading reads is there.
 fn is_whole(folder: &Path) -> bool {
-    clip::files(folder).is_ok_and(|files| files.iter().all(|(_, path)| path.is_file()))
+    pair::files(folder).is_ok_and(|files| files.iter().all(|(_, path)| path.is_file()))
 }
 
 #[cfg(test)]

@@ -5,7 +5,6 @@
 
 pub mod builtin;
 mod check;
-mod clip;
 pub mod decoder;
 mod device;
 mod encoder;
@@ -13,6 +12,7 @@ mod error;
 pub mod facets;
 mod folder;
 mod hub;
+mod pair;
 pub mod picture;
 mod preprocess;
 pub mod scenes;
@@ -22,6 +22,6 @@ pub mod train;
 mod vector_unit;
 
 pub use check::{CheckReport, Memory, Trial, check};
-pub use clip::TensorFault;
 pub use encoder::{Device, Embedding, Encoder, ModelInfo, ModelSpec, Pixels, TextEmbedding, load};
 pub use error::{Error, Result};
+pub use pair::TensorFault;

@@ -10,7 +10,7 @@ use candle_core::{
 use candle_nn::Linear;
 
 use super::gguf::Gguf;
-use crate::{Error, Result, clip::Weights};
+use crate::{Error, Result, pair::Weights};
 
 pub(super) enum Store {
     Safetensors(Weights),

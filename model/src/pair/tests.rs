@@ -17,7 +17,7 @@ use crate::testing::{copy_of_fixture, fixture, fixture_json, formula_picture};
 const MODELS: [&str; 2] = ["clip-quick", "clip-gelu"];
 
 fn load(folder: &Path) -> Result<Arc<dyn Encoder>> {
-    Clip::load("test", folder, &Device::Cpu)
+    Pair::load("test", folder, &Device::Cpu)
 }
 
 fn texts(model: &str) -> Vec<String> {

@@ -36,7 +36,7 @@ pub(crate) const PREPROCESSOR_FILES: [&str; 2] = ["preprocessor_config.json", "p
 const CPU_BATCH: usize = 8;
 const CUDA_BATCH: usize = 128;
 
-pub(crate) struct Clip {
+pub(crate) struct Pair {
     info: ModelInfo,
     device: Device,
     preprocessor: Preprocessor,
@@ -49,7 +49,7 @@ enum Towers {
     Card(towers::ImageTower, towers::TextTower),
 }
 
-impl Clip {
+impl Pair {
     /// Loads a folder; `name` is what the user called it.
     pub(crate) fn load(name: &str, folder: &Path, device: &Device) -> Result<Arc<dyn Encoder>> {
         let config = Config::read(&folder.join(CONFIG_FILE))?;
@@ -67,7 +67,7 @@ impl Clip {
             device: device::label(device),
         };
         let towers = Towers::load(&weights, &config, device)?;
-        Ok(Arc::new(Clip { info, device: device.clone(), preprocessor, tokenizer, towers }))
+        Ok(Arc::new(Pair { info, device: device.clone(), preprocessor, tokenizer, towers }))
     }
 
     fn image_rows(&self, images: &[Pixels]) -> Result<Vec<f32>> {
@@ -134,7 +134,7 @@ fn on_card<T>(items: &[T], embed: impl Fn(&[T]) -> candle_core::Result<Tensor>) 
     Ok(rows)
 }
 
-impl Encoder for Clip {
+impl Encoder for Pair {
     fn info(&self) -> &ModelInfo {
         &self.info
     }
