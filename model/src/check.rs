@@ -93,15 +93,15 @@ impl CheckReport {
 
     fn look_into(&mut self, folder: &Path) {
         self.folder = Some(folder.to_owned());
-        self.family = self.keep(encoder::family(folder));
-        if let Some(family) = self.family.as_ref().filter(|family| *family != pair::FAMILY) {
-            let error = Error::UnknownFamily { expected: pair::FAMILY.to_owned(), received: family.clone() };
-            return self.faults.push(error.to_string());
+        let family = encoder::family(folder);
+        if let Err(Error::UnknownFamily { received, .. }) = &family {
+            self.family = Some(received.clone());
+            self.keep(family);
+            return;
         }
-        let config = match self.family {
-            Some(_) => self.keep(Config::read(&folder.join(pair::CONFIG_FILE))),
-            None => None,
-        };
+        let family = self.keep(family);
+        self.family = family.map(|family| family.name().to_owned());
+        let config = family.and_then(|family| self.keep(Config::read(&folder.join(pair::CONFIG_FILE), family)));
         let weights = self.keep(Weights::open(folder));
         match config {
             Some(config) => self.look_at_parts(folder, &config, weights.as_ref()),
@@ -112,7 +112,7 @@ impl CheckReport {
     fn look_at_parts(&mut self, folder: &Path, config: &Config, weights: Option<&Weights>) {
         self.keep(Tokenizer::read(&folder.join(pair::TOKENIZER_FILE), &config.text));
         let preprocessor = folder.join(pair::preprocessor_file(folder));
-        self.keep(Preprocessor::read(&preprocessor, config.vision.image_size));
+        self.keep(Preprocessor::read(&preprocessor, config.vision.image_size, config.family.preprocessing()));
         self.parameters = Some(config.n_parameters());
         self.memory = pair::memory(config);
         if let Some(weights) = weights {
@@ -163,7 +163,9 @@ mod tests {
 
     #[test]
     fn a_good_model_passes_with_a_trial() {
-        for (model, parameters) in [("clip-quick", 48_128), ("clip-gelu", 28_160)] {
+        for (model, parameters) in
+            [("clip-quick", 48_128), ("clip-gelu", 28_160), ("siglip-1", 32_834), ("siglip-2", 17_322)]
+        {
             let report = check_folder(&fixture(model));
             assert!(report.ok, "{report:?}");
             assert_eq!((report.parameters, report.unread_tensors.len()), (Some(parameters), 0));
@@ -199,9 +201,9 @@ mod tests {
             report.missing_files,
             ["config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json"]
         );
-        std::fs::write(dir.path().join("config.json"), r#"{"model_type": "siglip"}"#).unwrap();
+        std::fs::write(dir.path().join("config.json"), r#"{"model_type": "siglip2"}"#).unwrap();
         let report = check_folder(dir.path());
-        assert_eq!(report.faults, ["model family \"siglip\" is not known: expected one of clip"]);
+        assert_eq!(report.faults, ["model family \"siglip2\" is not known: expected one of clip, siglip"]);
         assert!(matches!(check("/no/such/folder"), Err(Error::UnknownModel { .. })));
         assert!(matches!(check("hf:no-slash"), Err(Error::UnknownModel { .. })));
     }
@@ -212,9 +214,10 @@ mod tests {
         const SEED: u64 = 7;
         println!("seed {SEED}");
         let mut rng = ChaCha8Rng::seed_from_u64(SEED);
-        for name in ["config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json"] {
-            let whole = std::fs::read(fixture("clip-quick").join(name)).unwrap();
-            let copy = copy_of_fixture("clip-quick");
+        let files = ["config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json"];
+        for (model, name) in ["clip-quick", "siglip-1"].into_iter().flat_map(|model| files.map(|name| (model, name))) {
+            let whole = std::fs::read(fixture(model).join(name)).unwrap();
+            let copy = copy_of_fixture(model);
             // Headers and settings stand at the start.
             let n_sensitive = whole.len().min(6000);
             for round in 0..40 {
@@ -225,7 +228,7 @@ mod tests {
                 }
                 std::fs::write(copy.path().join(name), &damaged).unwrap();
                 let report = check_folder(copy.path());
-                assert!(report.ok || !report.has_no_fault(), "{name} {round}");
+                assert!(report.ok || !report.has_no_fault(), "{model} {name} {round}");
             }
         }
     }

@@ -10,7 +10,7 @@ use image::RgbImage;
 
 use crate::{
     Error, Result, device, folder, hub,
-    pair::{self, Pair},
+    pair::{self, Family, Pair},
 };
 
 /// Unit length, `ModelInfo::dim` numbers.
@@ -37,7 +37,7 @@ pub struct TextEmbedding {
 pub struct ModelInfo {
     /// As given: `builtin`, a folder, or `hf:org/name@rev`.
     pub name: String,
-    /// Such as `clip` or `builtin`.
+    /// Such as `clip`, `siglip` or `builtin`.
     pub family: String,
     /// First 32 hexadecimal digits of the BLAKE3 hash of every file that shapes an embedding.
     pub hash: String,
@@ -47,6 +47,24 @@ pub struct ModelInfo {
     pub parameters: u64,
     /// `cpu` or `cuda:0`.
     pub device: String,
+    /// Of a model that was trained to say whether an image and a text belong together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sigmoid: Option<Sigmoid>,
+}
+
+/// What makes a probability of a cosine: two learnt numbers, as the weights hold them.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub struct Sigmoid {
+    /// The logarithm of what the cosine is multiplied with.
+    pub logit_scale: f32,
+    pub logit_bias: f32,
+}
+
+impl Sigmoid {
+    /// That an image and a text whose embeddings have this cosine belong together.
+    pub fn probability(&self, cosine: f32) -> f32 {
+        1.0 / (1.0 + (-(cosine * self.logit_scale.exp() + self.logit_bias)).exp())
+    }
 }
 
 /// A frozen image and text encoder pair. Batches give the same embeddings as single calls.
@@ -125,18 +143,15 @@ pub fn load(name: &str, device: Device) -> Result<Arc<dyn Encoder>> {
 }
 
 fn load_folder(name: &str, folder: &Path, device: &candle_core::Device) -> Result<Arc<dyn Encoder>> {
-    match family(folder)?.as_str() {
-        pair::FAMILY => Pair::load(name, folder, device),
-        other => Err(Error::UnknownFamily { expected: pair::FAMILY.to_owned(), received: other.to_owned() }),
-    }
+    Pair::load(name, folder, family(folder)?, device)
 }
 
 /// `model_type` of config.json.
-pub(crate) fn family(folder: &Path) -> Result<String> {
+pub(crate) fn family(folder: &Path) -> Result<Family> {
     let path = folder.join(pair::CONFIG_FILE);
     let config = folder::read_json(&path)?;
     match config["model_type"].as_str() {
-        Some(family) => Ok(family.to_owned()),
+        Some(name) => Family::of_name(name),
         None => Err(Error::BadFile { file: path, detail: "model_type: expected a name".to_owned() }),
     }
 }
@@ -184,11 +199,13 @@ mod tests {
         let folder = copy.path().to_str().unwrap();
         let config = |text: &str| std::fs::write(copy.path().join("config.json"), text).unwrap();
         config(r#"{"model_type": "bert"}"#);
-        check(folder, "model family \"bert\" is not known: expected one of clip");
+        check(folder, "model family \"bert\" is not known: expected one of clip, siglip");
         config("{}");
         check(folder, "config.json: model_type: expected a name");
         config("{");
         check(folder, "config.json: not JSON");
-        assert_eq!(load(fixture("clip-gelu").to_str().unwrap(), Device::Cpu).unwrap().info().family, "clip");
+        for (model, family) in [("clip-gelu", "clip"), ("siglip-1", "siglip")] {
+            assert_eq!(load(fixture(model).to_str().unwrap(), Device::Cpu).unwrap().info().family, family);
+        }
     }
 }

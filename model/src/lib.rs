@@ -22,6 +22,6 @@ pub mod train;
 mod vector_unit;
 
 pub use check::{CheckReport, Memory, Trial, check};
-pub use encoder::{Device, Embedding, Encoder, ModelInfo, ModelSpec, Pixels, TextEmbedding, load};
+pub use encoder::{Device, Embedding, Encoder, ModelInfo, ModelSpec, Pixels, Sigmoid, TextEmbedding, load};
 pub use error::{Error, Result};
 pub use pair::TensorFault;

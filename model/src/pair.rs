@@ -1,9 +1,13 @@
-//! CLIP in the Hugging Face layout: one image tower, one text tower, one space.
+//! CLIP and SigLIP in the Hugging Face layout: one image tower, one text tower, one space.
 //!
-//! Judged by `transformers` on the same weights; see `model/fixtures/make.py` and `benches/README.md`.
+//! What the families share stands here and in the files below; what is a family's own in `clip` and `siglip`. Judged by
+//! `transformers` on the same weights; see `model/fixtures/make*.py` and `benches/README.md`.
 
+mod clip;
 mod config;
 mod cpu;
+mod siglip;
+mod source;
 mod tokenizer;
 mod towers;
 mod weights;
@@ -22,11 +26,12 @@ pub(crate) use self::{
 };
 use self::{config::TowerConfig, tokenizer::Tokens};
 use crate::{
-    Embedding, Encoder, Error, ModelInfo, Pixels, Result, TextEmbedding, check::Memory, device, folder,
-    preprocess::Preprocessor,
+    Embedding, Encoder, Error, ModelInfo, Pixels, Result, TextEmbedding,
+    check::Memory,
+    device, folder,
+    preprocess::{self, Preprocessor},
 };
 
-pub(crate) const FAMILY: &str = "clip";
 pub(crate) const CONFIG_FILE: &str = "config.json";
 pub(crate) const TOKENIZER_FILE: &str = "tokenizer.json";
 /// The usual one, and where `CLIPProcessor` of transformers 5 writes.
@@ -35,6 +40,38 @@ pub(crate) const PREPROCESSOR_FILES: [&str; 2] = ["preprocessor_config.json", "p
 /// Images or texts that go through a network at once, on the CPU in each thread; more would gain nothing and take memory.
 const CPU_BATCH: usize = 8;
 const CUDA_BATCH: usize = 128;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Family {
+    Clip,
+    Siglip,
+}
+
+impl Family {
+    const ALL: [Family; 2] = [Family::Clip, Family::Siglip];
+
+    /// Of a `model_type`.
+    pub(crate) fn of_name(name: &str) -> Result<Family> {
+        let unknown =
+            || Error::UnknownFamily { expected: Family::ALL.map(Family::name).join(", "), received: name.to_owned() };
+        Family::ALL.into_iter().find(|family| family.name() == name).ok_or_else(unknown)
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Family::Clip => "clip",
+            Family::Siglip => "siglip",
+        }
+    }
+
+    /// What the processor of the family does where its file is silent.
+    pub(crate) fn preprocessing(self) -> &'static preprocess::Defaults {
+        match self {
+            Family::Clip => &preprocess::CLIP,
+            Family::Siglip => &preprocess::SIGLIP,
+        }
+    }
+}
 
 pub(crate) struct Pair {
     info: ModelInfo,
@@ -51,20 +88,25 @@ enum Towers {
 
 impl Pair {
     /// Loads a folder; `name` is what the user called it.
-    pub(crate) fn load(name: &str, folder: &Path, device: &Device) -> Result<Arc<dyn Encoder>> {
-        let config = Config::read(&folder.join(CONFIG_FILE))?;
+    pub(crate) fn load(name: &str, folder: &Path, family: Family, device: &Device) -> Result<Arc<dyn Encoder>> {
+        let config = Config::read(&folder.join(CONFIG_FILE), family)?;
         let tokenizer = Tokenizer::read(&folder.join(TOKENIZER_FILE), &config.text)?;
-        let preprocessor = Preprocessor::read(&folder.join(preprocessor_file(folder)), config.vision.image_size)?;
+        let preprocessor = Preprocessor::read(
+            &folder.join(preprocessor_file(folder)),
+            config.vision.image_size,
+            family.preprocessing(),
+        )?;
         let weights = Weights::open(folder)?;
         let info = ModelInfo {
             name: name.to_owned(),
-            family: FAMILY.to_owned(),
+            family: family.name().to_owned(),
             hash: folder::hash(&files(folder)?)?,
             dim: config.projection_dim,
             image_side_px: config.vision.image_size,
             max_text_tokens: config.text.max_position_embeddings,
             parameters: config.n_parameters(),
             device: device::label(device),
+            sigmoid: (family == Family::Siglip).then(|| siglip::sigmoid(&weights)).transpose()?,
         };
         let towers = Towers::load(&weights, &config, device)?;
         Ok(Arc::new(Pair { info, device: device.clone(), preprocessor, tokenizer, towers }))
@@ -94,7 +136,8 @@ impl Pair {
         Tensor::from_vec(values, (images.len(), 3, side, side), &self.device)
     }
 
-    /// (batch, tokens). Padding stands behind the pooled token, where a causal tower cannot see it.
+    /// (batch, tokens). Texts of unequal length are those of a causal tower, which cannot see what stands behind its pooled
+    /// token.
     fn id_tensor(&self, texts: &[&Tokens]) -> candle_core::Result<Tensor> {
         let length = texts.iter().map(|t| t.ids.len()).max().unwrap_or(0);
         let padded = |t: &Tokens| t.ids.iter().copied().chain(std::iter::repeat(0)).take(length).collect::<Vec<u32>>();
@@ -163,8 +206,8 @@ impl Encoder for Pair {
             .into_iter()
             .zip(embeddings)
             .map(|(i, embedding)| {
-                let Tokens { ids, n_cut, .. } = &tokens[i];
-                (i, TextEmbedding { embedding, tokens_used: ids.len(), tokens_cut: *n_cut })
+                let Tokens { n_used, n_cut, .. } = tokens[i];
+                (i, TextEmbedding { embedding, tokens_used: n_used, tokens_cut: n_cut })
             })
             .collect();
         answers.sort_by_key(|(i, _)| *i);
@@ -193,7 +236,7 @@ pub(crate) fn is_known_spare(tensor: &str) -> bool {
 /// one head are held at a time, on a card those of all.
 pub(crate) fn memory(config: &Config) -> Vec<Memory> {
     let (text, vision) = (&config.text, &config.vision);
-    let towers = [(&text.tower, text.max_position_embeddings), (&vision.tower, vision.n_patches() + 1)];
+    let towers = [(&text.tower, text.max_position_embeddings), (&vision.tower, config.image_tokens())];
     let widest = |numbers: fn(&TowerConfig, usize) -> usize| {
         let bytes = towers.iter().map(|(tower, length)| 4 * numbers(tower, *length) as u64);
         bytes.max().expect("there are two towers")

@@ -1,6 +1,6 @@
 //! Pictures to the numbers a tower takes: resize, centre crop, rescale, normalise.
 //!
-//! Equal to `CLIPImageProcessor` of transformers on its Pillow backend, bit for bit (its torchvision backend differs from
+//! Equal to `CLIPImageProcessor` and `SiglipImageProcessor` of transformers on their Pillow backend, bit for bit (the torchvision one differs from
 //! that by up to one grey level). Only what the crop keeps is resized, so a long strip costs no more than a square.
 
 mod resample;
@@ -14,8 +14,20 @@ pub(crate) use self::resample::Filter;
 use self::resample::Window;
 use crate::{Error, Pixels, Result, folder};
 
-const OPENAI_MEAN: [f64; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
-const OPENAI_STD: [f64; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
+/// What a processor does where its file is silent.
+pub(crate) struct Defaults {
+    /// The whole picture becomes the square, whatever its shape; else its shorter side does, and what stands over is cut off.
+    squash: bool,
+    mean: [f64; 3],
+    std: [f64; 3],
+}
+
+pub(crate) const CLIP: Defaults = Defaults {
+    squash: false,
+    mean: [0.481_454_66, 0.457_827_5, 0.408_210_73],
+    std: [0.268_629_54, 0.261_302_58, 0.275_777_11],
+};
+pub(crate) const SIGLIP: Defaults = Defaults { squash: true, mean: [0.5; 3], std: [0.5; 3] };
 const MAX_SIDE_PX: u64 = 4096;
 
 /// What `preprocessor_config.json` asks for.
@@ -41,19 +53,20 @@ enum Resize {
 
 impl Preprocessor {
     /// Reads the file and checks that it yields squares of `side`.
-    pub(crate) fn read(path: &Path, side: usize) -> Result<Preprocessor> {
+    pub(crate) fn read(path: &Path, side: usize, defaults: &Defaults) -> Result<Preprocessor> {
         let json = folder::read_json(path)?;
         // A processor of transformers 5 keeps the image part of its settings under one key.
         let json = if json["image_processor"].is_object() { &json["image_processor"] } else { &json };
-        Preprocessor::from_json(json, side).map_err(|detail| Error::BadFile { file: path.to_owned(), detail })
+        Preprocessor::from_json(json, side, defaults).map_err(|detail| Error::BadFile { file: path.to_owned(), detail })
     }
 
-    fn from_json(json: &Value, side: usize) -> Result<Preprocessor, String> {
+    fn from_json(json: &Value, side: usize, defaults: &Defaults) -> Result<Preprocessor, String> {
         if !json.is_object() {
             return Err("expected a JSON object".to_owned());
         }
-        let resize = if flag(json, "do_resize")? { Some(read_resize(&json["size"], side)?) } else { None };
-        let output = if flag(json, "do_center_crop")? {
+        let resize =
+            if flag(json, "do_resize", true)? { Some(read_resize(&json["size"], side, defaults)?) } else { None };
+        let output = if flag(json, "do_center_crop", !defaults.squash)? {
             Some(read_square(&json["crop_size"], 224)?)
         } else {
             resize.and_then(Resize::fixed_square)
@@ -64,7 +77,7 @@ impl Preprocessor {
                 "expected to make pictures of {side} x {side}, as config.json says; received {received}"
             ));
         }
-        Ok(Preprocessor { resize, filter: read_filter(&json["resample"])?, side, levels: read_levels(json)? })
+        Ok(Preprocessor { resize, filter: read_filter(&json["resample"])?, side, levels: read_levels(json, defaults)? })
     }
 
     /// (3, side, side), channel first.
@@ -139,17 +152,18 @@ impl Crop {
     }
 }
 
-fn flag(json: &Value, name: &str) -> Result<bool, String> {
+fn flag(json: &Value, name: &str, default: bool) -> Result<bool, String> {
     match &json[name] {
-        Value::Null => Ok(true),
+        Value::Null => Ok(default),
         Value::Bool(flag) => Ok(*flag),
         other => Err(format!("{name}: expected true or false, received {other}")),
     }
 }
 
-fn read_resize(size: &Value, default: usize) -> Result<Resize, String> {
+fn read_resize(size: &Value, side: usize, defaults: &Defaults) -> Result<Resize, String> {
     if size.is_null() {
-        return Ok(Resize::ShortestEdge(default));
+        let exact = Resize::Exact { width: side, height: side };
+        return Ok(if defaults.squash { exact } else { Resize::ShortestEdge(side) });
     }
     if let Some(edge) = pixels(size).or_else(|| pixels(&size["shortest_edge"])) {
         if !size["longest_edge"].is_null() {
@@ -188,14 +202,14 @@ fn read_filter(resample: &Value) -> Result<Filter, String> {
 }
 
 /// The same steps in the same precision as the reference: scaled in f64, then f32.
-fn read_levels(json: &Value) -> Result<[[f32; 256]; 3], String> {
+fn read_levels(json: &Value, defaults: &Defaults) -> Result<[[f32; 256]; 3], String> {
     let factor = match &json["rescale_factor"] {
         Value::Null => 1.0 / 255.0,
         value => value.as_f64().ok_or_else(|| format!("rescale_factor: expected a number, received {value}"))?,
     };
-    let factor = if flag(json, "do_rescale")? { factor } else { 1.0 };
-    let (mean, std) = if flag(json, "do_normalize")? {
-        (read_triple(json, "image_mean", OPENAI_MEAN)?, read_triple(json, "image_std", OPENAI_STD)?)
+    let factor = if flag(json, "do_rescale", true)? { factor } else { 1.0 };
+    let (mean, std) = if flag(json, "do_normalize", true)? {
+        (read_triple(json, "image_mean", defaults.mean)?, read_triple(json, "image_std", defaults.std)?)
     } else {
         ([0.0; 3], [1.0; 3])
     };

@@ -1,6 +1,6 @@
 //! `firn model`: what a model is, and whether a folder is whole.
 
-use firn_model::{CheckReport, ModelInfo};
+use firn_model::{CheckReport, ModelInfo, Sigmoid};
 
 use super::table;
 use crate::{exit::Exit, settings::Settings};
@@ -43,7 +43,7 @@ fn info(name: &str, settings: &Settings) -> anyhow::Result<Exit> {
 
 fn print_info(info: &ModelInfo) {
     let row = |name: &str, value: String| vec![name.to_owned(), value];
-    let rows = [
+    let mut rows = vec![
         row("family", info.family.clone()),
         row("hash", info.hash.clone()),
         row("embedding", format!("{} dimensions, {} bytes a vector", info.dim, info.dim * 4)),
@@ -52,6 +52,9 @@ fn print_info(info: &ModelInfo) {
         row("parameters", info.parameters.to_string()),
         row("device", info.device.clone()),
     ];
+    if let Some(Sigmoid { logit_scale, logit_bias }) = info.sigmoid {
+        rows.push(row("sigmoid", format!("logit scale {logit_scale}, bias {logit_bias}")));
+    }
     table::print(&["model", &info.name], &rows);
 }
 

@@ -247,6 +247,7 @@ pub mod tests {
                 max_text_tokens: 1,
                 parameters: 0,
                 device: "cpu".into(),
+                sigmoid: None,
             };
             Arc::new(Slow { info, open: Mutex::new(false), opened: Condvar::new(), batches: Mutex::default() })
         }

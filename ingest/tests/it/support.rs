@@ -38,6 +38,7 @@ impl FakeEncoder {
                 max_text_tokens: MAX_TOKENS,
                 parameters: 0,
                 device: "cpu".to_owned(),
+                sigmoid: None,
             },
             image_calls: AtomicUsize::new(0),
             preprocessed: AtomicUsize::new(0),

@@ -52,6 +52,7 @@ impl Builtin {
             max_text_tokens: sizes.max_text_tokens,
             parameters: network.weights.len() as u64,
             device: "cpu".to_owned(),
+            sigmoid: None,
         };
         Ok(Builtin { network, info })
     }

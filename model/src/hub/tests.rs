@@ -210,7 +210,7 @@ impl Client {
 
 #[test]
 fn a_model_is_fetched_once_into_the_usual_layout() {
-    for model in ["clip-quick", "clip-gelu"] {
+    for model in ["clip-quick", "clip-gelu", "siglip-2"] {
         let hub = StandIn::with_model(model);
         let client = Client::of(&hub);
         let folder = client.fetch("main").unwrap();

@@ -1,13 +1,15 @@
-//! `config.json` of a CLIP model, as transformers 4 and 5 write it, with the defaults that transformers fills in.
+//! `config.json` of two towers, as transformers 4 and 5 write it, with the defaults that transformers fills in.
 
 use std::path::Path;
 
 use serde_json::Value;
 
+use super::{Family, clip, siglip};
 use crate::{Error, Result, folder};
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Config {
+    pub family: Family,
     pub projection_dim: usize,
     pub text: TextConfig,
     pub vision: VisionConfig,
@@ -55,24 +57,29 @@ pub(crate) enum Pooling {
     LargestId,
     /// Where this id first stands.
     First(u32),
+    /// The last of exactly as many as the tower takes, mostly padding; every token sees every other.
+    Last,
+}
+
+/// What transformers takes for granted of a family's tower.
+pub(super) struct TowerDefaults {
+    /// The other sizes follow from it, not from what the file says.
+    pub width: usize,
+    pub activation: Activation,
+    pub layer_norm_eps: f64,
 }
 
 impl Config {
-    pub(crate) fn read(path: &Path) -> Result<Config> {
+    pub(crate) fn read(path: &Path, family: Family) -> Result<Config> {
         let json = folder::read_json(path)?;
-        Config::of_json(&json).map_err(|detail| Error::BadFile { file: path.to_owned(), detail })
+        Config::of_json(&json, family).map_err(|detail| Error::BadFile { file: path.to_owned(), detail })
     }
 
-    pub(super) fn of_json(json: &Value) -> Result<Config, String> {
-        let text = Fields::of_tower(json, "text_config")?;
-        let vision = Fields::of_tower(json, "vision_config")?;
-        let top = Fields { json, at: "" };
-        let config = Config {
-            projection_dim: top.count("projection_dim", 512, 1 << 16)?,
-            text: TextConfig::from_fields(&text)?,
-            vision: VisionConfig::from_fields(&vision)?,
-        };
-        Ok(config)
+    pub(super) fn of_json(json: &Value, family: Family) -> Result<Config, String> {
+        match family {
+            Family::Clip => clip::config(json),
+            Family::Siglip => siglip::config(json),
+        }
     }
 
     /// Name and shape of every tensor that is read.
@@ -82,46 +89,54 @@ impl Config {
         let mut tensors = vec![
             ("text_model.embeddings.token_embedding.weight".to_owned(), vec![text.vocab_size, t]),
             ("text_model.embeddings.position_embedding.weight".to_owned(), vec![text.max_position_embeddings, t]),
-            ("vision_model.embeddings.class_embedding".to_owned(), vec![v]),
             ("vision_model.embeddings.patch_embedding.weight".to_owned(), vec![v, 3, patch, patch]),
-            ("vision_model.embeddings.position_embedding.weight".to_owned(), vec![vision.n_patches() + 1, v]),
-            ("text_projection.weight".to_owned(), vec![self.projection_dim, t]),
-            ("visual_projection.weight".to_owned(), vec![self.projection_dim, v]),
+            ("vision_model.embeddings.position_embedding.weight".to_owned(), vec![self.image_tokens(), v]),
         ];
-        for (name, dim) in
-            [("text_model.final_layer_norm", t), ("vision_model.pre_layrnorm", v), ("vision_model.post_layernorm", v)]
-        {
-            tensors.extend(with_bias(name, vec![dim]));
-        }
+        tensors.extend(with_bias("text_model.final_layer_norm", vec![t]));
+        tensors.extend(with_bias("vision_model.post_layernorm", vec![v]));
         for (name, tower) in [("text_model", &text.tower), ("vision_model", &vision.tower)] {
             for layer in 0..tower.n_layers {
                 tensors.extend(tower.layer_tensors(&format!("{name}.encoder.layers.{layer}")));
             }
         }
+        tensors.extend(match self.family {
+            Family::Clip => clip::tensors(self),
+            Family::Siglip => siglip::tensors(self),
+        });
         tensors
     }
 
     pub(crate) fn n_parameters(&self) -> u64 {
         self.tensors().iter().map(|(_, shape)| shape.iter().map(|&n| n as u64).product::<u64>()).sum()
     }
+
+    /// Positions of the image tower.
+    pub(crate) fn image_tokens(&self) -> usize {
+        self.vision.n_patches() + usize::from(self.family == Family::Clip)
+    }
 }
 
 impl TowerConfig {
-    /// `width` is the default; the other defaults follow from it, not from what the file says.
-    fn from_fields(fields: &Fields, width: usize) -> Result<TowerConfig, String> {
+    fn from_fields(fields: &Fields, defaults: &TowerDefaults) -> Result<TowerConfig, String> {
+        let width = defaults.width;
         let tower = TowerConfig {
             hidden_size: fields.count("hidden_size", width, 1 << 15)?,
             intermediate_size: fields.count("intermediate_size", width * 4, 1 << 17)?,
             n_layers: fields.count("num_hidden_layers", 12, 512)?,
             n_heads: fields.count("num_attention_heads", width / 64, 1 << 10)?,
-            activation: fields.activation()?,
-            layer_norm_eps: fields.number("layer_norm_eps", 1e-5)?,
+            activation: fields.activation(defaults.activation)?,
+            layer_norm_eps: fields.number("layer_norm_eps", defaults.layer_norm_eps)?,
         };
         if !tower.hidden_size.is_multiple_of(tower.n_heads) {
             let TowerConfig { hidden_size, n_heads, .. } = tower;
             return Err(format!("{}: hidden_size {hidden_size} is not a multiple of {n_heads} heads", fields.at));
         }
         Ok(tower)
+    }
+
+    /// What queries are multiplied with.
+    pub(super) fn attention_scale(&self) -> f64 {
+        ((self.hidden_size / self.n_heads) as f64).powf(-0.5)
     }
 
     fn layer_tensors(&self, layer: &str) -> Vec<(String, Vec<usize>)> {
@@ -141,26 +156,27 @@ impl TowerConfig {
 }
 
 impl TextConfig {
-    fn from_fields(fields: &Fields) -> Result<TextConfig, String> {
-        let pooling = match fields.count("eos_token_id", 49_407, u32::MAX as usize)? {
-            2 => Pooling::LargestId,
-            eos => Pooling::First(eos as u32),
-        };
+    pub(super) fn from_fields(
+        fields: &Fields,
+        defaults: &TowerDefaults,
+        (vocab_size, max_tokens): (usize, usize),
+        pooling: Pooling,
+    ) -> Result<TextConfig, String> {
         Ok(TextConfig {
-            tower: TowerConfig::from_fields(fields, 512)?,
-            vocab_size: fields.count("vocab_size", 49_408, 1 << 22)?,
-            max_position_embeddings: fields.count("max_position_embeddings", 77, 1 << 14)?,
+            tower: TowerConfig::from_fields(fields, defaults)?,
+            vocab_size: fields.count("vocab_size", vocab_size, 1 << 22)?,
+            max_position_embeddings: fields.count("max_position_embeddings", max_tokens, 1 << 14)?,
             pooling,
         })
     }
 }
 
 impl VisionConfig {
-    fn from_fields(fields: &Fields) -> Result<VisionConfig, String> {
+    pub(super) fn from_fields(fields: &Fields, defaults: &TowerDefaults, patch: usize) -> Result<VisionConfig, String> {
         let config = VisionConfig {
-            tower: TowerConfig::from_fields(fields, 768)?,
+            tower: TowerConfig::from_fields(fields, defaults)?,
             image_size: fields.side("image_size", 224, 2048)?,
-            patch_size: fields.side("patch_size", 32, 2048)?,
+            patch_size: fields.side("patch_size", patch, 2048)?,
         };
         if fields.count("num_channels", 3, 64)? != 3 {
             return Err(format!("{}: num_channels: expected 3", fields.at));
@@ -183,14 +199,14 @@ impl VisionConfig {
 }
 
 /// One object of the file, read with defaults and limits.
-struct Fields<'a> {
-    json: &'a Value,
-    at: &'a str,
+pub(super) struct Fields<'a> {
+    pub json: &'a Value,
+    pub at: &'a str,
 }
 
 impl<'a> Fields<'a> {
     /// `text_config_dict`, a leftover of old files, replaces `text_config` where both stand, as in transformers.
-    fn of_tower(json: &'a Value, at: &'a str) -> Result<Fields<'a>, String> {
+    pub(super) fn of_tower(json: &'a Value, at: &'a str) -> Result<Fields<'a>, String> {
         if !json.is_object() {
             return Err("expected a JSON object".to_owned());
         }
@@ -202,13 +218,13 @@ impl<'a> Fields<'a> {
         Ok(Fields { json, at })
     }
 
-    fn error(&self, name: &str, expected: &str, received: &Value) -> String {
+    pub(super) fn error(&self, name: &str, expected: &str, received: &Value) -> String {
         let dot = if self.at.is_empty() { "" } else { "." };
         let received: String = received.to_string().chars().take(80).collect();
         format!("{}{dot}{name}: expected {expected}, received {received}", self.at)
     }
 
-    fn count(&self, name: &str, default: usize, max: usize) -> Result<usize, String> {
+    pub(super) fn count(&self, name: &str, default: usize, max: usize) -> Result<usize, String> {
         let value = &self.json[name];
         if value.is_null() {
             return Ok(default);
@@ -239,10 +255,10 @@ impl<'a> Fields<'a> {
         value.as_f64().filter(|x| *x >= 0.0 && *x < 1.0).ok_or_else(|| self.error(name, "a number from 0 to 1", value))
     }
 
-    fn activation(&self) -> Result<Activation, String> {
+    fn activation(&self, default: Activation) -> Result<Activation, String> {
         let value = &self.json["hidden_act"];
         match value.as_str() {
-            None if value.is_null() => Ok(Activation::QuickGelu),
+            None if value.is_null() => Ok(default),
             Some("quick_gelu") => Ok(Activation::QuickGelu),
             Some("gelu") => Ok(Activation::Gelu),
             Some("gelu_new" | "gelu_pytorch_tanh") => Ok(Activation::GeluTanh),
@@ -251,7 +267,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-fn with_bias(name: &str, shape: Vec<usize>) -> [(String, Vec<usize>); 2] {
+pub(super) fn with_bias(name: &str, shape: Vec<usize>) -> [(String, Vec<usize>); 2] {
     [(format!("{name}.bias"), vec![shape[0]]), (format!("{name}.weight"), shape)]
 }
 
@@ -260,6 +276,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    fn clip_config(json: &Value) -> Result<Config, String> {
+        Config::of_json(json, Family::Clip)
+    }
 
     /// `CLIPConfig()` of transformers 5.23.
     fn default_config() -> Config {
@@ -272,6 +292,7 @@ mod tests {
             layer_norm_eps: 1e-5,
         };
         Config {
+            family: Family::Clip,
             projection_dim: 512,
             text: TextConfig {
                 tower: tower(512, 8),
@@ -285,7 +306,7 @@ mod tests {
 
     #[test]
     fn defaults_are_those_of_transformers() {
-        let config = Config::of_json(&json!({"model_type": "clip"})).unwrap();
+        let config = clip_config(&json!({"model_type": "clip"})).unwrap();
         assert_eq!(config, default_config());
         assert_eq!(config.n_parameters(), 151_277_312, "ViT-B/32 without its logit scale");
     }
@@ -300,7 +321,7 @@ mod tests {
         });
         let json =
             json!({"projection_dim": 768, "text_config": text, "vision_config": vision, "text_config_dict": null});
-        let config = Config::of_json(&json).unwrap();
+        let config = clip_config(&json).unwrap();
         assert_eq!(config.n_parameters(), 427_944_192);
         assert_eq!(config.text.pooling, Pooling::LargestId);
         assert_eq!(config.vision.n_patches(), 576);
@@ -309,14 +330,13 @@ mod tests {
     #[test]
     fn the_old_dict_replaces_the_new_one() {
         let json = json!({"text_config_dict": {"hidden_size": 64, "num_attention_heads": 4}, "text_config": {"vocab_size": 7}});
-        let text = Config::of_json(&json).unwrap().text;
+        let text = clip_config(&json).unwrap().text;
         assert_eq!((text.tower.hidden_size, text.vocab_size), (64, 49_408));
     }
 
     #[test]
     fn sides_may_be_pairs() {
-        let side =
-            |value| Config::of_json(&json!({"vision_config": {"image_size": value}})).map(|c| c.vision.image_size);
+        let side = |value| clip_config(&json!({"vision_config": {"image_size": value}})).map(|c| c.vision.image_size);
         assert_eq!(side(json!([64, 64])), Ok(64));
         assert_eq!(side(json!(64)), Ok(64));
         assert!(side(json!([64, 32])).unwrap_err().contains("vision_config.image_size: expected a square"));
@@ -325,7 +345,7 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_named() {
         let check = |json: Value, expected: &str| {
-            let error = Config::of_json(&json).unwrap_err();
+            let error = clip_config(&json).unwrap_err();
             assert!(error.contains(expected), "{json}: {error}");
         };
         check(json!([]), "expected a JSON object");

@@ -5,6 +5,8 @@
 mod product;
 mod rows;
 
+use std::ops::Range;
+
 use candle_core::Tensor;
 use candle_nn::{LayerNorm, Linear};
 
@@ -14,27 +16,37 @@ use crate::Pixels;
 
 pub(crate) struct ImageTower {
     patch_embedding: Dense,
-    /// (1 + patches, dim), the first with the class embedding.
+    /// (tokens, dim); of a class token, with its embedding.
     positions: Vec<f32>,
-    pre_norm: Norm,
     blocks: Vec<Block>,
     post_norm: Norm,
-    projection: Dense,
+    head: ImageHead,
     grid: usize,
     patch: usize,
 }
 
+enum ImageHead {
+    ClassToken { pre_norm: Norm, projection: Dense },
+    AttentionPool(Box<AttentionPool>),
+}
+
 impl ImageTower {
     pub(crate) fn new(tower: towers::ImageTower) -> candle_core::Result<ImageTower> {
-        let mut positions = numbers(&tower.class_token)?;
+        let mut positions = Vec::new();
+        let head = match tower.head {
+            towers::ImageHead::ClassToken { token, pre_norm, projection } => {
+                positions.extend(numbers(&token)?);
+                ImageHead::ClassToken { pre_norm: Norm::new(&pre_norm)?, projection: Dense::new(&projection)? }
+            }
+            towers::ImageHead::AttentionPool(pool) => ImageHead::AttentionPool(Box::new(AttentionPool::new(pool)?)),
+        };
         positions.extend(numbers(&tower.positions)?);
         Ok(ImageTower {
             patch_embedding: Dense::new(&tower.patch_embedding)?,
             positions,
-            pre_norm: Norm::new(&tower.pre_norm)?,
             blocks: blocks(tower.blocks)?,
             post_norm: Norm::new(&tower.post_norm)?,
-            projection: Dense::new(&tower.projection)?,
+            head,
             grid: tower.grid,
             patch: tower.patch,
         })
@@ -42,25 +54,42 @@ impl ImageTower {
 
     /// (images, projection_dim)
     pub(crate) fn forward(&self, images: &[Pixels], n_threads: usize) -> Vec<f32> {
-        let length = 1 + self.grid * self.grid;
         let mut states = self.positions.repeat(images.len()); // (images * length, dim)
         self.patch_embedding.add(&self.cut_patches(images), &mut states, n_threads);
         let mut normed = Vec::new();
-        self.pre_norm.forward(&states, &mut normed);
-        let sequences = (0..images.len()).map(|i| Sequence { start: i * length, length, pooled: 0 }).collect();
-        let piece = Piece { sequences, causal: false, n_threads };
-        let pooled = piece.run(&self.blocks, normed); // (images, dim)
-        project(&self.post_norm, &self.projection, &pooled, n_threads)
+        match &self.head {
+            ImageHead::ClassToken { pre_norm, projection } => {
+                pre_norm.forward(&states, &mut normed);
+                let pooled = self.piece(images.len(), 0..1, n_threads).run(&self.blocks, normed); // (images, dim)
+                project(&self.post_norm, projection, &pooled, n_threads)
+            }
+            ImageHead::AttentionPool(pool) => {
+                let piece = self.piece(images.len(), 0..self.length(), n_threads);
+                self.post_norm.forward(&piece.run(&self.blocks, states), &mut normed); // (images * length, dim)
+                pool.forward(&normed, &piece)
+            }
+        }
     }
 
-    /// (images * length, 3 * patch * patch). A row of zeros stands for the class token; pixels that no whole patch covers
-    /// are left out, as a strided convolution leaves them.
+    fn length(&self) -> usize {
+        self.positions.len() / self.patch_embedding.n_out
+    }
+
+    fn piece(&self, n_images: usize, kept: Range<usize>, n_threads: usize) -> Piece {
+        let length = self.length();
+        let sequences = (0..n_images).map(|i| Sequence { start: i * length, length, kept: kept.clone() }).collect();
+        Piece { sequences, causal: false, n_threads }
+    }
+
+    /// (images * length, 3 * patch * patch). A row of zeros stands for a class token, which goes with patches that have no
+    /// bias; pixels that no whole patch covers are left out, as a strided convolution leaves them.
     fn cut_patches(&self, images: &[Pixels]) -> Vec<f32> {
         let (grid, patch) = (self.grid, self.patch);
         let width = 3 * patch * patch;
-        let mut patches = Vec::with_capacity(images.len() * (1 + grid * grid) * width);
+        let leading = (self.length() - grid * grid) * width;
+        let mut patches = Vec::with_capacity(images.len() * self.length() * width);
         for Pixels { side, values } in images {
-            patches.resize(patches.len() + width, 0.0);
+            patches.resize(patches.len() + leading, 0.0);
             for (down, across) in (0..grid).flat_map(|down| (0..grid).map(move |across| (down, across))) {
                 for line in (0..3).flat_map(|channel| (0..patch).map(move |y| channel * side + down * patch + y)) {
                     patches.extend_from_slice(&values[line * side + across * patch..][..patch]);
@@ -79,6 +108,7 @@ pub(crate) struct TextTower {
     blocks: Vec<Block>,
     final_norm: Norm,
     projection: Dense,
+    causal: bool,
 }
 
 impl TextTower {
@@ -89,33 +119,35 @@ impl TextTower {
             blocks: blocks(tower.blocks)?,
             final_norm: Norm::new(&tower.final_norm)?,
             projection: Dense::new(&tower.projection)?,
+            causal: tower.causal,
         })
     }
 
-    /// (texts, projection_dim). What stands behind the pooled token is left out: a causal tower does not look there.
+    /// (texts, projection_dim). What stands behind the pooled token is left out: a causal tower does not look there, and any
+    /// other pools the last one.
     pub(crate) fn forward(&self, texts: &[&Tokens], n_threads: usize) -> Vec<f32> {
         let dim = self.final_norm.gain.len();
         let mut states = Vec::new(); // (all tokens, dim)
         let mut sequences = Vec::with_capacity(texts.len());
         for text in texts {
             let length = text.pooled_at + 1;
-            sequences.push(Sequence { start: states.len() / dim, length, pooled: text.pooled_at });
+            sequences.push(Sequence { start: states.len() / dim, length, kept: text.pooled_at..length });
             for (&id, position) in text.ids[..length].iter().zip(self.positions.chunks_exact(dim)) {
                 let token = &self.tokens[id as usize * dim..][..dim];
                 states.extend(token.iter().zip(position).map(|(token, position)| token + position));
             }
         }
-        let piece = Piece { sequences, causal: true, n_threads };
+        let piece = Piece { sequences, causal: self.causal, n_threads };
         let pooled = piece.run(&self.blocks, states); // (texts, dim)
         project(&self.final_norm, &self.projection, &pooled, n_threads)
     }
 }
 
-/// Rows of the states that look at each other, and which of them stands for all at the end.
+/// Rows of the states that look at each other, and which of them are wanted at the end.
 struct Sequence {
     start: usize,
     length: usize,
-    pooled: usize,
+    kept: Range<usize>,
 }
 
 /// What goes through the blocks together.
@@ -127,24 +159,28 @@ struct Piece {
 }
 
 impl Piece {
-    /// (rows, dim) to the pooled rows (sequences, dim).
+    /// (rows, dim) to the kept rows, (kept, dim).
     fn run(&self, blocks: &[Block], mut states: Vec<f32>) -> Vec<f32> {
         let mut scratch = Scratch::default();
         for (i, block) in blocks.iter().enumerate() {
             block.attend(&states, self, &mut scratch);
             if i + 1 == blocks.len() {
                 // The other rows have been looked at for the last time.
-                states = self.pool(&states);
-                scratch.attended = self.pool(&scratch.attended);
+                states = self.keep(&states);
+                scratch.attended = self.keep(&scratch.attended);
             }
             block.finish(&mut states, self.n_threads, &mut scratch);
         }
         states
     }
 
-    fn pool(&self, rows: &[f32]) -> Vec<f32> {
+    fn keep(&self, rows: &[f32]) -> Vec<f32> {
         let dim = rows.len() / self.sequences.iter().map(|s| s.length).sum::<usize>();
-        self.sequences.iter().flat_map(|s| &rows[(s.start + s.pooled) * dim..][..dim]).copied().collect()
+        self.sequences
+            .iter()
+            .flat_map(|s| &rows[(s.start + s.kept.start) * dim..][..s.kept.len() * dim])
+            .copied()
+            .collect()
     }
 }
 
@@ -164,34 +200,28 @@ struct Scratch {
 }
 
 struct Block {
-    norm1: Norm,
+    norm: Norm,
     qkv: Dense,
     out: Dense,
-    norm2: Norm,
-    up: Dense,
-    down: Dense,
     n_heads: usize,
-    activation: Activation,
+    mlp: Mlp,
 }
 
 impl Block {
     fn new(block: towers::Block) -> candle_core::Result<Block> {
         Ok(Block {
-            norm1: Norm::new(&block.norm1)?,
+            norm: Norm::new(&block.norm)?,
             qkv: Dense::new(&block.qkv)?,
             out: Dense::new(&block.out)?,
-            norm2: Norm::new(&block.norm2)?,
-            up: Dense::new(&block.up)?,
-            down: Dense::new(&block.down)?,
             n_heads: block.n_heads,
-            activation: block.activation,
+            mlp: Mlp::new(&block.mlp)?,
         })
     }
 
     /// Leaves in `scratch.attended` what each row saw of its sequence.
     fn attend(&self, states: &[f32], piece: &Piece, scratch: &mut Scratch) {
         let Scratch { normed, qkv, scores, attended, .. } = scratch;
-        self.norm1.forward(states, normed);
+        self.norm.forward(states, normed);
         self.qkv.forward(normed, qkv, piece.n_threads);
         attended.resize(states.len(), 0.0);
         let (dim, width) = (self.qkv.n_in, self.qkv.n_in / self.n_heads);
@@ -210,12 +240,72 @@ impl Block {
 
     /// What follows for each row alone: the output projection and the MLP, added to the states.
     fn finish(&self, states: &mut [f32], n_threads: usize, scratch: &mut Scratch) {
-        let Scratch { normed, attended, wide, .. } = scratch;
-        self.out.add(attended, states, n_threads);
-        self.norm2.forward(states, normed);
+        self.out.add(&scratch.attended, states, n_threads);
+        self.mlp.add(states, n_threads, scratch);
+    }
+}
+
+struct Mlp {
+    norm: Norm,
+    up: Dense,
+    down: Dense,
+    activation: Activation,
+}
+
+impl Mlp {
+    fn new(mlp: &towers::Mlp) -> candle_core::Result<Mlp> {
+        let (up, down) = (Dense::new(&mlp.up)?, Dense::new(&mlp.down)?);
+        Ok(Mlp { norm: Norm::new(&mlp.norm)?, up, down, activation: mlp.activation })
+    }
+
+    /// What the map makes of the states, added to them.
+    fn add(&self, states: &mut [f32], n_threads: usize, scratch: &mut Scratch) {
+        let Scratch { normed, wide, .. } = scratch;
+        self.norm.forward(states, normed);
         self.up.forward(normed, wide, n_threads);
         rows::activate(wide, self.activation);
         self.down.add(wide, states, n_threads);
+    }
+}
+
+/// One learnt query that looks at all states of a sequence; then an MLP.
+struct AttentionPool {
+    /// (dim), projected and scaled.
+    query: Vec<f32>,
+    kv: Dense,
+    out: Dense,
+    n_heads: usize,
+    mlp: Mlp,
+}
+
+impl AttentionPool {
+    fn new(pool: towers::AttentionPool) -> candle_core::Result<AttentionPool> {
+        let (kv, out, mlp) = (Dense::new(&pool.kv)?, Dense::new(&pool.out)?, Mlp::new(&pool.mlp)?);
+        Ok(AttentionPool { query: numbers(&pool.query)?, kv, out, n_heads: pool.n_heads, mlp })
+    }
+
+    /// (rows, dim) to (sequences, dim)
+    fn forward(&self, states: &[f32], piece: &Piece) -> Vec<f32> {
+        let (dim, width) = (self.query.len(), self.query.len() / self.n_heads);
+        let (mut kv, mut scores) = (Vec::new(), Vec::new()); // (rows, 2 * dim), (1, length) of one sequence and head
+        self.kv.forward(states, &mut kv, piece.n_threads);
+        let mut attended = vec![0.0; piece.sequences.len() * dim];
+        for (&Sequence { start, length, .. }, attended) in piece.sequences.iter().zip(attended.chunks_exact_mut(dim)) {
+            let product = |size| Product { size, n_threads: piece.n_threads };
+            scores.resize(length, 0.0);
+            for head in 0..self.n_heads {
+                let query = View::rows(&self.query[head * width..][..width], width);
+                let half = |half: usize| View::rows(&kv[(2 * start + half) * dim + head * width..], 2 * dim);
+                product([1, length, width]).write(query, half(0).transposed(), &mut scores, length);
+                rows::softmax(&mut scores, length, false);
+                let target = &mut attended[head * width..][..width];
+                product([1, width, length]).write(View::rows(&scores, length), half(1), target, width);
+            }
+        }
+        let mut pooled = Vec::new();
+        self.out.forward(&attended, &mut pooled, piece.n_threads);
+        self.mlp.add(&mut pooled, piece.n_threads, &mut Scratch::default());
+        pooled
     }
 }
 

@@ -17,7 +17,7 @@ use crate::testing::{copy_of_fixture, fixture, fixture_json, formula_picture};
 const MODELS: [&str; 2] = ["clip-quick", "clip-gelu"];
 
 fn load(folder: &Path) -> Result<Arc<dyn Encoder>> {
-    Pair::load("test", folder, &Device::Cpu)
+    Pair::load("test", folder, crate::encoder::family(folder)?, &Device::Cpu)
 }
 
 fn texts(model: &str) -> Vec<String> {
@@ -72,7 +72,7 @@ fn images_equal_the_reference_preprocessing_included() {
 #[test]
 fn token_ids_equal_the_reference() {
     for model in MODELS {
-        let config = Config::read(&fixture(model).join(CONFIG_FILE)).unwrap();
+        let config = Config::read(&fixture(model).join(CONFIG_FILE), Family::Clip).unwrap();
         let tokenizer = Tokenizer::read(&fixture(model).join(TOKENIZER_FILE), &config.text).unwrap();
         for (i, text) in texts(model).iter().enumerate() {
             let ids: Vec<i64> = tokenizer.encode(text).unwrap().ids.into_iter().map(i64::from).collect();
@@ -85,7 +85,7 @@ fn token_ids_equal_the_reference() {
 /// candle-transformers knows one activation, one epsilon and one pooling, so that `clip-gelu` is judged as if its config
 /// had these; what its own config says is judged by the reference's answers above.
 fn judged_config(model: &str) -> Config {
-    let mut config = Config::read(&fixture(model).join(CONFIG_FILE)).unwrap();
+    let mut config = Config::read(&fixture(model).join(CONFIG_FILE), Family::Clip).unwrap();
     for tower in [&mut config.text.tower, &mut config.vision.tower] {
         tower.activation = config::Activation::QuickGelu;
         tower.layer_norm_eps = 1e-5;
@@ -134,7 +134,7 @@ fn random_tokens(rng: &mut ChaCha8Rng, n: usize, vocab_size: usize) -> Tokens {
     let mut ids: Vec<u32> = (0..n).map(|_| rng.random_range(0..vocab_size as u32 - 1)).collect();
     let pooled_at = rng.random_range(0..n);
     ids[pooled_at] = vocab_size as u32 - 1;
-    Tokens { ids, n_cut: 0, pooled_at }
+    Tokens { n_used: ids.len(), ids, n_cut: 0, pooled_at }
 }
 
 #[test]
@@ -293,7 +293,7 @@ fn the_real_clip_tokenizer_gives_the_known_ids() {
         println!("skipped: no {}", path.display());
         return;
     }
-    let config = config::Config::of_json(&json!({})).unwrap();
+    let config = Config::of_json(&json!({}), Family::Clip).unwrap();
     let tokenizer = Tokenizer::read(&path, &config.text).unwrap();
     let check = |text: &str, expected: &[u32]| assert_eq!(tokenizer.encode(text).unwrap().ids, expected, "{text:?}");
     check("a photo of a cat", &[49406, 320, 1125, 539, 320, 2368, 49407]);
@@ -301,3 +301,5 @@ fn the_real_clip_tokenizer_gives_the_known_ids() {
     let long = tokenizer.encode(&"cat ".repeat(100)).unwrap();
     assert_eq!((long.ids.len(), long.ids[76], long.n_cut, long.pooled_at), (77, 49407, 25, 76));
 }
+
+mod siglip;

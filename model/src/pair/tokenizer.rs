@@ -1,4 +1,5 @@
-//! Text to token ids: `tokenizer.json`, cut to the model's length with the end token kept.
+//! Text to token ids: `tokenizer.json`, cut to the model's length with the end token kept, and padded to it where the tower
+//! wants every text at full length.
 
 use std::path::Path;
 
@@ -9,6 +10,8 @@ use crate::{Error, Result, folder};
 pub(crate) const MAX_TEXT_BYTES: usize = 1 << 20;
 /// Largest tokenizer.json that is read.
 const MAX_FILE_BYTES: u64 = 256 << 20;
+const END: &str = "</s>";
+const PAD: &str = "<pad>";
 
 pub(crate) struct Tokenizer {
     inner: tokenizers::Tokenizer,
@@ -17,11 +20,22 @@ pub(crate) struct Tokenizer {
     pooling: Pooling,
     /// Start and end tokens that every text gets.
     n_special: usize,
+    /// For a tower that wants every text at full length.
+    padding: Option<Padding>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Padding {
+    id: u32,
+    /// In front of the text, where a file says so.
+    left: bool,
 }
 
 /// A text as the tower reads it.
 pub(crate) struct Tokens {
     pub ids: Vec<u32>,
+    /// Those that are not padding.
+    pub n_used: usize,
     /// Tokens beyond the limit, which were not read.
     pub n_cut: usize,
     /// Where the token stands whose state becomes the embedding.
@@ -33,6 +47,10 @@ impl Tokenizer {
         let bad = |detail: String| Error::BadFile { file: path.to_owned(), detail };
         let bytes = folder::read(path, MAX_FILE_BYTES)?;
         let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| bad(e.to_string()))?;
+        let padding = match config.pooling {
+            Pooling::Last => Some(Padding::of(&inner, config.vocab_size).map_err(bad)?),
+            Pooling::LargestId | Pooling::First(_) => None,
+        };
         // Both are done here: the file's own settings differ from model to model, and hide what was cut.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| bad(e.to_string()))?;
@@ -41,7 +59,7 @@ impl Tokenizer {
         if n_special >= max_tokens {
             return Err(bad(format!("{n_special} special tokens leave no room among {max_tokens}")));
         }
-        Ok(Tokenizer { inner, max_tokens, vocab_size: config.vocab_size, pooling: config.pooling, n_special })
+        Ok(Tokenizer { inner, max_tokens, vocab_size: config.vocab_size, pooling: config.pooling, n_special, padding })
     }
 
     /// `Error::EmptyText` for a text without a word.
@@ -54,19 +72,62 @@ impl Tokenizer {
         if ids.len() <= self.n_special || text.trim().is_empty() {
             return Err(Error::EmptyText);
         }
-        let n_cut = ids.len().saturating_sub(self.max_tokens);
-        if n_cut > 0 {
-            let end = ids[ids.len() - 1];
-            ids.truncate(self.max_tokens);
-            ids[self.max_tokens - 1] = end;
-        }
+        let n_cut = self.cut(&mut ids);
         if let Some(id) = ids.iter().find(|&&id| id as usize >= self.vocab_size) {
             let detail = format!("token {id}: expected ids below {}", self.vocab_size);
             return Err(Error::Tokenizer { detail });
         }
+        let n_used = ids.len();
+        if let Some(padding) = self.padding {
+            padding.fill(&mut ids, self.max_tokens);
+        }
         let pooled_at = self.pooling.position(&ids);
-        Ok(Tokens { ids, n_cut, pooled_at })
+        Ok(Tokens { ids, n_used, n_cut, pooled_at })
     }
+
+    /// Leaves as many as the model takes, the end token among them, and says how many went.
+    fn cut(&self, ids: &mut Vec<u32>) -> usize {
+        let n_cut = ids.len().saturating_sub(self.max_tokens);
+        if n_cut > 0 {
+            let end = ids[ids.len() - 1];
+            ids.truncate(self.max_tokens);
+            if self.n_special > 0 {
+                ids[self.max_tokens - 1] = end;
+            }
+        }
+        n_cut
+    }
+}
+
+impl Padding {
+    /// What the file says; else the end token of SigLIP, which goes on to the end, or the padding token of SigLIP 2. The
+    /// config is no help: it has the same id for both.
+    fn of(tokenizer: &tokenizers::Tokenizer, vocab_size: usize) -> Result<Padding, String> {
+        let said = tokenizer.get_padding();
+        let left = said.is_some_and(|p| matches!(p.direction, tokenizers::PaddingDirection::Left));
+        let end = tokenizer.token_to_id(END).filter(|&id| last_token(tokenizer) == Some(id));
+        let id = said.map(|p| p.pad_id).or(end).or_else(|| tokenizer.token_to_id(PAD));
+        match id {
+            None => {
+                Err(format!("expected padding, {END} at the end of each text, or a token {PAD}; received none of them"))
+            }
+            Some(id) if id as usize >= vocab_size => {
+                Err(format!("padding token: expected an id below {vocab_size}, received {id}"))
+            }
+            Some(id) => Ok(Padding { id, left }),
+        }
+    }
+
+    fn fill(self, ids: &mut Vec<u32>, length: usize) {
+        let n_missing = length.saturating_sub(ids.len());
+        let at = if self.left { 0 } else { ids.len() };
+        ids.splice(at..at, std::iter::repeat_n(self.id, n_missing));
+    }
+}
+
+/// What a tokenizer puts behind every text.
+fn last_token(tokenizer: &tokenizers::Tokenizer) -> Option<u32> {
+    tokenizer.encode_fast("a", true).ok()?.get_ids().last().copied()
 }
 
 impl Pooling {
@@ -75,6 +136,7 @@ impl Pooling {
         let wanted = match self {
             Pooling::LargestId => ids.iter().copied().max().unwrap_or(0),
             Pooling::First(id) => id,
+            Pooling::Last => return ids.len() - 1,
         };
         ids.iter().position(|&id| id == wanted).unwrap_or(0)
     }

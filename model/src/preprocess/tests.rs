@@ -4,7 +4,7 @@ use super::*;
 use crate::testing::{fixture, fixture_json, formula_picture};
 
 fn preprocessor(config: &Value, side: usize) -> Preprocessor {
-    Preprocessor::from_json(config, side).unwrap()
+    Preprocessor::from_json(config, side, &CLIP).unwrap()
 }
 
 #[test]
@@ -46,9 +46,20 @@ fn old_and_new_settings_mean_the_same() {
 }
 
 #[test]
+fn what_a_file_leaves_unsaid_is_the_familys() {
+    let siglip = |config: Value| Preprocessor::from_json(&config, 384, &SIGLIP).unwrap();
+    let said = json!({
+        "size": {"height": 384, "width": 384}, "do_center_crop": false, "image_mean": 0.5, "image_std": 0.5, "resample": 3,
+    });
+    assert_eq!(siglip(json!({})), preprocessor(&said, 384));
+    assert_eq!(siglip(json!({"size": {"height": 384, "width": 384}})), preprocessor(&said, 384));
+    assert_ne!(siglip(json!({"resample": 2})), preprocessor(&said, 384));
+}
+
+#[test]
 fn settings_that_cannot_be_followed_are_named() {
     let check = |config: Value, expected: &str| {
-        let error = Preprocessor::from_json(&config, 224).unwrap_err();
+        let error = Preprocessor::from_json(&config, 224, &CLIP).unwrap_err();
         assert!(error.contains(expected), "{config}: {error}");
     };
     check(json!([]), "expected a JSON object");

@@ -1,0 +1,76 @@
+//! What is CLIP's own: its defaults, the class token that stands for an image, a text tower that looks back only.
+
+use candle_core::IndexOp;
+use candle_nn::{Embedding, Linear};
+use serde_json::Value;
+
+use super::{
+    Family,
+    config::{Activation, Config, Fields, Pooling, TextConfig, TowerDefaults, VisionConfig, with_bias},
+    source::Source,
+    towers::{ImageHead, ImageTower, TextTower},
+};
+use crate::Result;
+
+const TEXT: TowerDefaults = TowerDefaults { width: 512, activation: Activation::QuickGelu, layer_norm_eps: 1e-5 };
+const VISION: TowerDefaults = TowerDefaults { width: 768, ..TEXT };
+
+pub(super) fn config(json: &Value) -> Result<Config, String> {
+    let text = Fields::of_tower(json, "text_config")?;
+    let vision = Fields::of_tower(json, "vision_config")?;
+    let pooling = match text.count("eos_token_id", 49_407, u32::MAX as usize)? {
+        2 => Pooling::LargestId,
+        eos => Pooling::First(eos as u32),
+    };
+    Ok(Config {
+        family: Family::Clip,
+        projection_dim: Fields { json, at: "" }.count("projection_dim", 512, 1 << 16)?,
+        text: TextConfig::from_fields(&text, &TEXT, (49_408, 77), pooling)?,
+        vision: VisionConfig::from_fields(&vision, &VISION, 32)?,
+    })
+}
+
+/// Beside those that every family has.
+pub(super) fn tensors(config: &Config) -> Vec<(String, Vec<usize>)> {
+    let (t, v) = (config.text.tower.hidden_size, config.vision.tower.hidden_size);
+    let mut tensors = vec![
+        ("vision_model.embeddings.class_embedding".to_owned(), vec![v]),
+        ("text_projection.weight".to_owned(), vec![config.projection_dim, t]),
+        ("visual_projection.weight".to_owned(), vec![config.projection_dim, v]),
+    ];
+    tensors.extend(with_bias("vision_model.pre_layrnorm", vec![v]));
+    tensors
+}
+
+pub(super) fn image_tower(from: &Source, config: &Config) -> Result<ImageTower> {
+    let (vision, tower) = (&config.vision, &config.vision.tower);
+    let (dim, from_vision) = (tower.hidden_size, from.under("vision_model"));
+    let positions = from_vision.get("embeddings.position_embedding.weight", &[config.image_tokens(), dim])?;
+    let class = from_vision.get("embeddings.class_embedding", &[dim])?;
+    Ok(ImageTower {
+        patch_embedding: Linear::new(from_vision.patch_kernel(vision)?, None),
+        positions: positions.i(1..)?.contiguous()?,
+        blocks: from_vision.blocks(tower)?,
+        post_norm: from_vision.norm("post_layernorm", tower)?,
+        head: ImageHead::ClassToken {
+            token: (class + positions.i(0)?)?.reshape((1, 1, dim))?,
+            pre_norm: from_vision.norm("pre_layrnorm", tower)?,
+            projection: from.linear_no_bias("visual_projection", config.projection_dim, dim)?,
+        },
+        grid: vision.grid(),
+        patch: vision.patch_size,
+    })
+}
+
+pub(super) fn text_tower(from: &Source, config: &Config) -> Result<TextTower> {
+    let (text, tower) = (&config.text, &config.text.tower);
+    let (dim, from_text) = (tower.hidden_size, from.under("text_model"));
+    Ok(TextTower {
+        tokens: Embedding::new(from_text.get("embeddings.token_embedding.weight", &[text.vocab_size, dim])?, dim),
+        positions: from_text.get("embeddings.position_embedding.weight", &[text.max_position_embeddings, dim])?,
+        blocks: from_text.blocks(tower)?,
+        final_norm: from_text.norm("final_layer_norm", tower)?,
+        projection: from.linear_no_bias("text_projection", config.projection_dim, dim)?,
+        causal: true,
+    })
+}
