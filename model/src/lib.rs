@@ -12,6 +12,7 @@ mod error;
 pub mod facets;
 mod folder;
 mod hub;
+pub mod long_clip;
 mod pair;
 pub mod picture;
 mod preprocess;

@@ -302,4 +302,22 @@ fn the_real_clip_tokenizer_gives_the_known_ids() {
     assert_eq!((long.ids.len(), long.ids[76], long.n_cut, long.pooled_at), (77, 49407, 25, 76));
 }
 
+/// A trained Long-CLIP is a CLIP with more places.
+#[test]
+fn a_long_clip_reads_248_tokens() {
+    let copy = copy_of_fixture("clip-long");
+    for name in [TOKENIZER_FILE, PREPROCESSOR_FILES[0]] {
+        std::fs::copy(fixture("clip-quick").join(name), copy.path().join(name)).unwrap();
+    }
+    let clip = load(copy.path()).unwrap();
+    assert_eq!((clip.info().family.as_str(), clip.info().max_text_tokens), ("clip", 248));
+    let (texts, counts) = (texts("clip-long"), fixture_json("clip-long/expected.json"));
+    let answers = clip.embed_texts(&texts.iter().map(String::as_str).collect::<Vec<_>>()).unwrap();
+    assert_eq!(json!(answers.iter().map(|a| a.tokens_used).collect::<Vec<_>>()), counts["tokens_used"]);
+    assert_eq!(json!(answers.iter().map(|a| a.tokens_cut).collect::<Vec<_>>()), counts["tokens_cut"]);
+    let embeddings: Vec<Embedding> = answers.into_iter().map(|a| a.embedding).collect();
+    let difference = largest_difference(&embeddings, &expected("clip-long", "text_features"));
+    assert!(difference <= 1e-5, "{difference}");
+}
+
 mod siglip;
