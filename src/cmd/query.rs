@@ -137,7 +137,8 @@ fn print(answer: &Answer) {
     let row = |(rank, hit): (usize, &query::Hit)| {
         let mut about = table::payload_line(&hit.payload);
         for text in &hit.texts {
-            about.push_str(&format!("  [{}] {}", text.language, table::shorten(&text.text, 120)));
+            let language = if text.language.is_empty() { String::new() } else { format!("[{}] ", text.language) };
+            about.push_str(&format!("  {language}{}", table::shorten(&text.text, 120)));
         }
         vec![(rank + 1).to_string(), format!("{:.4}", hit.score), hit.id.to_string(), about]
     };
