@@ -16,6 +16,7 @@ pub mod long_clip;
 mod pair;
 pub mod picture;
 mod preprocess;
+mod product;
 pub mod scenes;
 #[cfg(test)]
 mod testing;

@@ -4,65 +4,16 @@
 //! core is what this buys. Finite differences judge the gradients (`net::tests`).
 
 use super::layout::{Block, Linear, Norm};
+use crate::product::Product;
+pub(crate) use crate::product::View;
 
 const EPSILON: f32 = 1e-5;
 
-/// A matrix inside a slice: where it starts and how far apart its rows and columns are.
-#[derive(Clone, Copy)]
-pub struct View<'a> {
-    pub values: &'a [f32],
-    pub row_step: usize,
-    pub column_step: usize,
-}
-
-impl<'a> View<'a> {
-    /// Row after row.
-    pub fn rows(values: &'a [f32], row_step: usize) -> View<'a> {
-        View { values, row_step, column_step: 1 }
-    }
-
-    pub fn transposed(self) -> View<'a> {
-        View { row_step: self.column_step, column_step: self.row_step, ..self }
-    }
-
-    fn holds(&self, rows: usize, columns: usize) -> bool {
-        (rows - 1) * self.row_step + (columns - 1) * self.column_step < self.values.len()
-    }
-}
-
-/// `into` (m, n; `row_step` apart) = `keep` * `into` + `scale` * a (m, k) b (k, n).
+/// `into` (m, n; `row_step` apart) = `keep` * `into` + `scale` * a (m, k) b (k, n), on this thread.
 pub fn multiply(size: [usize; 3], a: View, b: View, into: (&mut [f32], usize), keep: bool, scale: f32) {
-    let [m, n, k] = size;
-    if m == 0 || n == 0 || k == 0 {
-        return;
-    }
+    let product = Product { size, scale, n_threads: 1 };
     let (target, row_step) = into;
-    assert!(a.holds(m, k) && b.holds(k, n), "a matrix is smaller than its product needs");
-    assert!(row_step >= n && (m - 1) * row_step + n <= target.len(), "the target is smaller than the product");
-    // SAFETY: the asserts above keep every element of a, b and the target inside its slice.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            target.as_mut_ptr(),
-            1,
-            row_step as isize,
-            keep,
-            a.values.as_ptr(),
-            a.column_step as isize,
-            a.row_step as isize,
-            b.values.as_ptr(),
-            b.column_step as isize,
-            b.row_step as isize,
-            1.0,
-            scale,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
-    }
+    if keep { product.add(a, b, target, row_step) } else { product.write(a, b, target, row_step) }
 }
 
 impl Linear {

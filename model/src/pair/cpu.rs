@@ -2,7 +2,6 @@
 //!
 //! `towers` says the same in candle's operations; that one computes on a card, and judges this one in the tests.
 
-mod product;
 mod rows;
 
 use std::ops::Range;
@@ -10,9 +9,11 @@ use std::ops::Range;
 use candle_core::Tensor;
 use candle_nn::{LayerNorm, Linear};
 
-use self::product::{Product, View};
 use super::{config::Activation, tokenizer::Tokens, towers};
-use crate::Pixels;
+use crate::{
+    Pixels,
+    product::{Product, View},
+};
 
 pub(crate) struct ImageTower {
     patch_embedding: Dense,
@@ -226,7 +227,7 @@ impl Block {
         attended.resize(states.len(), 0.0);
         let (dim, width) = (self.qkv.n_in, self.qkv.n_in / self.n_heads);
         for &Sequence { start, length, .. } in &piece.sequences {
-            let product = |size| Product { size, n_threads: piece.n_threads };
+            let product = |size| Product { size, scale: 1.0, n_threads: piece.n_threads };
             scores.resize(length * length, 0.0);
             for head in 0..self.n_heads {
                 let part = |third: usize| View::rows(&qkv[(3 * start + third) * dim + head * width..], 3 * dim);
@@ -291,7 +292,7 @@ impl AttentionPool {
         self.kv.forward(states, &mut kv, piece.n_threads);
         let mut attended = vec![0.0; piece.sequences.len() * dim];
         for (&Sequence { start, length, .. }, attended) in piece.sequences.iter().zip(attended.chunks_exact_mut(dim)) {
-            let product = |size| Product { size, n_threads: piece.n_threads };
+            let product = |size| Product { size, scale: 1.0, n_threads: piece.n_threads };
             scores.resize(length, 0.0);
             for head in 0..self.n_heads {
                 let query = View::rows(&self.query[head * width..][..width], width);
@@ -346,7 +347,7 @@ impl Dense {
     }
 
     fn multiply(&self, x: &[f32], to: &mut [f32], n_threads: usize) {
-        let product = Product { size: [x.len() / self.n_in, self.n_out, self.n_in], n_threads };
+        let product = Product { size: [x.len() / self.n_in, self.n_out, self.n_in], scale: 1.0, n_threads };
         product.add(View::rows(x, self.n_in), View::rows(&self.weight, self.n_out), to, self.n_out);
     }
 }

@@ -1,8 +1,8 @@
-//! Products of matrices that stand inside slices.
+//! Products of matrices that stand inside slices, for every network on flat f32.
 
 /// A matrix inside a slice: where it starts and how far apart its rows and columns are.
 #[derive(Clone, Copy)]
-pub(super) struct View<'a> {
+pub(crate) struct View<'a> {
     values: &'a [f32],
     row_step: usize,
     column_step: usize,
@@ -10,11 +10,11 @@ pub(super) struct View<'a> {
 
 impl<'a> View<'a> {
     /// Row after row.
-    pub(super) fn rows(values: &'a [f32], row_step: usize) -> View<'a> {
+    pub(crate) fn rows(values: &'a [f32], row_step: usize) -> View<'a> {
         View { values, row_step, column_step: 1 }
     }
 
-    pub(super) fn transposed(self) -> View<'a> {
+    pub(crate) fn transposed(self) -> View<'a> {
         View { row_step: self.column_step, column_step: self.row_step, ..self }
     }
 
@@ -23,21 +23,22 @@ impl<'a> View<'a> {
     }
 }
 
-/// (m, k) by (k, n), shared among threads if it is large.
-pub(super) struct Product {
+/// (m, k) by (k, n), times `scale`, shared among threads if it is large.
+pub(crate) struct Product {
     /// [m, n, k]
     pub size: [usize; 3],
+    pub scale: f32,
     pub n_threads: usize,
 }
 
 impl Product {
-    /// `into` = a b, its rows `row_step` apart.
-    pub(super) fn write(&self, a: View, b: View, into: &mut [f32], row_step: usize) {
+    /// `into` = `scale` a b, its rows `row_step` apart.
+    pub(crate) fn write(&self, a: View, b: View, into: &mut [f32], row_step: usize) {
         self.run(a, b, into, row_step, false);
     }
 
-    /// `into` += a b
-    pub(super) fn add(&self, a: View, b: View, into: &mut [f32], row_step: usize) {
+    /// `into` += `scale` a b
+    pub(crate) fn add(&self, a: View, b: View, into: &mut [f32], row_step: usize) {
         self.run(a, b, into, row_step, true);
     }
 
@@ -69,7 +70,7 @@ impl Product {
                 b.column_step as isize,
                 b.row_step as isize,
                 1.0,
-                1.0,
+                self.scale,
                 false,
                 false,
                 false,
