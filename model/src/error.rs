@@ -21,6 +21,8 @@ pub enum Error {
     UnknownDevice { received: String },
     #[error("device {device} cannot be used: {detail}")]
     NoDevice { device: String, detail: String },
+    #[error("the texts of this model were frozen: it has no text tower")]
+    NoTextTower,
     #[error("the text is empty")]
     EmptyText,
     #[error("the text has {bytes} bytes: at most {max_bytes}")]

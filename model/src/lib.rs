@@ -3,6 +3,7 @@
 //! Frozen encoders behind one trait, the preprocessing that feeds them, and the training that made the builtin one. This
 //! crate knows no storage.
 
+pub mod align;
 pub mod builtin;
 mod check;
 pub mod decoder;

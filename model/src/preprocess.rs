@@ -60,7 +60,7 @@ impl Preprocessor {
         Preprocessor::from_json(json, side, defaults).map_err(|detail| Error::BadFile { file: path.to_owned(), detail })
     }
 
-    fn from_json(json: &Value, side: usize, defaults: &Defaults) -> Result<Preprocessor, String> {
+    pub(crate) fn from_json(json: &Value, side: usize, defaults: &Defaults) -> Result<Preprocessor, String> {
         if !json.is_object() {
             return Err("expected a JSON object".to_owned());
         }

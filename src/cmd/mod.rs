@@ -85,7 +85,7 @@ fn run(command: Command, settings: &Settings) -> anyhow::Result<exit::Exit> {
         Command::Verify(args) => upkeep::verify(&args, settings),
         Command::Rebuild(args) => upkeep::rebuild(&args, settings),
         Command::Model(command) => model::run(&command, settings),
-        Command::Train(args) => train::run(&args).map(|()| exit::Exit::Ok),
+        Command::Train(args) => train::run(&args, settings).map(|()| exit::Exit::Ok),
     }
 }
 

@@ -1,7 +1,10 @@
-//! `firn train`: makes the builtin pair, and measures it.
+//! `firn train`: makes the builtin pair, or lets one side learn against the other, frozen; and measures both.
+
+mod sides;
 
 use std::{path::PathBuf, time::Instant};
 
+use crate::settings::Settings;
 use anyhow::{Context as _, ensure};
 use firn_model::{
     Device, Encoder, load,
@@ -25,13 +28,13 @@ enum TrainCommand {
     Evaluate(EvaluateArgs),
 }
 
-/// Train the builtin image and text pair
+/// Train the builtin image and text pair, or one side against the other, frozen
 ///
 /// Example: firn train align --scenes --out aligned --steps 2000
 #[derive(Debug, clap::Args)]
 struct AlignArgs {
     /// Train on the drawings in this folder (concepts.jsonl, texts.jsonl.gz, noto.tar, twemoji.tar)
-    #[arg(long, value_name = "DIR", required_unless_present = "scenes")]
+    #[arg(long, value_name = "DIR", required_unless_present_any = ["scenes", "frozen"])]
     emoji: Option<PathBuf>,
     /// Train on generated scenes
     #[arg(long)]
@@ -45,22 +48,23 @@ struct AlignArgs {
     /// Where the checkpoint and the weights go
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Steps in all, those of an earlier part of the run included
-    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
-    steps: u64,
-    /// Pairs a step
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(2..=4096))]
-    batch: u64,
+    /// Steps in all, those of an earlier part of the run included [default: 2000; 30272 against frozen texts, 300 against
+    /// frozen images]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    steps: Option<u64>,
+    /// Pairs a step [default: 64; 384 against frozen texts, 1000 against frozen images]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(2..=65_536))]
+    batch: Option<u64>,
     /// Decides the first weights, the order of the data and their variation
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// infonce or sigmoid
-    #[arg(long, default_value = "infonce")]
-    loss: Loss,
-    /// Learning rate at its highest
-    #[arg(long, default_value_t = 2e-3)]
-    rate: f32,
-    /// Steps in which the learning rate rises [default: a tenth of all, at most 50]
+    /// infonce or sigmoid [default: infonce; sigmoid unless images are frozen]
+    #[arg(long)]
+    loss: Option<Loss>,
+    /// Learning rate at its highest [default: 2e-3; 5e-4 against frozen texts, 1e-3 against frozen images]
+    #[arg(long)]
+    rate: Option<f32>,
+    /// Steps in which the learning rate rises [default: a tenth of all, at most 50; 2000 against frozen texts]
     #[arg(long, value_name = "STEPS")]
     warm_up: Option<u64>,
     /// Steps in which the learning rate declines at the end [default: two fifths of all]
@@ -78,13 +82,20 @@ struct AlignArgs {
     /// End after this many steps in all, to be resumed later
     #[arg(long, value_name = "STEPS")]
     stop_after: Option<u64>,
+    #[command(flatten)]
+    sides: sides::SideArgs,
 }
 
-/// Print the tables of the model card: recall on unseen scenes and held-out emoji
+/// Print the tables of the model card, recall on unseen scenes and held-out emoji; or recall on what a run of `align` held out
 ///
 /// Example: firn train evaluate --scenes 1000
 #[derive(Debug, clap::Args)]
 struct EvaluateArgs {
+    /// The folder that a run of `firn train align --frozen` wrote; its data are named as they were there
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["weights", "emoji"])]
+    aligned: Option<PathBuf>,
+    #[command(flatten)]
+    data: sides::DataArgs,
     /// Weights that `firn train align` wrote [default: the builtin model]
     #[arg(long, value_name = "FILE")]
     weights: Option<PathBuf>,
@@ -96,10 +107,20 @@ struct EvaluateArgs {
     emoji: Option<PathBuf>,
 }
 
-pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
+pub fn run(args: &TrainArgs, settings: &Settings) -> anyhow::Result<()> {
     match &args.command {
-        TrainCommand::Align(args) => align(args),
-        TrainCommand::Evaluate(args) => evaluate(args),
+        TrainCommand::Align(args) => {
+            let rate = args.rate.unwrap_or(1.0);
+            ensure!(rate > 0.0 && rate <= 1.0, "--rate: expected more than 0 and at most 1, received {rate}");
+            match args.sides.frozen {
+                Some(frozen) => sides::align(args, frozen, settings.device),
+                None => align(args),
+            }
+        }
+        TrainCommand::Evaluate(args) => match &args.aligned {
+            Some(folder) => sides::evaluate(folder, &args.data, settings.device),
+            None => evaluate(args),
+        },
     }
 }
 
@@ -119,18 +140,25 @@ fn align(args: &AlignArgs) -> anyhow::Result<()> {
 }
 
 fn options(args: &AlignArgs) -> anyhow::Result<Options> {
-    ensure!(args.rate > 0.0 && args.rate <= 1.0, "--rate: expected more than 0 and at most 1, received {}", args.rate);
     ensure!((0.0..=1000.0).contains(&args.teacher), "--teacher: expected 0 to 1000, received {}", args.teacher);
-    let plan = Plan::new(args.seed, args.steps, args.batch as usize);
+    let plan = Plan::new(args.seed, args.steps.unwrap_or(2000), args.batch.unwrap_or(64) as usize);
     let schedule = Schedule {
-        peak: args.rate,
+        peak: args.rate.unwrap_or(plan.schedule.peak),
         n_warm_up: args.warm_up.unwrap_or(plan.schedule.n_warm_up),
         n_decline: args.decline.unwrap_or(plan.schedule.n_decline),
         ..plan.schedule
     };
     let (scenes, emoji, emoji_share) = (args.scenes, args.emoji.is_some(), args.emoji_share);
     Ok(Options {
-        plan: Plan { loss: args.loss, schedule, scenes, emoji, emoji_share, teacher: args.teacher, ..plan },
+        plan: Plan {
+            loss: args.loss.unwrap_or(plan.loss),
+            schedule,
+            scenes,
+            emoji,
+            emoji_share,
+            teacher: args.teacher,
+            ..plan
+        },
         emoji_folder: args.emoji.clone(),
         out: args.out.clone(),
         resume: args.resume,
@@ -187,30 +215,28 @@ impl Bar {
     }
 
     fn show(&mut self, progress: &Progress) {
+        let said = format!("learning rate {:.5}", progress.rate);
+        self.take(progress.step, progress.loss, &said, progress.held_out.as_ref().map(held_out));
+    }
+
+    /// After each step: its loss, what else is said of it, and what was seen of held-out pairs, if that was looked at.
+    fn take(&mut self, step: u64, loss: f32, said: &str, held_out: Option<String>) {
         if self.n_taken == 0 {
             // A resumed run has not taken the steps before it: they say nothing about its rate.
-            self.bar.set_position(progress.step - 1);
+            self.bar.set_position(step - 1);
             self.bar.reset_eta();
         }
         self.n_taken += 1;
-        self.losses.push(progress.loss);
-        self.bar.set_message(format!("loss {:.3}, learning rate {:.5}", progress.loss, progress.rate));
-        self.bar.set_position(progress.step);
-        if progress.step.is_multiple_of(LINE_EVERY) || progress.held_out.is_some() {
-            self.line(progress);
+        self.losses.push(loss);
+        self.bar.set_message(format!("loss {loss:.3}, {said}"));
+        self.bar.set_position(step);
+        if step.is_multiple_of(LINE_EVERY) || held_out.is_some() {
+            let mean = self.losses.iter().sum::<f32>() / self.losses.len().max(1) as f32;
+            self.losses.clear();
+            let left = HumanDuration(self.bar.eta());
+            let held_out = held_out.unwrap_or_default();
+            self.bar.suspend(|| eprintln!("step {step}: loss {mean:.3}, {said}, {left} left{held_out}"));
         }
-    }
-
-    fn line(&mut self, progress: &Progress) {
-        let loss = self.losses.iter().sum::<f32>() / self.losses.len().max(1) as f32;
-        self.losses.clear();
-        let held_out = progress.held_out.as_ref().map(held_out).unwrap_or_default();
-        let left = HumanDuration(self.bar.eta());
-        let line = format!(
-            "step {}: loss {loss:.3}, learning rate {:.5}, {left} left{held_out}",
-            progress.step, progress.rate
-        );
-        self.bar.suspend(|| eprintln!("{line}"));
     }
 }
 

@@ -222,7 +222,7 @@ pub fn softmax(row: &mut [f32]) {
 }
 
 /// exp for x <= 0, to 2e-7 relative: 2^n times a polynomial; vectorises, and is the same on every platform.
-fn exp_of_negative(x: f32) -> f32 {
+pub fn exp_of_negative(x: f32) -> f32 {
     let turns = x.max(-80.0) * std::f32::consts::LOG2_E;
     let n = (turns - 0.5) as i32;
     let r = (turns - n as f32) * std::f32::consts::LN_2;
@@ -245,7 +245,7 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     strands.iter().sum::<f32>() + rest
 }
 
-fn sum(values: &[f32]) -> f32 {
+pub fn sum(values: &[f32]) -> f32 {
     let mut strands = [0.0f32; 8];
     let eights = values.chunks_exact(8);
     let rest: f32 = eights.remainder().iter().sum();

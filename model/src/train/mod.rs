@@ -14,8 +14,11 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
+pub(crate) use self::checkpoint::write_whole;
+#[cfg(test)]
+pub(crate) use self::loss::slope;
 use self::{
-    checkpoint::{State, write_whole},
+    checkpoint::State,
     data::{Data, Pair},
     optimizer::AdamW,
 };

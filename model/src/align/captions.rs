@@ -1,0 +1,131 @@
+//! Texts of images: JSON Lines, plain or gzipped. A row is one caption (`id`, `text`, `language`), or an image with all of
+//! its `captions`; `split` and `group` say who is held out.
+
+use std::{
+    collections::HashMap,
+    io::{BufRead, BufReader, Read},
+    path::Path,
+};
+
+use serde::Deserialize;
+
+use super::arrays::{bad, open};
+use crate::{Error, Result};
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Caption {
+    pub text: String,
+    /// Empty if it is not said.
+    pub language: String,
+}
+
+/// What is said of one image.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Described {
+    pub captions: Vec<Caption>,
+    pub belonging: Belonging,
+}
+
+/// What decides whether an item is held out.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+pub(super) struct Belonging {
+    pub split: Option<String>,
+    /// Items of a group are never parted.
+    pub group: Option<String>,
+}
+
+impl Belonging {
+    /// By its split, where one is given; else by its group, which is the item itself where none is given.
+    pub(super) fn is_held_out(&self, id: &str, share: f64) -> bool {
+        match &self.split {
+            Some(split) => split != "train",
+            None => {
+                let hash = blake3::hash(self.group.as_deref().unwrap_or(id).as_bytes());
+                let number = u32::from_le_bytes(hash.as_bytes()[..4].try_into().expect("a hash has 32 bytes"));
+                f64::from(number) < share * f64::from(u32::MAX)
+            }
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Row {
+    id: String,
+    #[serde(flatten)]
+    belonging: Belonging,
+    text: Option<String>,
+    #[serde(alias = "lang")]
+    language: Option<String>,
+    #[serde(default)]
+    captions: Vec<Nested>,
+}
+
+#[derive(Deserialize)]
+struct Nested {
+    text: String,
+    #[serde(alias = "lang")]
+    language: Option<String>,
+}
+
+/// By id. Several rows of one id are added up.
+pub(super) fn read(path: &Path) -> Result<HashMap<String, Described>> {
+    let file = open(path)?;
+    let from: Box<dyn Read> = match path.extension() {
+        Some(extension) if extension == "gz" => Box::new(flate2::read::GzDecoder::new(file)),
+        _ => Box::new(file),
+    };
+    let mut all: HashMap<String, Described> = HashMap::new();
+    for (number, line) in BufReader::new(from).lines().enumerate() {
+        let line = line.map_err(|error| Error::Io { path: path.to_owned(), error })?;
+        if line.trim().is_empty() {
+            continue;
+        }
+        let row: Row = serde_json::from_str(&line).map_err(|e| bad(path, format!("line {}: {e}", number + 1)))?;
+        let described = all.entry(row.id).or_default();
+        described.belonging = row.belonging;
+        let own = row.text.map(|text| Caption { text, language: row.language.unwrap_or_default() });
+        let nested = row.captions.into_iter();
+        let nested = nested.map(|n| Caption { text: n.text, language: n.language.unwrap_or_default() });
+        described.captions.extend(own.into_iter().chain(nested));
+    }
+    if all.is_empty() {
+        return Err(bad(path, "expected captions, received none".to_owned()));
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_both_kinds() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("c.jsonl");
+        let text = r#"{"id": "a", "split": "val", "captions": [{"lang": "en", "text": "one"}, {"lang": "de", "text": "eins"}]}
+{"id": "b", "group": "g", "text": "two", "language": "en"}
+
+{"id": "b", "group": "g", "text": "zwei", "language": "de"}"#;
+        std::fs::write(&path, text).unwrap();
+        let all = read(&path).unwrap();
+        let caption = |text: &str, language: &str| Caption { text: text.to_owned(), language: language.to_owned() };
+        assert_eq!(all["a"].captions, [caption("one", "en"), caption("eins", "de")]);
+        assert_eq!(all["b"].captions, [caption("two", "en"), caption("zwei", "de")]);
+        assert!(all["a"].belonging.is_held_out("a", 0.0));
+        assert_eq!(all["b"].belonging.group.as_deref(), Some("g"));
+        std::fs::write(&path, "{\"id\": 3}").unwrap();
+        let error = read(&path).unwrap_err().to_string();
+        assert!(error.contains("c.jsonl: line 1: "), "{error}");
+    }
+
+    #[test]
+    fn a_group_is_held_out_whole() {
+        let held_out = |id: usize, group: usize| {
+            let belonging = Belonging { group: Some(format!("g{group}")), ..Belonging::default() };
+            belonging.is_held_out(&format!("i{id}"), 0.1)
+        };
+        assert!((0..500).all(|group| held_out(1, group) == held_out(2, group)));
+        let n = (0..1000).filter(|&group| held_out(0, group)).count();
+        assert!((60..140).contains(&n), "{n} of 1000 at a share of 0.1");
+    }
+}

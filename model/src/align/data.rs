@@ -1,0 +1,407 @@
+//! From files to what a run draws from: the feed of training batches, and what is held out.
+
+use std::{collections::HashMap, path::Path, sync::Arc};
+
+use super::{
+    DataShape, FoundRow, ImagePlan, ImageSource, Plan, Sources, TextFiles, TextPlan, TextSizes,
+    arrays::{self, Array, bad},
+    captions::{self, Described},
+    evaluate,
+    facet_store::FacetStore,
+    feed::{Draw, Feed, Images, RowFeed, ShardFeed, TextSource, Texts},
+    frozen_images::{Rows, Statistics, whiten, whitening},
+    network::{FrozenRows, Network},
+    shards::{Sample, Samples, tars},
+    text_tower::Words,
+    view::Views,
+};
+use crate::{Error, Result, picture};
+
+/// Held-out texts that are looked for while training goes on.
+const GLANCE: usize = 2000;
+/// Most held-out pictures that are kept.
+const MAX_HELD_OUT: usize = 10_000;
+
+pub(super) struct Data {
+    pub feed: Feed,
+    pub rows: Option<FrozenRows>,
+    pub statistics: Option<FrozenStatistics>,
+    pub held_out: HeldOut,
+}
+
+/// What brings frozen images to what the projection was trained on.
+#[derive(Clone)]
+pub(super) struct FrozenStatistics {
+    pub vectors: Statistics,
+    /// (dim, dim), a lower triangle.
+    pub whitening: Vec<f32>,
+    pub tokens: Option<Statistics>,
+}
+
+/// What training does not see.
+pub(super) struct HeldOut {
+    images: Images,
+    texts: Texts,
+    owner_of: Vec<usize>,
+    /// Of each text; empty where it is not said.
+    languages: Vec<String>,
+}
+
+impl Data {
+    pub(super) fn read(plan: &Plan, sources: &Sources) -> Result<Data> {
+        match &sources.images {
+            ImageSource::Frozen { embeddings, tokens, ids } => {
+                let frozen = Frozen::read(embeddings, tokens.as_deref(), ids.as_deref())?;
+                frozen.data(plan, captions_of(&sources.texts)?)
+            }
+            ImageSource::Shards(paths) => from_shards(plan, sources, &tars(paths)?),
+        }
+    }
+}
+
+pub(super) fn shape(sources: &Sources) -> Result<DataShape> {
+    let mut shape = DataShape { frozen_images: None, facet_dim: None };
+    match (&sources.images, &sources.texts) {
+        (ImageSource::Frozen { embeddings, tokens, ids }, _) => {
+            let Frozen { vectors, tokens, .. } = Frozen::read(embeddings, tokens.as_deref(), ids.as_deref())?;
+            let (n_tokens, token_dim) = tokens.map_or((0, 0), |tokens| (tokens.n_tokens, tokens.dim));
+            shape.frozen_images = Some((vectors.dim, n_tokens, token_dim));
+        }
+        (ImageSource::Shards(paths), TextFiles::Facets(facets)) => {
+            let store = FacetStore::open(facets)?;
+            for sample in Samples::new(tars(paths)?) {
+                if let Some(facets) = store.get(&sample?.key)? {
+                    shape.facet_dim = Some(facets.dim);
+                    return Ok(shape);
+                }
+            }
+            return Err(bad(facets, "holds facets of none of the pictures".to_owned()));
+        }
+        _ => {}
+    }
+    Ok(shape)
+}
+
+fn captions_of(texts: &TextFiles) -> Result<(&Path, HashMap<String, Described>)> {
+    match texts {
+        TextFiles::Captions(path) => Ok((path, captions::read(path)?)),
+        TextFiles::Facets(path) => Err(bad(path, "one side at least must learn".to_owned())),
+    }
+}
+
+/// Frozen images as they lie in files.
+pub(super) struct Frozen {
+    ids: Vec<String>,
+    vectors: Rows,
+    tokens: Option<Rows>,
+}
+
+impl Frozen {
+    pub(super) fn read(embeddings: &Path, tokens: Option<&Path>, ids: Option<&Path>) -> Result<Frozen> {
+        let vectors = rows(embeddings, arrays::read(embeddings, "image")?)?;
+        if vectors.n_tokens != 1 {
+            return Err(bad(
+                embeddings,
+                format!("expected shape (n, dim), received {} tokens a row", vectors.n_tokens),
+            ));
+        }
+        let read_tokens = |path| -> Result<Rows> { rows(path, arrays::read(path, "image.tokens")?) };
+        let tokens = tokens.map(|path| Ok::<_, Error>((path, read_tokens(path)?))).transpose()?;
+        let ids_path = match ids {
+            Some(path) => path.to_owned(),
+            None => ["ids.txt", "ids.json"]
+                .map(|extension| embeddings.with_extension(extension))
+                .into_iter()
+                .find(|path| path.exists())
+                .ok_or_else(|| bad(embeddings, "no ids beside it; hint: name their file with --ids".to_owned()))?,
+        };
+        let ids = arrays::read_ids(&ids_path)?;
+        let counts = [(ids_path.as_path(), ids.len())].into_iter();
+        let counts = counts.chain(tokens.as_ref().map(|(path, rows): &(&Path, Rows)| (*path, rows.n())));
+        for (path, n) in counts {
+            if n != vectors.n() {
+                return Err(bad(path, format!("expected {} rows, as the embeddings have, received {n}", vectors.n())));
+            }
+        }
+        Ok(Frozen { ids, vectors, tokens: tokens.map(|(_, rows)| rows) })
+    }
+
+    fn data(&self, plan: &Plan, (path, captions): (&Path, HashMap<String, Described>)) -> Result<Data> {
+        let sizes = tower_sizes(plan);
+        let (mut train, mut held_out) = (Vec::new(), Vec::new());
+        for (at, id) in self.ids.iter().enumerate() {
+            if let Some(described) = captions.get(id) {
+                let is_held_out = described.belonging.is_held_out(id, plan.held_out);
+                if is_held_out { held_out.push((at, described)) } else { train.push((at, described)) }
+            }
+        }
+        if train.len() < 2 {
+            let detail = format!("expected captions of at least 2 training images, received {}", train.len());
+            return Err(bad(path, detail));
+        }
+        let statistics = self.measure(&train.iter().map(|(at, _)| *at).collect::<Vec<_>>(), plan.softening)?;
+        let rows = self.apply(&statistics);
+        let words_of = |described: &Described| -> Vec<Words> {
+            described.captions.iter().filter_map(|caption| Words::read(&caption.text, sizes)).collect()
+        };
+        let images = train.iter().map(|(at, described)| (*at, words_of(described)));
+        let images: Vec<(usize, Vec<Words>)> = images.filter(|(_, words)| !words.is_empty()).collect();
+        let feed = Feed::Rows(RowFeed::new(draw(plan), Arc::new(images)));
+        let held_out = HeldOut::described(Images::Rows(held_out.iter().map(|(at, _)| *at).collect()), &held_out, sizes);
+        Ok(Data { feed, rows: Some(rows), statistics: Some(statistics), held_out })
+    }
+
+    fn measure(&self, train: &[usize], softening: f32) -> Result<FrozenStatistics> {
+        let vectors = Statistics::measure(&self.vectors, train);
+        let whitening = whitening(&vectors.apply(&self.vectors), train, softening);
+        let whitening = whitening.map_err(|detail: String| Error::BadFile { file: "embeddings".into(), detail })?;
+        let tokens = self.tokens.as_ref().map(|tokens| Statistics::measure(tokens, train));
+        Ok(FrozenStatistics { vectors, whitening, tokens })
+    }
+
+    pub(super) fn apply(&self, statistics: &FrozenStatistics) -> FrozenRows {
+        let standardised = statistics.vectors.apply(&self.vectors);
+        let mut plain = self.vectors.values.to_vec();
+        plain.chunks_exact_mut(self.vectors.dim).for_each(super::facet_store::make_unit);
+        FrozenRows {
+            plain: Rows { values: plain.into(), ..self.vectors },
+            whitened: whiten(&standardised, &statistics.whitening),
+            standardised,
+            tokens: self.tokens.as_ref().zip(statistics.tokens.as_ref()).map(|(rows, of)| of.apply(rows)),
+        }
+    }
+
+    /// What a run with this plan holds out.
+    pub(super) fn held_out(&self, plan: &Plan, captions: &HashMap<String, Described>) -> HeldOut {
+        let described = self.ids.iter().enumerate().filter_map(|(at, id)| Some((at, captions.get(id)?, id)));
+        let held_out: Vec<(usize, &Described)> = described
+            .filter(|(_, described, id)| described.belonging.is_held_out(id, plan.held_out))
+            .map(|(at, described, _)| (at, described))
+            .collect();
+        let images = Images::Rows(held_out.iter().map(|(at, _)| *at).collect());
+        HeldOut::described(images, &held_out, tower_sizes(plan))
+    }
+}
+
+fn rows(path: &Path, array: Array) -> Result<Rows> {
+    match array.shape[..] {
+        [n, dim] if n > 0 && dim > 0 => Ok(Rows { n_tokens: 1, dim, values: array.values.into() }),
+        [n, n_tokens, dim] if n > 0 && n_tokens > 0 && dim > 0 => {
+            Ok(Rows { n_tokens, dim, values: array.values.into() })
+        }
+        _ => Err(bad(path, format!("expected shape (n, dim) or (n, tokens, dim), received {:?}", array.shape))),
+    }
+}
+
+fn draw(plan: &Plan) -> Draw {
+    let Plan { seed, batch, texts_per_image, word_dropout, .. } = *plan;
+    Draw { seed, batch, texts_per_image, word_dropout }
+}
+
+fn tower_sizes(plan: &Plan) -> &TextSizes {
+    match &plan.text {
+        TextPlan::Tower(sizes) => sizes,
+        TextPlan::Facets { .. } => unreachable!("captions are read for a text tower"),
+    }
+}
+
+fn from_shards(plan: &Plan, sources: &Sources, paths: &[std::path::PathBuf]) -> Result<Data> {
+    let share = plan.held_out;
+    let (texts, held_out, is_held_out): (_, _, Box<dyn Fn(&Sample) -> bool + Send>) = match &sources.texts {
+        TextFiles::Facets(path) => {
+            let store = FacetStore::open(path)?;
+            let is_held_out = move |sample: &Sample| sample.belonging.is_held_out(&sample.key, share);
+            let held_out = HeldOut::of_shards(plan, paths, &is_held_out, &FoundTexts::Facets(&store))?;
+            (TextSource::Facets(store), held_out, Box::new(is_held_out))
+        }
+        TextFiles::Captions(path) => {
+            let captions = captions::read(path)?;
+            let sizes = tower_sizes(plan);
+            let is_held_out = move |sample: &Sample| sample.belonging.is_held_out(&sample.key, share);
+            let held_out = HeldOut::of_shards(plan, paths, &is_held_out, &FoundTexts::Captions(&captions, sizes))?;
+            let words = captions.iter().map(|(id, described)| {
+                let words = described.captions.iter().filter_map(|caption| Words::read(&caption.text, sizes));
+                (id.clone(), words.collect())
+            });
+            (TextSource::Words(words.collect()), held_out, Box::new(is_held_out))
+        }
+    };
+    let views = views(plan);
+    let feed = ShardFeed::new(draw(plan), (paths.to_vec(), plan.shuffle), texts, views, is_held_out);
+    Ok(Data { feed: Feed::Shards(Box::new(feed)), rows: None, statistics: None, held_out })
+}
+
+fn views(plan: &Plan) -> Views {
+    match &plan.image {
+        ImagePlan::Tower { sizes, .. } => Views::new(sizes.side_px, plan.least_view),
+        ImagePlan::Frozen(_) => unreachable!("pictures are read for an image tower"),
+    }
+}
+
+/// Texts that held-out pictures are looked for by.
+pub(super) enum FoundTexts<'a> {
+    Facets(&'a FacetStore),
+    Captions(&'a HashMap<String, Described>, &'a TextSizes),
+}
+
+impl HeldOut {
+    fn described(images: Images, described: &[(usize, &Described)], sizes: &TextSizes) -> HeldOut {
+        let (mut words, mut owner_of, mut languages) = (Vec::new(), Vec::new(), Vec::new());
+        for (place, (_, described)) in described.iter().enumerate() {
+            for caption in &described.captions {
+                if let Some(read) = Words::read(&caption.text, sizes) {
+                    words.push(read);
+                    owner_of.push(place);
+                    languages.push(caption.language.clone());
+                }
+            }
+        }
+        HeldOut { images, texts: Texts::Words(words), owner_of, languages }
+    }
+
+    /// The mean of an image's facets is its text.
+    pub(super) fn of_shards(
+        plan: &Plan,
+        paths: &[std::path::PathBuf],
+        is_held_out: &dyn Fn(&Sample) -> bool,
+        texts: &FoundTexts,
+    ) -> Result<HeldOut> {
+        let views = views(plan);
+        let (mut pixels, mut owner_of, mut languages) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut words, mut values, mut dim) = (Vec::new(), Vec::new(), 0);
+        for sample in Samples::new(paths.to_vec()) {
+            let sample = sample?;
+            if !is_held_out(&sample) {
+                continue;
+            }
+            let Ok(picture) = picture::decode(&sample.picture) else { continue };
+            let place = pixels.len();
+            match texts {
+                FoundTexts::Facets(store) => {
+                    let Some(facets) = store.get(&sample.key)? else { continue };
+                    dim = facets.dim;
+                    values.extend(facets.mean());
+                    languages.push(String::new());
+                    owner_of.push(place);
+                }
+                FoundTexts::Captions(captions, sizes) => {
+                    let Some(described) = captions.get(&sample.key) else { continue };
+                    for caption in &described.captions {
+                        if let Some(read) = Words::read(&caption.text, sizes) {
+                            words.push(read);
+                            languages.push(caption.language.clone());
+                            owner_of.push(place);
+                        }
+                    }
+                }
+            }
+            pixels.push(views.middle(&picture.rgb));
+            if pixels.len() == MAX_HELD_OUT {
+                break;
+            }
+        }
+        let texts = match texts {
+            FoundTexts::Facets(_) => Texts::Facets { dim, values },
+            FoundTexts::Captions(..) => Texts::Words(words),
+        };
+        Ok(HeldOut { images: Images::Pictures(pixels), texts, owner_of, languages })
+    }
+
+    /// Some of the texts, evenly taken; `None` if nothing is held out.
+    pub(super) fn glance(&self, network: &Network, rows: Option<&FrozenRows>) -> Result<Option<FoundRow>> {
+        let step = self.owner_of.len().div_ceil(GLANCE).max(1);
+        let at: Vec<usize> = (0..self.owner_of.len()).step_by(step).collect();
+        self.found(network, rows, &at, "all")
+    }
+
+    /// All texts, language by language; the language of none is called "all".
+    pub(super) fn by_language(&self, network: &Network, rows: Option<&FrozenRows>) -> Result<Vec<FoundRow>> {
+        let mut languages = self.languages.clone();
+        languages.sort_unstable();
+        languages.dedup();
+        let mut found = Vec::new();
+        for language in &languages {
+            let at: Vec<usize> = (0..self.owner_of.len()).filter(|&at| self.languages[at] == *language).collect();
+            found.extend(self.found(network, rows, &at, if language.is_empty() { "all" } else { language })?);
+        }
+        Ok(found)
+    }
+
+    fn found(
+        &self,
+        network: &Network,
+        rows: Option<&FrozenRows>,
+        at: &[usize],
+        language: &str,
+    ) -> Result<Option<FoundRow>> {
+        if at.is_empty() {
+            return Ok(None);
+        }
+        let texts = match &self.texts {
+            Texts::Words(words) => Texts::Words(at.iter().map(|&at| words[at].clone()).collect()),
+            Texts::Facets { dim, values } => {
+                let values = at.iter().flat_map(|&at| &values[at * dim..][..*dim]).copied().collect();
+                Texts::Facets { dim: *dim, values }
+            }
+        };
+        let owners: Vec<usize> = at.iter().map(|&at| self.owner_of[at]).collect();
+        let images = network.embed_images(&self.images, rows)?;
+        Ok(Some(evaluate::both_ways(&images, &network.embed_texts(&texts)?, &owners, language)))
+    }
+}
+
+/// What a run of this plan holds out of these sources, with the rows it is embedded from.
+pub(super) fn held_out(
+    plan: &Plan,
+    sources: &Sources,
+    statistics: Option<&FrozenStatistics>,
+) -> Result<(HeldOut, Option<FrozenRows>)> {
+    let share = plan.held_out;
+    let is_held_out = move |sample: &Sample| sample.belonging.is_held_out(&sample.key, share);
+    match (&sources.images, &sources.texts, &plan.image, &plan.text) {
+        (ImageSource::Frozen { embeddings, tokens, ids }, texts, ImagePlan::Frozen(sizes), TextPlan::Tower(_)) => {
+            let frozen = Frozen::read(embeddings, tokens.as_deref(), ids.as_deref())?;
+            let received = frozen.tokens.as_ref().map_or((0, 0), |tokens| (tokens.n_tokens, tokens.dim));
+            if (frozen.vectors.dim, received) != (sizes.dim, (sizes.n_tokens, sizes.token_dim)) {
+                let expected = format!("{} numbers and {} x {} tokens", sizes.dim, sizes.n_tokens, sizes.token_dim);
+                let received = format!("{} and {} x {}", frozen.vectors.dim, received.0, received.1);
+                return Err(bad(embeddings, format!("expected {expected}, as in training, received {received}")));
+            }
+            let (_, captions) = captions_of(texts)?;
+            let statistics = statistics.expect("weights of a frozen image side come with statistics");
+            Ok((frozen.held_out(plan, &captions), Some(frozen.apply(statistics))))
+        }
+        (ImageSource::Shards(paths), TextFiles::Facets(path), ImagePlan::Tower { .. }, TextPlan::Facets { .. }) => {
+            let store = FacetStore::open(path)?;
+            Ok((HeldOut::of_shards(plan, &tars(paths)?, &is_held_out, &FoundTexts::Facets(&store))?, None))
+        }
+        (ImageSource::Shards(paths), TextFiles::Captions(path), ImagePlan::Tower { .. }, TextPlan::Tower(sizes)) => {
+            let captions = captions::read(path)?;
+            let texts = FoundTexts::Captions(&captions, sizes);
+            Ok((HeldOut::of_shards(plan, &tars(paths)?, &is_held_out, &texts)?, None))
+        }
+        _ => {
+            let file = match &sources.texts {
+                TextFiles::Facets(path) | TextFiles::Captions(path) => path,
+            };
+            Err(bad(file, "expected the kinds of images and texts that the weights were trained on".to_owned()))
+        }
+    }
+}
+
+/// All frozen images of some files in the space of the texts.
+pub(super) fn project(
+    aligned: &super::Aligned,
+    embeddings: &Path,
+    tokens: Option<&Path>,
+    ids: Option<&Path>,
+) -> Result<Vec<(String, crate::Embedding)>> {
+    let (_, network, statistics) = aligned.parts();
+    let Some(statistics) = statistics else {
+        return Err(bad(embeddings, "expected weights that were trained against frozen images".to_owned()));
+    };
+    let frozen = Frozen::read(embeddings, tokens, ids)?;
+    let rows = frozen.apply(statistics);
+    let all = Images::Rows((0..frozen.ids.len()).collect());
+    Ok(frozen.ids.iter().cloned().zip(network.embed_images(&all, Some(&rows))?).collect())
+}

@@ -1,0 +1,140 @@
+//! Facets that a decoder made beforehand: (n, dim) rows for each image, as FLAME published them one `.pth` an image, or
+//! together in one safetensors file.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::{Device, safetensors::MmapedSafetensors};
+
+use super::arrays::{self, Array, bad};
+use crate::{Result, builtin::layers::dot};
+
+const EXTENSIONS: [&str; 4] = ["pth", "pt", "safetensors", "npy"];
+/// FLAME's folders below the root: the first letters of a key.
+const PREFIX_LETTERS: usize = 5;
+
+pub(super) enum FacetStore {
+    /// A file an image: `KEY.pth`, below a folder of the key's first five letters, or of what stands before its first `_`.
+    Folder(PathBuf),
+    /// A tensor an image, called by its key.
+    File(PathBuf, MmapedSafetensors),
+}
+
+/// (n, dim), each row of unit length.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Facets {
+    pub dim: usize,
+    pub values: Vec<f32>,
+}
+
+impl Facets {
+    pub(super) fn n(&self) -> usize {
+        self.values.len() / self.dim
+    }
+
+    pub(super) fn row(&self, at: usize) -> &[f32] {
+        &self.values[at * self.dim..][..self.dim]
+    }
+
+    /// Unit length: what a text is found by.
+    pub(super) fn mean(&self) -> Vec<f32> {
+        let mut mean = vec![0.0; self.dim];
+        (0..self.n()).for_each(|at| mean.iter_mut().zip(self.row(at)).for_each(|(mean, x)| *mean += x));
+        make_unit(&mut mean);
+        mean
+    }
+}
+
+pub(super) fn make_unit(row: &mut [f32]) {
+    let length = dot(row, row).sqrt().max(1e-12);
+    row.iter_mut().for_each(|x| *x /= length);
+}
+
+impl FacetStore {
+    pub(super) fn open(path: &Path) -> Result<FacetStore> {
+        if path.is_dir() {
+            return Ok(FacetStore::Folder(path.to_owned()));
+        }
+        arrays::open(path)?;
+        // SAFETY: the map is only read; a file that is written to while it is trained on is outside the contract.
+        let file = unsafe { MmapedSafetensors::new(path) };
+        let file = file.map_err(|e| bad(path, format!("expected a folder or a safetensors file of facets: {e}")))?;
+        Ok(FacetStore::File(path.to_owned(), file))
+    }
+
+    /// `None` if there are none for this key.
+    pub(super) fn get(&self, key: &str) -> Result<Option<Facets>> {
+        match self {
+            FacetStore::Folder(folder) => match places(folder, key).find(|path| path.is_file()) {
+                Some(path) => facets(&path, key, arrays::read(&path, key)?).map(Some),
+                None => Ok(None),
+            },
+            FacetStore::File(path, file) if file.get(key).is_ok() => {
+                facets(path, key, arrays::of_tensor(&file.load(key, &Device::Cpu)?)?).map(Some)
+            }
+            FacetStore::File(..) => Ok(None),
+        }
+    }
+}
+
+fn places(folder: &Path, key: &str) -> impl Iterator<Item = PathBuf> {
+    let letters: String = key.chars().take(PREFIX_LETTERS).collect();
+    let before = key.split_once('_').map(|(before, _)| before.to_owned());
+    let folders = [Some(String::new()), Some(letters), before].into_iter().flatten();
+    let (folder, key) = (folder.to_owned(), key.to_owned());
+    folders.flat_map(move |below| {
+        let (folder, key) = (folder.join(below), key.clone());
+        EXTENSIONS.into_iter().map(move |extension| folder.join(format!("{key}.{extension}")))
+    })
+}
+
+fn facets(path: &Path, key: &str, array: Array) -> Result<Facets> {
+    let Array { shape, mut values } = array;
+    match shape[..] {
+        [n, dim] if n > 0 && dim > 0 => {
+            values.chunks_exact_mut(dim).for_each(make_unit);
+            if values.iter().all(|x| x.is_finite()) {
+                return Ok(Facets { dim, values });
+            }
+            Err(bad(path, format!("{key}: expected finite numbers")))
+        }
+        _ => Err(bad(path, format!("{key}: expected shape (facets, dim), received {shape:?}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn facets_are_found_where_flame_put_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = FacetStore::open(folder.path()).unwrap();
+        for (key, place) in [("a", "a.pth"), ("000001234", "00000/000001234.pth"), ("12_34", "12/12_34.pth")] {
+            assert_eq!(store.get(key).unwrap(), None);
+            let path = folder.path().join(place);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, crate::testing::torch_tensor()).unwrap();
+            let facets = store.get(key).unwrap().expect("facets");
+            assert_eq!((facets.n(), facets.dim), (3, 4));
+            assert!((0..3).all(|at| (dot(facets.row(at), facets.row(at)) - 1.0).abs() < 1e-6));
+        }
+    }
+
+    #[test]
+    fn a_file_of_many() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("facets.safetensors");
+        let tensor =
+            |shape: (usize, usize)| candle_core::Tensor::ones(shape, candle_core::DType::F32, &Device::Cpu).unwrap();
+        let flat = tensor((1, 4)).squeeze(0).unwrap();
+        let all = std::collections::HashMap::from([("a", tensor((2, 4))), ("b", flat)]);
+        candle_core::safetensors::save(&all, &path).unwrap();
+        let store = FacetStore::open(&path).unwrap();
+        assert_eq!(store.get("a").unwrap().unwrap().mean(), [0.5; 4]);
+        assert_eq!(store.get("c").unwrap(), None);
+        let error = store.get("b").unwrap_err().to_string();
+        assert!(error.contains("facets.safetensors: b: expected shape (facets, dim), received [4]"), "{error}");
+    }
+}

@@ -1,0 +1,371 @@
+//! `firn train align --frozen …`: one side learns against the other, or both learn; and `firn train evaluate --aligned`.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use anyhow::{Context as _, bail, ensure};
+use firn_model::{
+    Device,
+    align::{
+        self, Aligned, BlockPlan, DataShape, FoundRow, FrozenSizes, ImagePlan, ImageSource, Options, Plan, Precision,
+        Progress, Projection, Recipe, Sources, TextFiles, TextPlan, TextSizes, VitSizes,
+    },
+    train::Loss,
+};
+use indicatif::HumanDuration;
+
+use super::{AlignArgs, Bar};
+
+/// Which side does not learn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum FrozenSide {
+    /// FLAME: an image tower learns where a decoder's facets lie
+    Text,
+    /// A text tower learns where an image encoder put its images
+    Image,
+    /// Both sides learn
+    None,
+}
+
+/// Where the data are.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "One side against the other")]
+pub(super) struct DataArgs {
+    /// WebDataset tars of pictures, or folders of them; a member KEY.json may say `split` and `group`
+    #[arg(long, value_name = "TAR", num_args = 1..)]
+    images: Vec<PathBuf>,
+    /// Facets of the pictures: a folder of KEY.pth (or .safetensors, .npy), each (n, dim), or a safetensors file of such
+    #[arg(long, value_name = "PATH")]
+    facets: Option<PathBuf>,
+    /// Texts of the images, JSON Lines (.gz): {"id", "text", "language", "split", "group"}, or {"id", "captions": [...]}
+    #[arg(long, value_name = "FILE")]
+    captions: Option<PathBuf>,
+    /// Images that another encoder embedded: .npy or .safetensors, (n, dim)
+    #[arg(long, value_name = "FILE")]
+    embeddings: Option<PathBuf>,
+    /// Tokens of the same images: (n, tokens, dim)
+    #[arg(long, value_name = "FILE")]
+    tokens: Option<PathBuf>,
+    /// Ids of the rows: one a line, or JSON [default: X.ids.txt or X.ids.json beside X.npy]
+    #[arg(long, value_name = "FILE")]
+    ids: Option<PathBuf>,
+}
+
+/// Sizes and settings of a run against a frozen side; where nothing is given, FLAME's published ones for a frozen text side,
+/// and what served best on photos for a frozen image side.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "One side against the other")]
+pub(super) struct SideArgs {
+    /// Which side does not learn; without it the builtin pair is trained
+    #[arg(long, value_enum, value_name = "SIDE")]
+    pub(super) frozen: Option<FrozenSide>,
+    #[command(flatten)]
+    data: DataArgs,
+    /// Numbers of an embedding, where neither the facets nor the images say it [default: 256]
+    #[arg(long, value_name = "N")]
+    dim: Option<usize>,
+    /// Side of the pictures that the image tower takes
+    #[arg(long, default_value_t = 224, value_name = "PX")]
+    side_px: usize,
+    /// Side of its patches
+    #[arg(long, default_value_t = 16, value_name = "PX")]
+    patch_px: usize,
+    /// Width of the image tower; heads are 64 wide, as OpenCLIP's
+    #[arg(long, default_value_t = 768, value_name = "N")]
+    image_dim: usize,
+    #[arg(long, default_value_t = 12, value_name = "N")]
+    image_blocks: usize,
+    /// Width inside the projector [default: that of the embedding, at least 4096]
+    #[arg(long, value_name = "N")]
+    projector: Option<usize>,
+    /// A decoder LLM (Llama or Mistral, Hugging Face layout) of which a frozen block stands in the image tower
+    #[arg(long, value_name = "DIR")]
+    block: Option<PathBuf>,
+    /// Which block, from 0 [default: the last]
+    #[arg(long, value_name = "N", requires = "block")]
+    block_index: Option<usize>,
+    /// Width of the text tower's transformer
+    #[arg(long, default_value_t = 128, value_name = "N")]
+    text_dim: usize,
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    text_blocks: usize,
+    #[arg(long, default_value_t = 4, value_name = "N")]
+    text_heads: usize,
+    /// Width of the text tower's plain way, which adds up words; 0 for none
+    #[arg(long, default_value_t = 256, value_name = "N")]
+    plain_dim: usize,
+    /// Rows that words are hashed to
+    #[arg(long, default_value_t = 32_768, value_name = "N")]
+    table_rows: usize,
+    #[arg(long, default_value_t = 256, value_name = "N")]
+    max_tokens: usize,
+    /// What is learnt on the side of frozen images: none, linear or mlp
+    #[arg(long, default_value = "mlp")]
+    projection: Projection,
+    /// Width inside that projection
+    #[arg(long, default_value_t = 512, value_name = "N")]
+    hidden: usize,
+    /// Share of the mean variance that is added before frozen images are whitened
+    #[arg(long, default_value_t = 0.3, value_name = "SHARE")]
+    softening: f32,
+    /// Texts of each image a step [default: 6 facets, 4 captions]
+    #[arg(long, value_name = "N")]
+    texts_per_image: Option<usize>,
+    /// Of InfoNCE: what of each answer all others share
+    #[arg(long, default_value_t = 0.1, value_name = "SHARE")]
+    smoothing: f32,
+    /// What cosines are multiplied with at first [default: 10, or 15 against frozen images]
+    #[arg(long, value_name = "X")]
+    first_scale: Option<f32>,
+    /// What is added to them at first, by the sigmoid loss
+    #[arg(long, default_value_t = -10.0, value_name = "X", allow_negative_numbers = true)]
+    first_bias: f32,
+    /// AdamW's betas
+    #[arg(long, default_values_t = [0.9, 0.95], num_args = 2, value_name = "BETA")]
+    betas: Vec<f32>,
+    /// AdamW's epsilon
+    #[arg(long, default_value_t = 1e-8, value_name = "X")]
+    epsilon: f32,
+    /// AdamW's weight decay, of matrices only [default: 0.5, or 0.1 against frozen images]
+    #[arg(long, value_name = "X")]
+    decay: Option<f32>,
+    /// Parts that a batch is computed in, to save memory: the step stays the same
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=4096))]
+    accumulate: u64,
+    /// Share of numbers that are dropped [default: 0, or 0.5 against frozen images]
+    #[arg(long, value_name = "SHARE")]
+    dropout: Option<f32>,
+    /// Share of words that are left out [default: 0, or 0.3 against frozen images]
+    #[arg(long, value_name = "SHARE")]
+    word_dropout: Option<f32>,
+    /// What a running mean of the weights keeps each step, which is then what is written; 0 for none [default: 0, or 0.99
+    /// against frozen images]
+    #[arg(long, value_name = "SHARE")]
+    mean_kept: Option<f32>,
+    /// What matrices are multiplied in: f32, bf16 or f16 [default: bf16 on a card, f32 on the CPU]
+    #[arg(long)]
+    precision: Option<Precision>,
+    /// Share of groups that are held out, where no split is given
+    #[arg(long, default_value_t = 0.02, value_name = "SHARE")]
+    held_out: f64,
+    /// Pictures that the next one is drawn from
+    #[arg(long, default_value_t = 10_000, value_name = "N")]
+    shuffle: usize,
+    /// Least share of a picture that a random crop keeps
+    #[arg(long, default_value_t = 0.9, value_name = "SHARE")]
+    least_view: f32,
+}
+
+/// FLAME's steps over CC3M: 32 epochs in batches of 3072, of which each card had 384.
+const FLAME_STEPS: u64 = 30_272;
+const FLAME_BATCH: u64 = 384;
+const FLAME_PROJECTOR: usize = 4096;
+
+pub(super) fn align(args: &AlignArgs, frozen: FrozenSide, device: Device) -> anyhow::Result<()> {
+    let options = options(args, frozen, device)?;
+    let started = Instant::now();
+    let mut bar = Bar::new(options.plan.recipe.n_steps);
+    let mut n_skipped = 0;
+    let aligned = align::align(&options, &mut |progress| {
+        n_skipped = progress.n_skipped;
+        show(&mut bar, progress);
+    })?;
+    bar.bar.finish_and_clear();
+    if n_skipped > 0 {
+        eprintln!("{n_skipped} pictures were left out: they cannot be decoded, or have no texts");
+    }
+    let (n_taken, taken) = (bar.n_taken, HumanDuration(started.elapsed()));
+    let weights = options.out.join(align::ALIGNED_FILE);
+    eprintln!("{n_taken} steps taken in {taken}; {} weights in {}", aligned.n_parameters(), weights.display());
+    Ok(())
+}
+
+fn options(args: &AlignArgs, frozen: FrozenSide, device: Device) -> anyhow::Result<Options> {
+    let sides = &args.sides;
+    for (flag, share) in [
+        ("--smoothing", f64::from(sides.smoothing)),
+        ("--dropout", f64::from(sides.dropout.unwrap_or(0.0))),
+        ("--word-dropout", f64::from(sides.word_dropout.unwrap_or(0.0))),
+        ("--mean-kept", f64::from(sides.mean_kept.unwrap_or(0.0))),
+        ("--held-out", sides.held_out),
+    ] {
+        ensure!((0.0..1.0).contains(&share), "{flag}: expected 0 to less than 1, received {share}");
+    }
+    ensure!(
+        sides.least_view > 0.0 && sides.least_view <= 1.0,
+        "--least-view: expected more than 0 and at most 1, received {}",
+        sides.least_view
+    );
+    let scale = sides.first_scale.unwrap_or(10.0);
+    ensure!((1.0..=100.0).contains(&scale), "--first-scale: expected 1 to 100, received {scale}");
+    let sources = sources(&sides.data, frozen)?;
+    let shape = DataShape::of(&sources)?;
+    let plan = plan(args, frozen, shape, device)?;
+    plan.check().map_err(anyhow::Error::msg)?;
+    Ok(Options {
+        plan,
+        sources,
+        device,
+        out: args.out.clone(),
+        resume: args.resume,
+        checkpoint_every: args.checkpoint_every,
+        evaluate_every: args.evaluate_every,
+        stop_after: args.stop_after,
+    })
+}
+
+fn sources(data: &DataArgs, frozen: FrozenSide) -> anyhow::Result<Sources> {
+    let given = |flag: &str, path: &Option<PathBuf>| -> anyhow::Result<PathBuf> {
+        path.clone().with_context(|| format!("{flag} is missing: --frozen {} needs it", name(frozen)))
+    };
+    let shards = || -> anyhow::Result<ImageSource> {
+        ensure!(!data.images.is_empty(), "--images is missing: --frozen {} needs it", name(frozen));
+        Ok(ImageSource::Shards(data.images.clone()))
+    };
+    Ok(match frozen {
+        FrozenSide::Text => Sources { images: shards()?, texts: TextFiles::Facets(given("--facets", &data.facets)?) },
+        FrozenSide::None => {
+            Sources { images: shards()?, texts: TextFiles::Captions(given("--captions", &data.captions)?) }
+        }
+        FrozenSide::Image => Sources {
+            images: ImageSource::Frozen {
+                embeddings: given("--embeddings", &data.embeddings)?,
+                tokens: data.tokens.clone(),
+                ids: data.ids.clone(),
+            },
+            texts: TextFiles::Captions(given("--captions", &data.captions)?),
+        },
+    })
+}
+
+fn name(frozen: FrozenSide) -> &'static str {
+    match frozen {
+        FrozenSide::Text => "text",
+        FrozenSide::Image => "image",
+        FrozenSide::None => "none",
+    }
+}
+
+fn plan(args: &AlignArgs, frozen: FrozenSide, shape: DataShape, device: Device) -> anyhow::Result<Plan> {
+    let sides = &args.sides;
+    let of_images = frozen == FrozenSide::Image;
+    let own_dim = if sides.projection == Projection::None { shape.frozen_images.map(|(dim, ..)| dim) } else { None };
+    let dim = sides.dim.or(shape.facet_dim).or(own_dim).unwrap_or(256);
+    let n_steps = args.steps.unwrap_or(if of_images { 300 } else { FLAME_STEPS });
+    let recipe = Recipe {
+        rate: args.rate.unwrap_or(if of_images { 1e-3 } else { 5e-4 }),
+        betas: [sides.betas[0], sides.betas[1]],
+        epsilon: sides.epsilon,
+        decay: sides.decay.unwrap_or(if of_images { 0.1 } else { 0.5 }),
+        n_warm_up: args.warm_up.unwrap_or(if of_images { 50 } else { 2000 }).min(n_steps),
+        n_steps,
+    };
+    let quiet = |given: Option<f32>, usual: f32| given.unwrap_or(if of_images { usual } else { 0.0 });
+    Ok(Plan {
+        seed: args.seed,
+        image: image_plan(sides, shape, dim)?,
+        text: match shape.facet_dim {
+            Some(dim) => TextPlan::Facets { dim },
+            None => TextPlan::Tower(text_sizes(sides)),
+        },
+        dim,
+        loss: args.loss.unwrap_or(if of_images { Loss::InfoNce } else { Loss::Sigmoid }),
+        smoothing: sides.smoothing,
+        first_scale: sides.first_scale.unwrap_or(if of_images { 15.0 } else { 10.0 }),
+        first_bias: sides.first_bias,
+        recipe,
+        batch: args.batch.unwrap_or(if of_images { 1000 } else { FLAME_BATCH }) as usize,
+        texts_per_image: sides.texts_per_image.unwrap_or(if of_images { 4 } else { 6 }),
+        n_parts: sides.accumulate as usize,
+        dropout: quiet(sides.dropout, 0.5),
+        word_dropout: quiet(sides.word_dropout, 0.3),
+        mean_kept: quiet(sides.mean_kept, 0.99),
+        precision: precision(sides, device),
+        held_out: sides.held_out,
+        shuffle: sides.shuffle,
+        least_view: sides.least_view,
+        softening: sides.softening,
+    })
+}
+
+fn image_plan(sides: &SideArgs, shape: DataShape, dim: usize) -> anyhow::Result<ImagePlan> {
+    if let Some((dim, n_tokens, token_dim)) = shape.frozen_images {
+        let (projection, hidden) = (sides.projection, sides.hidden);
+        return Ok(ImagePlan::Frozen(FrozenSizes { dim, n_tokens, token_dim, projection, hidden }));
+    }
+    let sizes = VitSizes {
+        side_px: sides.side_px,
+        patch_px: sides.patch_px,
+        dim: sides.image_dim,
+        n_blocks: sides.image_blocks,
+        n_heads: (sides.image_dim / 64).max(1),
+        projector: sides.projector.unwrap_or(dim.max(FLAME_PROJECTOR)),
+    };
+    let block = |decoder: &PathBuf| -> anyhow::Result<BlockPlan> {
+        let index = match sides.block_index {
+            Some(index) => index,
+            None => align::n_blocks(decoder)? - 1,
+        };
+        Ok(BlockPlan { decoder: decoder.clone(), index })
+    };
+    Ok(ImagePlan::Tower { sizes, block: sides.block.as_ref().map(block).transpose()? })
+}
+
+fn text_sizes(sides: &SideArgs) -> TextSizes {
+    TextSizes {
+        table_rows: sides.table_rows,
+        dim: sides.text_dim,
+        n_blocks: sides.text_blocks,
+        n_heads: sides.text_heads,
+        plain_dim: sides.plain_dim,
+        max_tokens: sides.max_tokens,
+    }
+}
+
+fn precision(sides: &SideArgs, device: Device) -> Precision {
+    let on_card = align::is_card(device);
+    sides.precision.unwrap_or(if on_card { Precision::Bf16 } else { Precision::F32 })
+}
+
+fn show(bar: &mut Bar, progress: &Progress) {
+    let held_out = progress.held_out.as_ref().map(|row| {
+        let (to_image, to_text) = (100.0 * row.text_to_image.at[0], 100.0 * row.image_to_text.at[0]);
+        format!("; held out: R@1 {to_image:.1} % text to image, {to_text:.1} % image to text")
+    });
+    let said = format!("learning rate {:.5}, scale {:.1}", progress.rate, progress.scale);
+    bar.take(progress.step, progress.loss, &said, held_out);
+}
+
+pub(super) fn evaluate(folder: &Path, data: &DataArgs, device: Device) -> anyhow::Result<()> {
+    let aligned = Aligned::read(folder, device)?;
+    let frozen = match (&aligned.plan().image, &aligned.plan().text) {
+        (ImagePlan::Frozen(_), _) => FrozenSide::Image,
+        (_, TextPlan::Facets { .. }) => FrozenSide::Text,
+        _ => FrozenSide::None,
+    };
+    let rows = align::measure(&aligned, &sources(data, frozen)?)?;
+    let Some(first) = rows.first() else { bail!("nothing is held out: expected images of a split other than train") };
+    println!(
+        "Held out, {} images (chance: R@1 {:.2} %); intervals by bootstrap over images\n",
+        first.n_images,
+        100.0 / first.n_images as f64
+    );
+    println!(
+        "| language | texts | text to image R@1 (95 %) | R@5 | R@10 | images | image to text R@1 (95 %) | R@5 | R@10 |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|");
+    for FoundRow { language, text_to_image, image_to_text, .. } in &rows {
+        println!("| {language} | {} | {} |", cells(text_to_image), cells(image_to_text));
+    }
+    Ok(())
+}
+
+fn cells(found: &align::Found) -> String {
+    let share = |at: usize| {
+        let [low, high] = found.interval[at].map(|share| 100.0 * share);
+        format!("{:.1} ({low:.1} to {high:.1})", 100.0 * found.at[at])
+    };
+    format!("{} | {} | {} | {}", found.n_queries, share(0), share(1), share(2))
+}
