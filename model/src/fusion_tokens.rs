@@ -171,7 +171,7 @@ mod tests {
         assert_eq!(pool_rows(&line(5), 1, 3), [0.5, 4.666_666_5, 12.5]);
         assert_eq!(pool_rows(&line(2), 1, 4), [0.0, 0.0, 1.0, 1.0]);
         assert_eq!(pool_rows(&[1.0, 10.0, 3.0, 30.0], 2, 1), [2.0, 20.0]);
-        assert_eq!(pool_grid(&line(9), 1, 2), [6.5, 10.5, 32.5, 42.5]);
+        assert_eq!(pool_grid(&line(9), 1, 2), [6.5, 11.5, 27.5, 38.5]);
         assert_eq!(pool_grid(&line(4), 1, 4)[..6], [0.0, 0.0, 1.0, 1.0, 0.0, 0.0]);
         assert_eq!(pool_grid(&line(49), 1, 7), line(49));
     }
