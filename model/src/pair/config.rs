@@ -124,19 +124,24 @@ impl Config {
 impl TowerConfig {
     fn from_fields(fields: &Fields, defaults: &TowerDefaults) -> Result<TowerConfig, String> {
         let width = defaults.width;
-        let tower = TowerConfig {
+        TowerConfig {
             hidden_size: fields.count("hidden_size", width, 1 << 15)?,
             intermediate_size: fields.count("intermediate_size", width * 4, 1 << 17)?,
             n_layers: fields.count("num_hidden_layers", 12, 512)?,
             n_heads: fields.count("num_attention_heads", width / 64, 1 << 10)?,
             activation: fields.activation(defaults.activation)?,
             layer_norm_eps: fields.number("layer_norm_eps", defaults.layer_norm_eps)?,
-        };
-        if !tower.hidden_size.is_multiple_of(tower.n_heads) {
-            let TowerConfig { hidden_size, n_heads, .. } = tower;
-            return Err(format!("{}: hidden_size {hidden_size} is not a multiple of {n_heads} heads", fields.at));
         }
-        Ok(tower)
+        .validated(fields.at)
+    }
+
+    /// The same, if its heads can be made.
+    pub(super) fn validated(self, at: &str) -> Result<TowerConfig, String> {
+        let TowerConfig { hidden_size, n_heads, .. } = self;
+        if n_heads == 0 || !hidden_size.is_multiple_of(n_heads) {
+            return Err(format!("{at}: hidden_size {hidden_size} is not a multiple of {n_heads} heads"));
+        }
+        Ok(self)
     }
 
     /// What queries are multiplied with.
@@ -178,19 +183,24 @@ impl TextConfig {
 
 impl VisionConfig {
     pub(super) fn from_fields(fields: &Fields, defaults: &TowerDefaults, patch: usize) -> Result<VisionConfig, String> {
-        let config = VisionConfig {
-            tower: TowerConfig::from_fields(fields, defaults)?,
-            image_size: fields.side("image_size", 224, 2048)?,
-            patch_size: fields.side("patch_size", patch, 2048)?,
-        };
         if fields.count("num_channels", 3, 64)? != 3 {
             return Err(format!("{}: num_channels: expected 3", fields.at));
         }
-        if config.patch_size > config.image_size {
-            let VisionConfig { image_size, patch_size, .. } = config;
-            return Err(format!("{}: patch_size {patch_size} is larger than image_size {image_size}", fields.at));
+        VisionConfig {
+            tower: TowerConfig::from_fields(fields, defaults)?,
+            image_size: fields.side("image_size", 224, 2048)?,
+            patch_size: fields.side("patch_size", patch, 2048)?,
         }
-        Ok(config)
+        .validated(fields.at)
+    }
+
+    /// The same, if a patch fits into it.
+    pub(super) fn validated(self, at: &str) -> Result<VisionConfig, String> {
+        let VisionConfig { image_size, patch_size, .. } = self;
+        if patch_size > image_size {
+            return Err(format!("{at}: patch_size {patch_size} is larger than image_size {image_size}"));
+        }
+        Ok(self)
     }
 
     /// Patches a side.
@@ -241,7 +251,7 @@ impl<'a> Fields<'a> {
     }
 
     /// A number, or a pair of equal numbers.
-    fn side(&self, name: &str, default: usize, max: usize) -> Result<usize, String> {
+    pub(super) fn side(&self, name: &str, default: usize, max: usize) -> Result<usize, String> {
         let value = &self.json[name];
         let Some(pair) = value.as_array() else {
             return self.count(name, default, max);
@@ -252,7 +262,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn number(&self, name: &str, default: f64) -> Result<f64, String> {
+    pub(super) fn number(&self, name: &str, default: f64) -> Result<f64, String> {
         let value = &self.json[name];
         if value.is_null() {
             return Ok(default);
