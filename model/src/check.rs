@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::{
     Device, Encoder, Error, Keep, ModelSpec, Result, hub, load,
-    pair::{self, Config, Layout, TensorFault, Tokenizer, Weights},
+    pair::{self, Config, Layout, TensorFault, Tokenizer, Weights, flame},
 };
 
 /// Names of tensors that are listed of those nobody reads.
@@ -44,8 +44,8 @@ pub struct Memory {
     pub batch_bytes: u64,
 }
 
-/// One text and one picture, embedded on the CPU.
-#[derive(Clone, Debug, Serialize)]
+/// One text and one picture, embedded on the CPU, of which a model may take one only.
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Trial {
     pub text: &'static str,
     pub tokens_used: usize,
@@ -93,6 +93,11 @@ impl CheckReport {
     fn look_into(&mut self, folder: &Path) {
         self.folder = Some(folder.to_owned());
         let layout = Layout::of(folder);
+        match self.keep(layout.flame(folder)) {
+            None => return,
+            Some(Some(checkpoint)) => return self.look_at_flame(&checkpoint),
+            Some(None) => {}
+        }
         let family = layout.family(folder);
         if let Err(Error::UnknownFamily { received, .. }) = &family {
             self.family = Some(received.clone());
@@ -115,16 +120,29 @@ impl CheckReport {
         self.parameters = Some(config.n_parameters());
         self.memory = pair::memory(config);
         if let Some(weights) = weights {
-            let tensors = config.tensors();
-            for fault in tensors.iter().filter_map(|(name, shape)| weights.fault(name, shape)) {
-                // Several tensors may be made of one.
-                if !self.tensor_faults.contains(&fault) {
-                    self.tensor_faults.push(fault);
-                }
-            }
-            let unread = weights.unread(&tensors).into_iter().filter(|name| !pair::is_known_spare(name));
-            self.unread_tensors = unread.take(MAX_LISTED).map(str::to_owned).collect();
+            self.look_at_tensors(&config.tensors(), weights);
         }
+    }
+
+    fn look_at_tensors(&mut self, tensors: &[(String, Vec<usize>)], weights: &Weights) {
+        for fault in tensors.iter().filter_map(|(name, shape)| weights.fault(name, shape)) {
+            // Several tensors may be made of one.
+            if !self.tensor_faults.contains(&fault) {
+                self.tensor_faults.push(fault);
+            }
+        }
+        let unread = weights.unread(tensors).into_iter().filter(|name| !pair::is_known_spare(name));
+        self.unread_tensors = unread.take(MAX_LISTED).map(str::to_owned).collect();
+    }
+
+    fn look_at_flame(&mut self, checkpoint: &Path) {
+        self.family = Some(flame::FAMILY.to_owned());
+        let Some(weights) = self.keep(Weights::open_file(checkpoint)) else { return };
+        let Some(config) = self.keep(flame::Config::of_tensors(&weights)) else { return };
+        self.parameters = Some(config.n_parameters());
+        self.memory = pair::image_memory(&config.vision, config.n_parameters());
+        self.look_at_tensors(&config.tensors(), &weights);
+        self.unread_tensors.retain(|name| !flame::is_spare(name));
     }
 
     /// Without a config, all that can be said is what is not there.
@@ -137,20 +155,24 @@ impl CheckReport {
         }
     }
 
+    /// Of the sides that there are.
     fn keep_trial(&mut self, encoder: &dyn Encoder) -> Option<Trial> {
         const TEXT: &str = "a photo of a cat";
-        let side = encoder.info().image_side_px as u32;
-        let grey = self.keep(encoder.preprocess(&RgbImage::from_pixel(side, side, Rgb([128; 3]))))?;
-        let text = self.keep(encoder.embed_texts(&[TEXT], Keep::Nothing))?.pop()?;
-        let image = self.keep(encoder.embed_images(&[grey], Keep::Nothing))?.pop()?.embedding;
+        let info = encoder.info();
+        let mut trial = Trial { text: TEXT, dim: info.dim, ..Trial::default() };
         let head = |embedding: &[f32]| embedding[..embedding.len().min(4)].to_vec();
-        Some(Trial {
-            text: TEXT,
-            tokens_used: text.tokens_used,
-            dim: text.embedding.len(),
-            text_embedding_head: head(&text.embedding),
-            image_embedding_head: head(&image),
-        })
+        if info.max_text_tokens > 0 {
+            let text = self.keep(encoder.embed_texts(&[TEXT], Keep::Nothing))?.pop()?;
+            trial.tokens_used = text.tokens_used;
+            trial.text_embedding_head = head(&text.embedding);
+        }
+        if info.image_side_px > 0 {
+            let side = info.image_side_px as u32;
+            let grey = self.keep(encoder.preprocess(&RgbImage::from_pixel(side, side, Rgb([128; 3]))))?;
+            let image = self.keep(encoder.embed_images(&[grey], Keep::Nothing))?.pop()?;
+            trial.image_embedding_head = head(&image.embedding);
+        }
+        Some(trial)
     }
 }
 

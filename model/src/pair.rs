@@ -6,6 +6,7 @@
 mod clip;
 mod config;
 mod cpu;
+pub(crate) mod flame;
 mod layout;
 mod open_clip;
 mod siglip;
@@ -27,7 +28,10 @@ pub(crate) use self::{
     tokenizer::Tokenizer,
     weights::{Weights, is_finite, shard_names},
 };
-use self::{config::TowerConfig, tokenizer::Tokens};
+use self::{
+    config::{TowerConfig, VisionConfig},
+    tokenizer::Tokens,
+};
 use crate::{
     Embedding, Encoder, Error, FusionTokens, ImageEmbedding, Keep, Pixels, Result, TEXT_TOKENS, TextEmbedding,
     TokenShape,
@@ -81,6 +85,9 @@ impl Family {
 /// Loads a folder; `name` is what the user called it.
 pub(crate) fn load(name: &str, folder: &Path, device: &Device) -> Result<Arc<dyn Encoder>> {
     let layout = Layout::of(folder);
+    if let Some(checkpoint) = layout.flame(folder)? {
+        return flame_alone(name, &checkpoint, device);
+    }
     let family = layout.family(folder)?;
     let config = layout.config(folder, family)?;
     let tokenizer = Tokenizer::read(&folder.join(TOKENIZER_FILE), &config.text)?;
@@ -96,6 +103,20 @@ pub(crate) fn load(name: &str, folder: &Path, device: &Device) -> Result<Arc<dyn
     let image = Images::load(&weights, &config, preprocessor, device)?;
     let text = Texts::load(&weights, &config, tokenizer, device)?;
     Ok(Arc::new(Joined::new(about, Sides { image: Some(Arc::new(image)), text: Some(Arc::new(text)) })?))
+}
+
+/// A model that takes images only.
+fn flame_alone(name: &str, checkpoint: &Path, device: &Device) -> Result<Arc<dyn Encoder>> {
+    let image = Images::load_flame(checkpoint, device)?;
+    let file = checkpoint.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let about = About {
+        name: name.to_owned(),
+        family: flame::FAMILY.to_owned(),
+        hash: folder::hash(&[(file, checkpoint.to_owned())])?,
+        device: device::label(device),
+        sigmoid: None,
+    };
+    Ok(Arc::new(Joined::new(about, Sides { image: Some(Arc::new(image)), text: None })?))
 }
 
 /// The image side.
@@ -140,16 +161,38 @@ impl Encoded {
 
 impl Images {
     fn load(weights: &Weights, config: &Config, preprocessor: Preprocessor, device: &Device) -> Result<Images> {
-        let tower = towers::ImageTower::load(weights, config, device)?;
-        let tower = match device.is_cuda() {
-            true => ImageTower::Card(Box::new(tower), device.clone()),
-            false => ImageTower::Cpu(Box::new(cpu::ImageTower::new(tower)?)),
-        };
         let info = ImageInfo {
             dim: config.projection_dim,
             side_px: config.vision.image_size,
             token_dim: config.vision.tower.hidden_size,
             parameters: config.n_image_parameters(),
+        };
+        Images::of_tower(info, preprocessor, towers::ImageTower::load(weights, config, device)?, device)
+    }
+
+    /// The image side of FLAME, from its checkpoint.
+    pub(crate) fn load_flame(checkpoint: &Path, device: &Device) -> Result<Images> {
+        let weights = Weights::open_file(checkpoint)?;
+        let config = flame::Config::of_tensors(&weights)?;
+        let info = ImageInfo {
+            dim: config.dim,
+            side_px: config.vision.image_size,
+            token_dim: config.vision.tower.hidden_size,
+            parameters: config.n_parameters(),
+        };
+        let preprocessor = Preprocessor::of_clip(config.vision.image_size);
+        Images::of_tower(info, preprocessor, flame::image_tower(&weights, &config, device)?, device)
+    }
+
+    fn of_tower(
+        info: ImageInfo,
+        preprocessor: Preprocessor,
+        tower: towers::ImageTower,
+        device: &Device,
+    ) -> Result<Images> {
+        let tower = match device.is_cuda() {
+            true => ImageTower::Card(Box::new(tower), device.clone()),
+            false => ImageTower::Cpu(Box::new(cpu::ImageTower::new(tower)?)),
         };
         Ok(Images { info, preprocessor, tower })
     }
@@ -279,11 +322,20 @@ pub(crate) fn is_known_spare(tensor: &str) -> bool {
 pub(crate) fn memory(config: &Config) -> Vec<Memory> {
     let (text, vision) = (&config.text, &config.vision);
     let towers = [(&text.tower, text.max_position_embeddings), (&vision.tower, config.image_tokens())];
+    memory_of(&towers, config.n_parameters())
+}
+
+/// The same of an image tower with a class token, alone.
+pub(crate) fn image_memory(vision: &VisionConfig, n_parameters: u64) -> Vec<Memory> {
+    memory_of(&[(&vision.tower, vision.n_patches() + 1)], n_parameters)
+}
+
+fn memory_of(towers: &[(&TowerConfig, usize)], n_parameters: u64) -> Vec<Memory> {
     let widest = |numbers: fn(&TowerConfig, usize) -> usize| {
         let bytes = towers.iter().map(|(tower, length)| 4 * numbers(tower, *length) as u64);
-        bytes.max().expect("there are two towers")
+        bytes.max().expect("there is a tower")
     };
-    let weights_bytes = 4 * config.n_parameters();
+    let weights_bytes = 4 * n_parameters;
     let on = |device, batch_bytes| Memory { device, dtype: "f32", weights_bytes, batch_bytes };
     let on_cpu = widest(|t, length| length * (t.intermediate_size + 6 * t.hidden_size));
     let on_card = widest(|t, length| length * (2 * t.intermediate_size + 6 * t.hidden_size + 2 * t.n_heads * length));

@@ -1,4 +1,4 @@
-use std::path::Path;
+use std::{collections::HashMap, path::Path};
 
 use candle_core::DType;
 use candle_nn::VarBuilder;
@@ -366,5 +366,6 @@ fn a_long_clip_reads_248_tokens() {
     assert!(difference <= 1e-5, "{difference}");
 }
 
+mod flame;
 mod open_clip;
 mod siglip;
