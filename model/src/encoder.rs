@@ -11,7 +11,8 @@ use image::RgbImage;
 use crate::{
     Error, Result, device,
     fusion_tokens::{FusionTokens, Grid, Keep, TokenShape, TokenShapes},
-    hub, pair,
+    hub,
+    pair::{self, FrozenBlock},
 };
 
 /// Unit length, `ModelInfo::dim` numbers.
@@ -159,18 +160,33 @@ impl FromStr for Device {
 
 /// Loads an encoder by name: `builtin`, a folder in the layout of Hugging Face or OpenCLIP, or `hf:org/name@rev`.
 pub fn load(name: &str, device: Device) -> Result<Arc<dyn Encoder>> {
+    load_inside(name, None, device)
+}
+
+/// The same with a frozen block of a decoder LLM inside the image tower; not of `builtin`.
+pub fn load_with_block(name: &str, block: &FrozenBlock, device: Device) -> Result<Arc<dyn Encoder>> {
+    load_inside(name, Some(block), device)
+}
+
+fn load_inside(name: &str, block: Option<&FrozenBlock>, device: Device) -> Result<Arc<dyn Encoder>> {
     let spec: ModelSpec = name.parse()?;
     let device = device::open(device)?;
     match spec {
+        ModelSpec::Builtin if block.is_some() => Err(Error::UnknownModel { name: name.to_owned() }),
         ModelSpec::Builtin => crate::builtin::load(&device),
         ModelSpec::Folder(folder) if !folder.is_dir() => Err(Error::UnknownModel { name: name.to_owned() }),
-        ModelSpec::Folder(folder) => load_folder(name, &folder, &device),
-        ModelSpec::Hub { repo, revision } => load_folder(name, &hub::fetch(&repo, &revision)?, &device),
+        ModelSpec::Folder(folder) => load_folder(name, &folder, block, &device),
+        ModelSpec::Hub { repo, revision } => load_folder(name, &hub::fetch(&repo, &revision)?, block, &device),
     }
 }
 
-fn load_folder(name: &str, folder: &Path, device: &candle_core::Device) -> Result<Arc<dyn Encoder>> {
-    pair::load(name, folder, device)
+fn load_folder(
+    name: &str,
+    folder: &Path,
+    block: Option<&FrozenBlock>,
+    device: &candle_core::Device,
+) -> Result<Arc<dyn Encoder>> {
+    pair::load(name, folder, block, device)
 }
 
 #[cfg(test)]

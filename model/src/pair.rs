@@ -7,6 +7,7 @@ mod clip;
 mod config;
 mod cpu;
 pub(crate) mod flame;
+mod frozen_block;
 mod layout;
 mod open_clip;
 mod siglip;
@@ -21,7 +22,6 @@ use candle_core::{Device, Tensor};
 use image::RgbImage;
 use rayon::prelude::*;
 
-pub use self::weights::TensorFault;
 pub(crate) use self::{
     config::Config,
     layout::Layout,
@@ -30,8 +30,10 @@ pub(crate) use self::{
 };
 use self::{
     config::{TowerConfig, VisionConfig},
+    frozen_block::Inside,
     tokenizer::Tokens,
 };
+pub use self::{frozen_block::FrozenBlock, weights::TensorFault};
 use crate::{
     Embedding, Encoder, Error, FusionTokens, ImageEmbedding, Keep, Pixels, Result, TEXT_TOKENS, TextEmbedding,
     TokenShape,
@@ -82,11 +84,16 @@ impl Family {
     }
 }
 
-/// Loads a folder; `name` is what the user called it.
-pub(crate) fn load(name: &str, folder: &Path, device: &Device) -> Result<Arc<dyn Encoder>> {
+/// Loads a folder; `name` is what the user called it. Images go through the block if there is one.
+pub(crate) fn load(
+    name: &str,
+    folder: &Path,
+    block: Option<&FrozenBlock>,
+    device: &Device,
+) -> Result<Arc<dyn Encoder>> {
     let layout = Layout::of(folder);
     if let Some(checkpoint) = layout.flame(folder)? {
-        return flame_alone(name, &checkpoint, device);
+        return flame_alone(name, &checkpoint, block, device);
     }
     let family = layout.family(folder)?;
     let config = layout.config(folder, family)?;
@@ -96,27 +103,40 @@ pub(crate) fn load(name: &str, folder: &Path, device: &Device) -> Result<Arc<dyn
     let about = About {
         name: name.to_owned(),
         family: family.name().to_owned(),
-        hash: folder::hash(&layout.files(folder)?)?,
+        hash: hash(layout.files(folder)?, block)?,
         device: device::label(device),
         sigmoid: (family == Family::Siglip).then(|| siglip::sigmoid(&weights)).transpose()?,
     };
-    let image = Images::load(&weights, &config, preprocessor, device)?;
+    let image = Images::load(&weights, &config, preprocessor, block, device)?;
     let text = Texts::load(&weights, &config, tokenizer, device)?;
     Ok(Arc::new(Joined::new(about, Sides { image: Some(Arc::new(image)), text: Some(Arc::new(text)) })?))
 }
 
 /// A model that takes images only.
-fn flame_alone(name: &str, checkpoint: &Path, device: &Device) -> Result<Arc<dyn Encoder>> {
-    let image = Images::load_flame(checkpoint, device)?;
+fn flame_alone(
+    name: &str,
+    checkpoint: &Path,
+    block: Option<&FrozenBlock>,
+    device: &Device,
+) -> Result<Arc<dyn Encoder>> {
+    let image = Images::load_flame(checkpoint, block, device)?;
     let file = checkpoint.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let about = About {
         name: name.to_owned(),
         family: flame::FAMILY.to_owned(),
-        hash: folder::hash(&[(file, checkpoint.to_owned())])?,
+        hash: hash(vec![(file, checkpoint.to_owned())], block)?,
         device: device::label(device),
         sigmoid: None,
     };
     Ok(Arc::new(Joined::new(about, Sides { image: Some(Arc::new(image)), text: None })?))
+}
+
+/// Of the files and, if there is a block, of its files and of which one it is.
+fn hash(files: Vec<(String, std::path::PathBuf)>, block: Option<&FrozenBlock>) -> Result<String> {
+    let Some(block) = block else { return folder::hash(&files) };
+    let all = folder::hash(&[files, block.files()?].concat())?;
+    let whole = format!("{all} block {} {:?}", block.index, block.norm);
+    Ok(blake3::hash(whole.as_bytes()).to_hex()[..32].to_owned())
 }
 
 /// The image side.
@@ -160,18 +180,26 @@ impl Encoded {
 }
 
 impl Images {
-    fn load(weights: &Weights, config: &Config, preprocessor: Preprocessor, device: &Device) -> Result<Images> {
+    fn load(
+        weights: &Weights,
+        config: &Config,
+        preprocessor: Preprocessor,
+        block: Option<&FrozenBlock>,
+        device: &Device,
+    ) -> Result<Images> {
         let info = ImageInfo {
             dim: config.projection_dim,
             side_px: config.vision.image_size,
             token_dim: config.vision.tower.hidden_size,
             parameters: config.n_image_parameters(),
         };
-        Images::of_tower(info, preprocessor, towers::ImageTower::load(weights, config, device)?, device)
+        let mut tower = towers::ImageTower::load(weights, config, device)?;
+        tower.inside = block.map(|block| Inside::load(block, info.token_dim, device)).transpose()?;
+        Images::of_tower(info, preprocessor, tower, device)
     }
 
     /// The image side of FLAME, from its checkpoint.
-    pub(crate) fn load_flame(checkpoint: &Path, device: &Device) -> Result<Images> {
+    pub(crate) fn load_flame(checkpoint: &Path, block: Option<&FrozenBlock>, device: &Device) -> Result<Images> {
         let weights = Weights::open_file(checkpoint)?;
         let config = flame::Config::of_tensors(&weights)?;
         let info = ImageInfo {
@@ -181,16 +209,20 @@ impl Images {
             parameters: config.n_parameters(),
         };
         let preprocessor = Preprocessor::of_clip(config.vision.image_size);
-        Images::of_tower(info, preprocessor, flame::image_tower(&weights, &config, device)?, device)
+        let mut tower = flame::image_tower(&weights, &config, device)?;
+        tower.inside = block.map(|block| Inside::load(block, info.token_dim, device)).transpose()?;
+        Images::of_tower(info, preprocessor, tower, device)
     }
 
+    /// A block of a decoder runs in candle's operations, on the CPU too.
     fn of_tower(
-        info: ImageInfo,
+        mut info: ImageInfo,
         preprocessor: Preprocessor,
         tower: towers::ImageTower,
         device: &Device,
     ) -> Result<Images> {
-        let tower = match device.is_cuda() {
+        info.parameters += tower.inside.as_ref().map_or(0, Inside::n_parameters);
+        let tower = match device.is_cuda() || tower.inside.is_some() {
             true => ImageTower::Card(Box::new(tower), device.clone()),
             false => ImageTower::Cpu(Box::new(cpu::ImageTower::new(tower)?)),
         };

@@ -50,6 +50,7 @@ pub(super) fn image_tower(from: &Source, config: &Config) -> Result<ImageTower> 
         positions,
         class: Some(class),
         blocks: from_vision.blocks(tower)?,
+        inside: None,
         post_norm: Some(from_vision.norm("post_layernorm", tower)?),
         head: ImageHead::Class(from.linear_no_bias("visual_projection", config.projection_dim, tower.hidden_size)?),
         grid: vision.grid(),

@@ -36,7 +36,11 @@ enum ImageHead {
 }
 
 impl ImageTower {
+    /// # Panics
+    ///
+    /// If there is a decoder's block inside, which runs in candle's operations only.
     pub(crate) fn new(tower: towers::ImageTower) -> candle_core::Result<ImageTower> {
+        assert!(tower.inside.is_none(), "a tower with a block inside stays in candle's operations");
         let mut positions = match &tower.class {
             Some(class) => numbers(&class.token)?,
             None => Vec::new(),

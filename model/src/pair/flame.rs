@@ -80,6 +80,7 @@ pub(super) fn image_tower(weights: &Weights, config: &Config, device: &Device) -
         positions,
         class: Some(class),
         blocks: from_vision.blocks(&vision.tower)?,
+        inside: None,
         post_norm: None,
         head: ImageHead::Mean(Projector {
             up: from.linear("mm.0", config.hidden, vision.tower.hidden_size)?,

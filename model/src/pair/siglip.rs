@@ -70,6 +70,7 @@ pub(super) fn image_tower(from: &Source, config: &Config) -> Result<ImageTower> 
         positions: from.get("embeddings.position_embedding.weight", &[config.image_tokens(), dim])?,
         class: None,
         blocks: from.blocks(tower)?,
+        inside: None,
         post_norm: Some(from.norm("post_layernorm", tower)?),
         head: ImageHead::AttentionPool(attention_pool(&from.under("head"), tower)?),
         grid: vision.grid(),

@@ -20,7 +20,7 @@ use crate::{
 const MODELS: [&str; 2] = ["clip-quick", "clip-gelu"];
 
 fn load(folder: &Path) -> Result<Arc<dyn Encoder>> {
-    super::load("test", folder, &Device::Cpu)
+    super::load("test", folder, None, &Device::Cpu)
 }
 
 fn embed_images(encoder: &dyn Encoder, pixels: &[Pixels]) -> Vec<Embedding> {
@@ -367,5 +367,6 @@ fn a_long_clip_reads_248_tokens() {
 }
 
 mod flame;
+mod frozen_block;
 mod open_clip;
 mod siglip;

@@ -9,6 +9,7 @@ use candle_nn::{Embedding, LayerNorm, Linear, Module};
 use super::{
     Encoded, Family, clip,
     config::{Activation, Config, TowerConfig},
+    frozen_block::Inside,
     siglip,
     source::Source,
     tokenizer::Tokens,
@@ -26,6 +27,8 @@ pub(crate) struct ImageTower {
     pub(super) positions: Tensor,
     pub(super) class: Option<ClassToken>,
     pub(super) blocks: Vec<Block>,
+    /// Which every token goes through before the last norm.
+    pub(super) inside: Option<Inside>,
     pub(super) post_norm: Option<LayerNorm>,
     pub(super) head: ImageHead,
     pub(super) grid: usize,
@@ -80,6 +83,9 @@ impl ImageTower {
             None => patches,
         };
         states = run(&self.blocks, states, None)?;
+        if let Some(inside) = &self.inside {
+            states = inside.forward(&states)?;
+        }
         if let Some(norm) = &self.post_norm {
             states = norm.forward(&states)?;
         }

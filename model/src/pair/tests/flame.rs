@@ -76,8 +76,8 @@ fn safetensors_without_the_wrapper_are_the_same() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("flame.safetensors");
     candle_core::safetensors::save(&tensors(), &path).unwrap();
-    let plain = Images::load_flame(&path, &Device::Cpu).unwrap();
-    let wrapped = Images::load_flame(&fixture("flame/flame.pt"), &Device::Cpu).unwrap();
+    let plain = Images::load_flame(&path, None, &Device::Cpu).unwrap();
+    let wrapped = Images::load_flame(&fixture("flame/flame.pt"), None, &Device::Cpu).unwrap();
     let picture = plain.preprocess(&formula_picture(50, 40));
     let embed = |side: &Images| side.embed(std::slice::from_ref(&picture), Keep::Nothing).unwrap();
     assert_eq!(embed(&plain), embed(&wrapped));
@@ -92,7 +92,7 @@ fn what_is_wrong_with_a_checkpoint_is_named() {
         tensors.extend(tensor.map(|tensor| (name.to_owned(), tensor)));
         let path = copy.path().join("flame.safetensors");
         candle_core::safetensors::save(&tensors, &path).unwrap();
-        let error = Images::load_flame(&path, &Device::Cpu).err().expect("an error").to_string();
+        let error = Images::load_flame(&path, None, &Device::Cpu).err().expect("an error").to_string();
         error.replace(&format!("{}/", copy.path().display()), "")
     };
     let zeros = |shape: &[usize]| Some(Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap());
