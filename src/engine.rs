@@ -121,5 +121,5 @@ pub fn collection_config(
         let dim = encoder.info().dim;
         vectors = ["image", "text"].map(|name| (name.to_owned(), VectorConfig { dim })).into();
     }
-    CollectionConfig { model: Some(model_ref(encoder)), vectors, hnsw }
+    CollectionConfig { model: Some(model_ref(encoder)), vectors, hnsw, tokens: BTreeMap::new() }
 }

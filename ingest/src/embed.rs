@@ -8,7 +8,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering::Relaxed},
 };
 
-use firn_index::{self as index, CollectionConfig, Limits, NewPoint, Payload, PointId, Text};
+use firn_index::{self as index, CollectionConfig, Limits, NewPoint, Payload, PointId, Text, Tokens};
 use firn_model::{Encoder, Pixels, TextEmbedding, picture};
 use rayon::prelude::*;
 
@@ -34,6 +34,8 @@ pub struct Input {
     pub payload: Payload,
     /// Precomputed vectors by name, any length but zero.
     pub vectors: BTreeMap<String, Vec<f32>>,
+    /// Precomputed tokens by the name of the vector they are kept beside.
+    pub tokens: BTreeMap<String, Tokens>,
 }
 
 /// A point ready to be written, and what of its texts was not read.
@@ -101,8 +103,8 @@ pub fn prepare(encoder: Option<&dyn Encoder>, config: &CollectionConfig, input: 
     if embed_texts {
         ready(encoder, config, TEXT_VECTOR)?;
     }
-    let Input { id, texts, payload, vectors, .. } = input;
-    Ok(Prepared { point: NewPoint { id, texts, payload, vectors }, pixels, embed_texts })
+    let Input { id, texts, payload, vectors, tokens, .. } = input;
+    Ok(Prepared { point: NewPoint { id, texts, payload, vectors, tokens }, pixels, embed_texts })
 }
 
 /// Items that are embedded between two looks at whether to stop. On a CPU an item may take seconds; eight a core are as many
@@ -336,5 +338,6 @@ fn limit(what: &'static str, max: usize, received: usize) -> Result<(), ItemErro
 fn point_bytes(point: &NewPoint) -> usize {
     let texts: usize = point.texts.iter().map(|text| text.text.len() + text.language.len()).sum();
     let vectors: usize = point.vectors.values().map(|vector| vector.len() * 4).sum();
-    texts + vectors
+    let tokens: usize = point.tokens.values().map(|tokens| tokens.values.len() * 2).sum();
+    texts + vectors + tokens
 }

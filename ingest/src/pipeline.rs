@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use firn_index::CollectionConfig;
+use firn_index::{CollectionConfig, NewPoint};
 use firn_model::Encoder;
 use rayon::prelude::*;
 
@@ -237,7 +237,8 @@ fn duplicate_id(input: &Input, kind: Kind) -> Outcome {
 fn bytes(input: &Input) -> usize {
     let texts: usize = input.texts.iter().map(|text| text.text.len() + text.language.len()).sum();
     let vectors: usize = input.vectors.values().map(|vector| vector.len() * 4).sum();
-    input.image.as_ref().map_or(0, Vec::len) + texts + vectors + 256
+    let tokens: usize = input.tokens.values().map(|tokens| tokens.values.len() * 2).sum();
+    input.image.as_ref().map_or(0, Vec::len) + texts + vectors + tokens + 256
 }
 
 /// A stage that takes what is ready, up to `most` items at a time.
@@ -314,9 +315,8 @@ fn finish(encoder: Option<&dyn Encoder>, batch: Vec<Parcel<Prepared>>, stop: &At
         Parcel { label, content: Ok(embedded) }.map(|embedded, label| {
             let embedded = embedded?;
             label.truncated_texts = embedded.truncations.len();
-            let point = embedded.point;
-            let input =
-                Input { id: point.id, image: None, texts: point.texts, payload: point.payload, vectors: point.vectors };
+            let NewPoint { id, texts, payload, vectors, tokens } = embedded.point;
+            let input = Input { id, image: None, texts, payload, vectors, tokens };
             if let Some(permit) = &mut label.permit {
                 permit.resize(bytes(&input));
             }

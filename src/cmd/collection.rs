@@ -141,7 +141,7 @@ fn create(args: &CreateArgs, settings: &Settings) -> anyhow::Result<CollectionIn
 fn config(engine: &engine::Engine, args: &CreateArgs, settings: &Settings) -> anyhow::Result<CollectionConfig> {
     let vectors = args.named_vectors()?;
     if !vectors.is_empty() && settings.model.is_none() {
-        return Ok(CollectionConfig { model: None, vectors, hnsw: args.hnsw() });
+        return Ok(CollectionConfig { vectors, hnsw: args.hnsw(), ..CollectionConfig::default() });
     }
     let encoder = engine.encoder(settings.model.as_deref())?;
     Ok(engine::collection_config(encoder.as_ref(), vectors, args.hnsw()))
@@ -189,6 +189,9 @@ fn print_one(info: &CollectionInfo, settings: &Settings) -> anyhow::Result<()> {
     ];
     for (name, vector) in &info.config.vectors {
         rows.push(row("vector", format!("{name}, {} dimensions", vector.dim)));
+    }
+    for (of, shape) in &info.config.tokens {
+        rows.push(row("tokens", format!("{of}, {shape}, {} bytes a point", shape.bytes())));
     }
     let hnsw = &info.config.hnsw;
     rows.push(row(

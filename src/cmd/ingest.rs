@@ -271,7 +271,7 @@ fn watched(job: Job, settings: &Settings, sink: &mut dyn Sink) -> (Report, Resul
 fn new_config(engine: &Engine, settings: &Settings, sources: &Sources) -> anyhow::Result<CollectionConfig> {
     let vectors = sources.declared();
     if settings.model.is_none() && !vectors.is_empty() {
-        return Ok(CollectionConfig { model: None, vectors, hnsw: HnswConfig::default() });
+        return Ok(CollectionConfig { vectors, ..CollectionConfig::default() });
     }
     let encoder = engine.encoder(settings.model.as_deref())?;
     Ok(engine::collection_config(encoder.as_ref(), Default::default(), HnswConfig::default()))

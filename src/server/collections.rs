@@ -111,12 +111,12 @@ pub fn page_limit(limit: u32) -> Result<usize, Problem> {
 
 /// A named model, or the server's own when nothing is said of vectors; else none.
 fn config(shared: &Shared, request: CreateCollectionRequest) -> Result<CollectionConfig, Problem> {
-    let hnsw = convert::hnsw_in(request.hnsw);
+    let (hnsw, tokens) = (convert::hnsw_in(request.hnsw), convert::token_shapes_in(request.tokens));
     if request.model.is_empty() && !request.vectors.is_empty() {
         let vectors = convert::vectors_in(request.vectors, None)?;
-        return Ok(CollectionConfig { model: None, vectors, hnsw });
+        return Ok(CollectionConfig { model: None, vectors, hnsw, tokens });
     }
     let encoder = shared.engine()?.encoder(Some(&request.model))?;
     let vectors = convert::vectors_in(request.vectors, Some(encoder.as_ref()))?;
-    Ok(engine::collection_config(encoder.as_ref(), vectors, hnsw))
+    Ok(CollectionConfig { tokens, ..engine::collection_config(encoder.as_ref(), vectors, hnsw) })
 }

@@ -87,7 +87,7 @@ async fn points_are_written_read_changed_and_removed() {
     axes(&client).await;
     assert_eq!(client.count("c").await.unwrap(), 3);
 
-    let all = v1::Include { payload: true, texts: true, vectors: true };
+    let all = v1::Include { payload: true, texts: true, vectors: true, tokens: true };
     let points = client.get("c", nums(&[3, 9, 1]), all).await.unwrap();
     assert_eq!(points.iter().map(|p| p.id.clone().unwrap()).collect::<Vec<_>>(), nums(&[3, 1]));
     assert_eq!(firn_client::unpack(&points[0].vectors["v"]), AXES[2]);
@@ -120,6 +120,63 @@ async fn points_are_written_read_changed_and_removed() {
     let deleted = client.delete("c", nums(&[1, 1000])).await.unwrap();
     assert_eq!((deleted.deleted_count, deleted.durability()), (1, v1::Durability::Fsynced));
     assert_eq!(client.count("c").await.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn tokens_are_kept_beside_vectors_and_given_when_asked_for() {
+    let (_dir, data) = data();
+    let server = Server::start(&data, &["--max-message-bytes", "65536"]);
+    let client = server.client().await;
+    let shape = v1::TokenShape { n: 2, dim: 2 };
+    let request = v1::CreateCollectionRequest { tokens: [("v".into(), shape)].into(), ..plain_collection("c", 3) };
+    assert_eq!(client.create_collection(request).await.unwrap().tokens["v"], shape);
+    assert_eq!(client.get_collection("c").await.unwrap().tokens["v"], shape);
+    let tokens = |n| firn_client::tokens(2, 2, &[0.0, 1.0, 2.0, n].map(firn_client::f16::from_f32));
+    let with = |id, tokens| v1::PointInput { tokens: [("v".to_owned(), tokens)].into(), ..vector_point(id, &AXES[0]) };
+    client.upsert("c", vec![with(1, tokens(7.0)), with(2, tokens(8.0)), vector_point(3, &AXES[1])]).await.unwrap();
+
+    let asked = v1::Include { tokens: true, ..Default::default() };
+    let points = client.get("c", nums(&[1, 2, 3]), asked).await.unwrap();
+    assert_eq!((&points[0].tokens["v"], &points[1].tokens["v"]), (&tokens(7.0), &tokens(8.0)));
+    assert!(points[2].tokens.is_empty());
+    let all = v1::Include { payload: true, texts: true, vectors: true, tokens: false };
+    assert!(client.get("c", nums(&[1]), all).await.unwrap()[0].tokens.is_empty());
+    let page = v1::ScrollRequest { collection_name: "c".into(), include: Some(asked), ..Default::default() };
+    assert_eq!(client.scroll(page).await.unwrap().points[1].tokens["v"], tokens(8.0));
+    let ask = v1::QueryRequest { include: Some(asked), ..query("c", firn_client::vector(&AXES[0])) };
+    assert_eq!(client.query(ask).await.unwrap().hits[0].tokens["v"], tokens(7.0));
+
+    let wrong = firn_client::tokens(1, 2, &[firn_client::f16::ONE; 2]);
+    let cut = v1::Tokens { packed: vec![0; 7].into(), ..tokens(0.0) };
+    for (bad, reason) in [(wrong, "WRONG_TOKENS"), (cut, "WRONG_TOKENS"), (tokens(f32::NAN), "NOT_FINITE")] {
+        let error = client.upsert("c", vec![with(4, bad)]).await.unwrap_err();
+        assert_eq!(error.reason, reason);
+        assert!(error.fields[0].field.starts_with("points[0].tokens[\"v\"]"), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn replies_are_no_larger_for_their_tokens() {
+    let (_dir, data) = data();
+    let server = Server::start(&data, &["--max-message-bytes", "65536"]);
+    let client = server.client().await;
+    let shape = v1::TokenShape { n: 10, dim: 2000 };
+    let request = v1::CreateCollectionRequest { tokens: [("v".into(), shape)].into(), ..plain_collection("c", 3) };
+    client.create_collection(request).await.unwrap();
+    let tokens = firn_client::tokens(10, 2000, &[firn_client::f16::ONE; 20_000]);
+    for id in 1..3 {
+        let point = v1::PointInput { tokens: [("v".to_owned(), tokens.clone())].into(), ..vector_point(id, &AXES[0]) };
+        client.upsert("c", vec![point]).await.unwrap();
+    }
+    let asked = v1::Include { tokens: true, ..Default::default() };
+    assert_eq!(client.get("c", nums(&[1, 2]), asked).await.unwrap_err().reason, "REPLY_TOO_LARGE");
+    assert_eq!(client.get("c", nums(&[1, 2]), Default::default()).await.unwrap().len(), 2);
+    let page = v1::ScrollRequest { collection_name: "c".into(), include: Some(asked), ..Default::default() };
+    let page = client.scroll(page).await.unwrap();
+    assert_eq!((page.points.len(), page.next_page > 0), (1, true), "a page ends early");
+    let ask = |limit| v1::QueryRequest { limit, include: Some(asked), ..query("c", firn_client::vector(&AXES[0])) };
+    assert_eq!(client.query(ask(2)).await.unwrap_err().reason, "REPLY_TOO_LARGE");
+    assert_eq!(client.query(ask(1)).await.unwrap().hits[0].tokens["v"], tokens);
 }
 
 #[tokio::test]

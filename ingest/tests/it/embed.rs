@@ -12,7 +12,14 @@ use firn_model::Encoder;
 use crate::support::{DIM, FakeEncoder, config, embedding_of, png};
 
 fn input(id: u64) -> Input {
-    Input { id: id.into(), image: None, texts: Vec::new(), payload: Payload::new(), vectors: Default::default() }
+    Input {
+        id: id.into(),
+        image: None,
+        texts: Vec::new(),
+        payload: Payload::new(),
+        vectors: Default::default(),
+        tokens: Default::default(),
+    }
 }
 
 fn texts(texts: &[&str]) -> Vec<Text> {

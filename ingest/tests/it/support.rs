@@ -7,7 +7,7 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
-use firn_index::{CollectionConfig, HnswConfig, ModelRef, PointId, VectorConfig};
+use firn_index::{CollectionConfig, ModelRef, PointId, VectorConfig};
 use firn_ingest::{
     embed::Input,
     sink::{Outcome, Sink, SinkError, Ticket},
@@ -90,7 +90,7 @@ pub fn config(vectors: &[&str]) -> CollectionConfig {
     CollectionConfig {
         model: Some(ModelRef { name: "fake".to_owned(), hash: "f".repeat(32) }),
         vectors: vectors.iter().map(|&name| (name.to_owned(), VectorConfig { dim: DIM })).collect(),
-        hnsw: HnswConfig::default(),
+        ..CollectionConfig::default()
     }
 }
 
