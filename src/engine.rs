@@ -6,7 +6,7 @@ use std::{
 };
 
 use firn_index::{CollectionConfig, Database, HnswConfig, ModelRef, VectorConfig};
-use firn_model::{Device, Encoder};
+use firn_model::{Device, Encoder, ModelInfo};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -111,15 +111,18 @@ fn mismatch(expected: &ModelRef, received: &dyn Encoder) -> Error {
     }
 }
 
-/// A collection for an encoder's embeddings: the given vectors, else "image" and "text" in its dimension.
+/// A collection for an encoder's embeddings: the given vectors, else "image" and "text" in its dimension, as far as it takes
+/// them.
 pub fn collection_config(
     encoder: &dyn Encoder,
     mut vectors: BTreeMap<String, VectorConfig>,
     hnsw: HnswConfig,
 ) -> CollectionConfig {
     if vectors.is_empty() {
-        let dim = encoder.info().dim;
-        vectors = ["image", "text"].map(|name| (name.to_owned(), VectorConfig { dim })).into();
+        let ModelInfo { dim, image_side_px, max_text_tokens, .. } = *encoder.info();
+        let taken = [("image", image_side_px > 0), ("text", max_text_tokens > 0)].into_iter();
+        let config = |(name, _): (&str, bool)| (name.to_owned(), VectorConfig { dim });
+        vectors = taken.filter(|(_, is_taken)| *is_taken).map(config).collect();
     }
     CollectionConfig { model: Some(model_ref(encoder)), vectors, hnsw, tokens: BTreeMap::new() }
 }

@@ -104,6 +104,9 @@ fn code_of_model(error: &firn_model::Error) -> Exit {
     match error {
         UnknownModel { .. } => Exit::NotFound,
         UnknownDevice { .. }
+        | UnknownGrid { .. }
+        | NoImageSide { .. }
+        | NoTextSide { .. }
         | EmptyText
         | TextTooLong { .. }
         | TooManyTokens { .. }
@@ -112,9 +115,12 @@ fn code_of_model(error: &firn_model::Error) -> Exit {
         | ImageTooHeavy { .. }
         | UnknownImage { .. }
         | BrokenImage { .. } => Exit::Usage,
-        MissingFile { .. } | WrongTensor { .. } | BadFile { .. } | Checksum { .. } | UnknownFamily { .. } => {
-            Exit::Damaged
-        }
+        MissingFile { .. }
+        | WrongTensor { .. }
+        | BadFile { .. }
+        | Checksum { .. }
+        | UnknownFamily { .. }
+        | SidesDisagree { .. } => Exit::Damaged,
         _ => Exit::Failure,
     }
 }

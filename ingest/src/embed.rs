@@ -9,7 +9,7 @@ use std::{
 };
 
 use firn_index::{self as index, CollectionConfig, Limits, NewPoint, Payload, PointId, Text, Tokens};
-use firn_model::{Encoder, Pixels, TextEmbedding, picture};
+use firn_model::{Encoder, Keep, Pixels, TextEmbedding, picture};
 use rayon::prelude::*;
 
 use crate::ItemError;
@@ -96,7 +96,7 @@ pub fn prepare(encoder: Option<&dyn Encoder>, config: &CollectionConfig, input: 
     let pixels = match input.image {
         Some(bytes) if embed_image => {
             let encoder = ready(encoder, config, IMAGE_VECTOR)?;
-            Some(encoder.preprocess(&picture::decode(&bytes)?.rgb))
+            Some(encoder.preprocess(&picture::decode(&bytes)?.rgb)?)
         }
         _ => None,
     };
@@ -141,10 +141,10 @@ fn embed_images(encoder: &dyn Encoder, answers: &mut [Answer], stop: &AtomicBool
         .enumerate()
         .filter_map(|(place, answer)| Some((place, answer.as_mut().ok()?.1.take()?)))
         .unzip();
-    let embeddings = each(&pixels, IMAGES_PER_CALL, stop, |batch| encoder.embed_images(batch));
+    let embeddings = each(&pixels, IMAGES_PER_CALL, stop, |batch| encoder.embed_images(batch, Keep::Nothing));
     for (place, embedding) in places.into_iter().zip(embeddings) {
         set(&mut answers[place], embedding, |answer, embedding| {
-            answer.point.vectors.insert(IMAGE_VECTOR.to_owned(), embedding);
+            answer.point.vectors.insert(IMAGE_VECTOR.to_owned(), embedding.embedding);
             Ok(())
         });
     }
@@ -161,7 +161,7 @@ fn embed_texts(encoder: &dyn Encoder, answers: &mut [Answer], stop: &AtomicBool)
     let mut order: Vec<usize> = (0..texts.len()).collect();
     order.sort_by_key(|&at| texts[at].1.len());
     let sorted: Vec<&str> = order.iter().map(|&at| texts[at].1).collect();
-    let embeddings = each(&sorted, TEXTS_PER_CALL, stop, |batch| encoder.embed_texts(batch));
+    let embeddings = each(&sorted, TEXTS_PER_CALL, stop, |batch| encoder.embed_texts(batch, Keep::Nothing));
 
     let mut by_text: Vec<Option<Result<TextEmbedding, ItemError>>> = (0..texts.len()).map(|_| None).collect();
     for (at, embedding) in order.into_iter().zip(embeddings) {

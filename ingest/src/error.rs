@@ -59,7 +59,9 @@ fn model_reason(error: &model::Error) -> &'static str {
     match error {
         EmptyText => "empty_text",
         EmptyImage => "empty_image",
-        TextTooLong { .. } => "text_too_long",
+        TextTooLong { .. } | TooManyTokens { .. } => "text_too_long",
+        NoImageSide { .. } => "no_image_side",
+        NoTextSide { .. } => "no_text_side",
         ImageTooLarge { .. } | ImageTooHeavy { .. } => "image_too_large",
         UnknownImage { .. } => "unknown_image",
         BrokenImage { .. } => "broken_image",

@@ -6,7 +6,7 @@ use image::{Rgb, RgbImage};
 use serde::Serialize;
 
 use crate::{
-    Device, Encoder, Error, ModelSpec, Result, encoder, hub, load,
+    Device, Encoder, Error, Keep, ModelSpec, Result, encoder, hub, load,
     pair::{self, Config, TensorFault, Tokenizer, Weights},
     preprocess::Preprocessor,
 };
@@ -135,9 +135,9 @@ impl CheckReport {
     fn keep_trial(&mut self, encoder: &dyn Encoder) -> Option<Trial> {
         const TEXT: &str = "a photo of a cat";
         let side = encoder.info().image_side_px as u32;
-        let grey = encoder.preprocess(&RgbImage::from_pixel(side, side, Rgb([128; 3])));
-        let text = self.keep(encoder.embed_texts(&[TEXT]))?.pop()?;
-        let image = self.keep(encoder.embed_images(&[grey]))?.pop()?;
+        let grey = self.keep(encoder.preprocess(&RgbImage::from_pixel(side, side, Rgb([128; 3]))))?;
+        let text = self.keep(encoder.embed_texts(&[TEXT], Keep::Nothing))?.pop()?;
+        let image = self.keep(encoder.embed_images(&[grey], Keep::Nothing))?.pop()?.embedding;
         let head = |embedding: &[f32]| embedding[..embedding.len().min(4)].to_vec();
         Some(Trial {
             text: TEXT,

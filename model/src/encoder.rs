@@ -9,8 +9,10 @@ use std::{
 use image::RgbImage;
 
 use crate::{
-    Error, Result, device, folder, hub,
-    pair::{self, Family, Pair},
+    Error, Result, device, folder,
+    fusion_tokens::{FusionTokens, Grid, Keep, TokenShape, TokenShapes},
+    hub,
+    pair::{self, Family},
 };
 
 /// Unit length, `ModelInfo::dim` numbers.
@@ -23,6 +25,13 @@ pub struct Pixels {
     pub values: Vec<f32>,
 }
 
+#[derive(Clone, Debug, PartialEq)]
+pub struct ImageEmbedding {
+    pub embedding: Embedding,
+    /// If they were wanted.
+    pub fusion_tokens: Option<FusionTokens>,
+}
+
 /// An embedded text, with what was read of it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TextEmbedding {
@@ -30,6 +39,8 @@ pub struct TextEmbedding {
     pub tokens_used: usize,
     /// Tokens beyond the model's limit, which were not read.
     pub tokens_cut: usize,
+    /// If they were wanted.
+    pub fusion_tokens: Option<FusionTokens>,
 }
 
 /// What an encoder is.
@@ -42,14 +53,29 @@ pub struct ModelInfo {
     /// First 32 hexadecimal digits of the BLAKE3 hash of every file that shapes an embedding.
     pub hash: String,
     pub dim: usize,
+    /// 0: it takes no images.
     pub image_side_px: usize,
+    /// 0: it takes no texts.
     pub max_text_tokens: usize,
+    /// Width of the tokens that are kept of an image for fusion.
+    pub image_token_dim: usize,
+    /// Those that are kept of a text.
+    pub text_tokens: Option<TokenShape>,
     pub parameters: u64,
     /// `cpu` or `cuda:0`.
     pub device: String,
     /// Of a model that was trained to say whether an image and a text belong together.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sigmoid: Option<Sigmoid>,
+}
+
+impl ModelInfo {
+    /// What is kept for fusion, if the patches of an image are pooled to `grid`.
+    pub fn token_shapes(&self, grid: Grid) -> TokenShapes {
+        let n = grid.cells() * grid.cells();
+        let image = (self.image_token_dim > 0).then_some(TokenShape { n, dim: self.image_token_dim });
+        TokenShapes { image, text: self.text_tokens }
+    }
 }
 
 /// What makes a probability of a cosine: two learnt numbers, as the weights hold them.
@@ -67,17 +93,19 @@ impl Sigmoid {
     }
 }
 
-/// A frozen image and text encoder pair. Batches give the same embeddings as single calls.
+/// A frozen encoder of images, of texts, or of both into one space. Batches give the same embeddings as single calls.
 pub trait Encoder: Send + Sync {
     fn info(&self) -> &ModelInfo;
 
     /// Resizes, crops and normalises one picture; safe to call from many threads while a batch is embedded.
-    fn preprocess(&self, picture: &RgbImage) -> Pixels;
+    /// `Error::NoImageSide` if the model takes texts only.
+    fn preprocess(&self, picture: &RgbImage) -> Result<Pixels>;
 
-    fn embed_images(&self, images: &[Pixels]) -> Result<Vec<Embedding>>;
+    /// `Error::NoImageSide`, `Error::WrongPixels`.
+    fn embed_images(&self, images: &[Pixels], keep: Keep) -> Result<Vec<ImageEmbedding>>;
 
-    /// `Error::EmptyText` for a text without a word.
-    fn embed_texts(&self, texts: &[&str]) -> Result<Vec<TextEmbedding>>;
+    /// `Error::EmptyText` for a text without a word, `Error::NoTextSide` if the model takes images only.
+    fn embed_texts(&self, texts: &[&str], keep: Keep) -> Result<Vec<TextEmbedding>>;
 }
 
 /// Where a model comes from.
@@ -143,7 +171,7 @@ pub fn load(name: &str, device: Device) -> Result<Arc<dyn Encoder>> {
 }
 
 fn load_folder(name: &str, folder: &Path, device: &candle_core::Device) -> Result<Arc<dyn Encoder>> {
-    Pair::load(name, folder, family(folder)?, device)
+    pair::load(name, folder, family(folder)?, device)
 }
 
 /// `model_type` of config.json.

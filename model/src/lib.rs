@@ -11,6 +11,7 @@ mod encoder;
 mod error;
 pub mod facets;
 mod folder;
+mod fusion_tokens;
 mod hub;
 pub mod long_clip;
 mod pair;
@@ -18,12 +19,16 @@ pub mod picture;
 mod preprocess;
 mod product;
 pub mod scenes;
+mod side;
 #[cfg(test)]
 mod testing;
 pub mod train;
 mod vector_unit;
 
 pub use check::{CheckReport, Memory, Trial, check};
-pub use encoder::{Device, Embedding, Encoder, ModelInfo, ModelSpec, Pixels, Sigmoid, TextEmbedding, load};
+pub use encoder::{
+    Device, Embedding, Encoder, ImageEmbedding, ModelInfo, ModelSpec, Pixels, Sigmoid, TextEmbedding, load,
+};
 pub use error::{Error, Result};
+pub use fusion_tokens::{FusionTokens, Grid, Keep, TEXT_TOKENS, TokenShape, TokenShapes};
 pub use pair::TensorFault;

@@ -26,10 +26,12 @@ pub(crate) use self::{
 };
 use self::{config::TowerConfig, tokenizer::Tokens};
 use crate::{
-    Embedding, Encoder, Error, ModelInfo, Pixels, Result, TextEmbedding,
+    Embedding, Encoder, Error, FusionTokens, ImageEmbedding, Keep, Pixels, Result, TEXT_TOKENS, TextEmbedding,
+    TokenShape,
     check::Memory,
     device, folder,
     preprocess::{self, Preprocessor},
+    side::{About, ImageInfo, ImageSide, Joined, Sides, TextInfo, TextSide},
 };
 
 pub(crate) const CONFIG_FILE: &str = "config.json";
@@ -73,112 +75,91 @@ impl Family {
     }
 }
 
-pub(crate) struct Pair {
-    info: ModelInfo,
-    device: Device,
+/// Loads a folder; `name` is what the user called it.
+pub(crate) fn load(name: &str, folder: &Path, family: Family, device: &Device) -> Result<Arc<dyn Encoder>> {
+    let config = Config::read(&folder.join(CONFIG_FILE), family)?;
+    let tokenizer = Tokenizer::read(&folder.join(TOKENIZER_FILE), &config.text)?;
+    let preprocessor =
+        Preprocessor::read(&folder.join(preprocessor_file(folder)), config.vision.image_size, family.preprocessing())?;
+    let weights = Weights::open(folder)?;
+    let about = About {
+        name: name.to_owned(),
+        family: family.name().to_owned(),
+        hash: folder::hash(&files(folder)?)?,
+        device: device::label(device),
+        sigmoid: (family == Family::Siglip).then(|| siglip::sigmoid(&weights)).transpose()?,
+    };
+    let image = Images::load(&weights, &config, preprocessor, device)?;
+    let text = Texts::load(&weights, &config, tokenizer, device)?;
+    Ok(Arc::new(Joined::new(about, Sides { image: Some(Arc::new(image)), text: Some(Arc::new(text)) })?))
+}
+
+/// The image side.
+pub(crate) struct Images {
+    info: ImageInfo,
     preprocessor: Preprocessor,
+    tower: ImageTower,
+}
+
+enum ImageTower {
+    Cpu(Box<cpu::ImageTower>),
+    Card(Box<towers::ImageTower>, Device),
+}
+
+/// The text side.
+pub(crate) struct Texts {
+    info: TextInfo,
     tokenizer: Tokenizer,
-    towers: Towers,
+    tower: TextTower,
 }
 
-enum Towers {
-    Cpu(Box<cpu::ImageTower>, cpu::TextTower),
-    Card(towers::ImageTower, towers::TextTower),
+enum TextTower {
+    Cpu(Box<cpu::TextTower>),
+    Card(Box<towers::TextTower>, Device),
 }
 
-impl Pair {
-    /// Loads a folder; `name` is what the user called it.
-    pub(crate) fn load(name: &str, folder: &Path, family: Family, device: &Device) -> Result<Arc<dyn Encoder>> {
-        let config = Config::read(&folder.join(CONFIG_FILE), family)?;
-        let tokenizer = Tokenizer::read(&folder.join(TOKENIZER_FILE), &config.text)?;
-        let preprocessor = Preprocessor::read(
-            &folder.join(preprocessor_file(folder)),
-            config.vision.image_size,
-            family.preprocessing(),
-        )?;
-        let weights = Weights::open(folder)?;
-        let info = ModelInfo {
-            name: name.to_owned(),
-            family: family.name().to_owned(),
-            hash: folder::hash(&files(folder)?)?,
-            dim: config.projection_dim,
-            image_side_px: config.vision.image_size,
-            max_text_tokens: config.text.max_position_embeddings,
-            parameters: config.n_parameters(),
-            device: device::label(device),
-            sigmoid: (family == Family::Siglip).then(|| siglip::sigmoid(&weights)).transpose()?,
+/// What a tower makes of a batch.
+#[derive(Debug, Default)]
+struct Encoded {
+    /// (items, dim)
+    embeddings: Vec<f32>,
+    /// (items, tokens for fusion, token dim); empty if none are wanted.
+    tokens: Vec<f32>,
+}
+
+impl Encoded {
+    fn extend(&mut self, other: Encoded) {
+        self.embeddings.extend(other.embeddings);
+        self.tokens.extend(other.tokens);
+    }
+}
+
+impl Images {
+    fn load(weights: &Weights, config: &Config, preprocessor: Preprocessor, device: &Device) -> Result<Images> {
+        let tower = towers::ImageTower::load(weights, config, device)?;
+        let tower = match device.is_cuda() {
+            true => ImageTower::Card(Box::new(tower), device.clone()),
+            false => ImageTower::Cpu(Box::new(cpu::ImageTower::new(tower)?)),
         };
-        let towers = Towers::load(&weights, &config, device)?;
-        Ok(Arc::new(Pair { info, device: device.clone(), preprocessor, tokenizer, towers }))
-    }
-
-    fn image_rows(&self, images: &[Pixels]) -> Result<Vec<f32>> {
-        match &self.towers {
-            Towers::Cpu(tower, _) => Ok(on_cpu(images, |piece, n_threads| tower.forward(piece, n_threads))),
-            Towers::Card(tower, _) => on_card(images, |piece| tower.forward(&self.pixel_tensor(piece)?)),
-        }
-    }
-
-    fn text_rows(&self, texts: &[&Tokens]) -> Result<Vec<f32>> {
-        match &self.towers {
-            Towers::Cpu(_, tower) => Ok(on_cpu(texts, |piece, n_threads| tower.forward(piece, n_threads))),
-            Towers::Card(_, tower) => on_card(texts, |piece| {
-                let pooled_at: Vec<usize> = piece.iter().map(|t| t.pooled_at).collect();
-                tower.forward(&self.id_tensor(piece)?, &pooled_at)
-            }),
-        }
+        let info = ImageInfo {
+            dim: config.projection_dim,
+            side_px: config.vision.image_size,
+            token_dim: config.vision.tower.hidden_size,
+            parameters: config.n_image_parameters(),
+        };
+        Ok(Images { info, preprocessor, tower })
     }
 
     /// (batch, 3, side, side)
-    fn pixel_tensor(&self, images: &[Pixels]) -> candle_core::Result<Tensor> {
-        let side = self.info.image_side_px;
+    fn pixel_tensor(&self, images: &[Pixels], device: &Device) -> candle_core::Result<Tensor> {
+        let side = self.info.side_px;
         let values: Vec<f32> = images.iter().flat_map(|image| image.values.iter().copied()).collect();
-        Tensor::from_vec(values, (images.len(), 3, side, side), &self.device)
-    }
-
-    /// (batch, tokens). Texts of unequal length are those of a causal tower, which cannot see what stands behind its pooled
-    /// token.
-    fn id_tensor(&self, texts: &[&Tokens]) -> candle_core::Result<Tensor> {
-        let length = texts.iter().map(|t| t.ids.len()).max().unwrap_or(0);
-        let padded = |t: &Tokens| t.ids.iter().copied().chain(std::iter::repeat(0)).take(length).collect::<Vec<u32>>();
-        let ids: Vec<u32> = texts.iter().flat_map(|t| padded(t)).collect();
-        Tensor::from_vec(ids, (texts.len(), length), &self.device)
+        Tensor::from_vec(values, (images.len(), 3, side, side), device)
     }
 }
 
-impl Towers {
-    fn load(weights: &Weights, config: &Config, device: &Device) -> Result<Towers> {
-        let image = towers::ImageTower::load(weights, config, device)?;
-        if device.is_cuda() {
-            return Ok(Towers::Card(image, towers::TextTower::load(weights, config, device)?));
-        }
-        let image = Box::new(cpu::ImageTower::new(image)?);
-        Ok(Towers::Cpu(image, cpu::TextTower::new(towers::TextTower::load(weights, config, device)?)?))
-    }
-}
-
-/// Pieces of a batch side by side; threads beyond the number of pieces help inside of them.
-fn on_cpu<T: Sync>(items: &[T], embed: impl Fn(&[T], usize) -> Vec<f32> + Sync) -> Vec<f32> {
-    if items.is_empty() {
-        return Vec::new();
-    }
-    let n_threads = rayon::current_num_threads();
-    let size = items.len().div_ceil(n_threads).min(CPU_BATCH);
-    let spare = n_threads / items.len().div_ceil(size);
-    items.par_chunks(size).flat_map_iter(|piece| embed(piece, spare.max(1))).collect()
-}
-
-/// Pieces of a batch one after the other.
-fn on_card<T>(items: &[T], embed: impl Fn(&[T]) -> candle_core::Result<Tensor>) -> Result<Vec<f32>> {
-    let mut rows = Vec::new();
-    for piece in items.chunks(CUDA_BATCH) {
-        rows.extend(embed(piece)?.flatten_all()?.to_vec1::<f32>()?);
-    }
-    Ok(rows)
-}
-
-impl Encoder for Pair {
-    fn info(&self) -> &ModelInfo {
+impl ImageSide for Images {
+    fn info(&self) -> &ImageInfo {
         &self.info
     }
 
@@ -186,33 +167,99 @@ impl Encoder for Pair {
         self.preprocessor.apply(picture)
     }
 
-    fn embed_images(&self, images: &[Pixels]) -> Result<Vec<Embedding>> {
-        let side = self.info.image_side_px;
-        if let Some(image) = images.iter().find(|i| i.side != side || i.values.len() != 3 * side * side) {
-            return Err(Error::WrongPixels { expected_px: side, received_px: image.side });
-        }
-        unit_rows(&self.image_rows(images)?, self.info.dim)
+    fn embed(&self, images: &[Pixels], keep: Keep) -> Result<Vec<ImageEmbedding>> {
+        let cells = keep.cells();
+        let encoded = match &self.tower {
+            ImageTower::Cpu(tower) => on_cpu(images, |piece, n_threads| tower.forward(piece, cells, n_threads)),
+            ImageTower::Card(tower, device) => {
+                on_card(images, |piece| tower.encode(&self.pixel_tensor(piece, device)?, cells))?
+            }
+        };
+        let embeddings = unit_rows(&encoded.embeddings, self.info.dim)?;
+        let tokens = fusion_tokens(&encoded.tokens, embeddings.len(), self.info.token_dim)?;
+        let whole = |(embedding, fusion_tokens)| ImageEmbedding { embedding, fusion_tokens };
+        Ok(embeddings.into_iter().zip(tokens).map(whole).collect())
+    }
+}
+
+impl Texts {
+    fn load(weights: &Weights, config: &Config, tokenizer: Tokenizer, device: &Device) -> Result<Texts> {
+        let tower = towers::TextTower::load(weights, config, device)?;
+        let tower = match device.is_cuda() {
+            true => TextTower::Card(Box::new(tower), device.clone()),
+            false => TextTower::Cpu(Box::new(cpu::TextTower::new(tower)?)),
+        };
+        let info = TextInfo {
+            dim: config.projection_dim,
+            max_tokens: config.text.max_position_embeddings,
+            tokens: TokenShape { n: TEXT_TOKENS, dim: config.text.tower.hidden_size },
+            parameters: config.n_parameters() - config.n_image_parameters(),
+        };
+        Ok(Texts { info, tokenizer, tower })
+    }
+}
+
+impl TextSide for Texts {
+    fn info(&self) -> &TextInfo {
+        &self.info
     }
 
-    fn embed_texts(&self, texts: &[&str]) -> Result<Vec<TextEmbedding>> {
+    fn embed(&self, texts: &[&str], keep: Keep) -> Result<Vec<TextEmbedding>> {
         let tokens = texts.par_iter().map(|text| self.tokenizer.encode(text)).collect::<Result<Vec<_>>>()?;
         // Neighbours of like length waste little on padding.
         let mut order: Vec<usize> = (0..tokens.len()).collect();
         order.sort_by_key(|&i| tokens[i].ids.len());
         let sorted: Vec<&Tokens> = order.iter().map(|&i| &tokens[i]).collect();
-        let embeddings = unit_rows(&self.text_rows(&sorted)?, self.info.dim)?;
+        let rows = keep.rows();
+        let encoded = match &self.tower {
+            TextTower::Cpu(tower) => on_cpu(&sorted, |piece, n_threads| tower.forward(piece, rows, n_threads)),
+            TextTower::Card(tower, device) => on_card(&sorted, |piece| tower.encode(piece, rows, device))?,
+        };
+        let embeddings = unit_rows(&encoded.embeddings, self.info.dim)?;
+        let kept = fusion_tokens(&encoded.tokens, embeddings.len(), self.info.tokens.dim)?;
 
         let mut answers: Vec<(usize, TextEmbedding)> = order
             .into_iter()
-            .zip(embeddings)
-            .map(|(i, embedding)| {
+            .zip(embeddings.into_iter().zip(kept))
+            .map(|(i, (embedding, fusion_tokens))| {
                 let Tokens { n_used, n_cut, .. } = tokens[i];
-                (i, TextEmbedding { embedding, tokens_used: n_used, tokens_cut: n_cut })
+                (i, TextEmbedding { embedding, tokens_used: n_used, tokens_cut: n_cut, fusion_tokens })
             })
             .collect();
         answers.sort_by_key(|(i, _)| *i);
         Ok(answers.into_iter().map(|(_, answer)| answer).collect())
     }
+}
+
+/// Pieces of a batch side by side; threads beyond the number of pieces help inside of them.
+fn on_cpu<T: Sync>(items: &[T], embed: impl Fn(&[T], usize) -> Encoded + Sync) -> Encoded {
+    if items.is_empty() {
+        return Encoded::default();
+    }
+    let n_threads = rayon::current_num_threads();
+    let size = items.len().div_ceil(n_threads).min(CPU_BATCH);
+    let spare = n_threads / items.len().div_ceil(size);
+    let pieces: Vec<Encoded> = items.par_chunks(size).map(|piece| embed(piece, spare.max(1))).collect();
+    together(pieces)
+}
+
+/// Pieces of a batch one after the other.
+fn on_card<T>(items: &[T], embed: impl Fn(&[T]) -> candle_core::Result<Encoded>) -> Result<Encoded> {
+    Ok(together(items.chunks(CUDA_BATCH).map(embed).collect::<candle_core::Result<Vec<_>>>()?))
+}
+
+fn together(pieces: Vec<Encoded>) -> Encoded {
+    let mut all = Encoded::default();
+    pieces.into_iter().for_each(|piece| all.extend(piece));
+    all
+}
+
+/// (items * n, dim) numbers to the tokens of each item; none of each if there are no numbers.
+fn fusion_tokens(rows: &[f32], n_items: usize, dim: usize) -> Result<Vec<Option<FusionTokens>>> {
+    if rows.is_empty() {
+        return Ok(vec![None; n_items]);
+    }
+    rows.chunks_exact(rows.len() / n_items).map(|rows| FusionTokens::new(rows, dim).map(Some)).collect()
 }
 
 /// Every file that shapes an embedding, as (name, path), sorted by name.

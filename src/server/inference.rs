@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use firn_index::Limits;
-use firn_model::{Encoder, Error, TextEmbedding, picture};
+use firn_model::{Encoder, Error, Keep, picture};
 use firn_proto::v1::{
     self, EmbedError, EmbedInput, EmbedRequest, EmbedResponse, EmbedStreamRequest, EmbedStreamResponse, Embedding,
     InfoRequest, InfoResponse, embed_input, embed_stream_response,
@@ -141,7 +141,7 @@ fn start(encoder: &Arc<dyn Encoder>, input: Option<EmbedInput>) -> Work<Embeddin
 }
 
 fn embed(encoder: &dyn Encoder, input: Option<EmbedInput>) -> Result<Embedding, Problem> {
-    let one = |found: Option<TextEmbedding>| found.expect("an encoder gives one embedding an input");
+    const ONE: &str = "an encoder gives one embedding an input";
     match input.and_then(|input| input.kind) {
         None => Err(Problem::invalid("", "MISSING_FIELD", "expected a text or an image, received nothing")),
         Some(embed_input::Kind::Text(text)) => {
@@ -149,21 +149,18 @@ fn embed(encoder: &dyn Encoder, input: Option<EmbedInput>) -> Result<Embedding, 
             if text.trim().is_empty() {
                 return Err(Error::EmptyText.into());
             }
-            Ok(embedding(one(encoder.embed_texts(&[&text])?.pop())))
+            let embedded = encoder.embed_texts(&[&text], Keep::Nothing)?.pop().expect(ONE);
+            Ok(Embedding {
+                vector: Some(convert::vector_out(&embedded.embedding)),
+                tokens_used: embedded.tokens_used as u32,
+                tokens_cut: embedded.tokens_cut as u32,
+            })
         }
         Some(embed_input::Kind::Image(bytes)) => {
-            let pixels = encoder.preprocess(&picture::decode(&bytes)?.rgb);
-            let embedded = encoder.embed_images(&[pixels])?.pop();
-            Ok(embedding(one(embedded.map(|embedding| TextEmbedding { embedding, tokens_used: 0, tokens_cut: 0 }))))
+            let pixels = encoder.preprocess(&picture::decode(&bytes)?.rgb)?;
+            let embedded = encoder.embed_images(&[pixels], Keep::Nothing)?.pop().expect(ONE);
+            Ok(Embedding { vector: Some(convert::vector_out(&embedded.embedding)), ..Embedding::default() })
         }
-    }
-}
-
-fn embedding(embedded: TextEmbedding) -> Embedding {
-    Embedding {
-        vector: Some(convert::vector_out(&embedded.embedding)),
-        tokens_used: embedded.tokens_used as u32,
-        tokens_cut: embedded.tokens_cut as u32,
     }
 }
 

@@ -199,6 +199,8 @@ impl From<model::Error> for Problem {
             ImageTooLarge { .. } | ImageTooHeavy { .. } => invalid("image", "IMAGE_TOO_LARGE"),
             UnknownImage { .. } => invalid("image", "UNKNOWN_IMAGE"),
             BrokenImage { .. } => invalid("image", "BROKEN_IMAGE"),
+            NoImageSide { .. } => invalid("image", "NO_IMAGE_SIDE"),
+            NoTextSide { .. } => invalid("text", "NO_TEXT_SIDE"),
             Inference(_) | NotFinite | Tokenizer { .. } => with(Code::Internal, "INFERENCE_FAILED"),
             _ => with(Code::FailedPrecondition, "MODEL_UNUSABLE"),
         }

@@ -12,7 +12,7 @@ use firn_ingest::{
     embed::Input,
     sink::{Outcome, Sink, SinkError, Ticket},
 };
-use firn_model::{Embedding, Encoder, Error, ModelInfo, Pixels, TextEmbedding};
+use firn_model::{Embedding, Encoder, Error, ImageEmbedding, Keep, ModelInfo, Pixels, TextEmbedding};
 use image::RgbImage;
 
 pub const DIM: usize = 8;
@@ -36,6 +36,8 @@ impl FakeEncoder {
                 dim: DIM,
                 image_side_px: 4,
                 max_text_tokens: MAX_TOKENS,
+                image_token_dim: 0,
+                text_tokens: None,
                 parameters: 0,
                 device: "cpu".to_owned(),
                 sigmoid: None,
@@ -58,18 +60,19 @@ impl Encoder for FakeEncoder {
         &self.info
     }
 
-    fn preprocess(&self, picture: &RgbImage) -> Pixels {
+    fn preprocess(&self, picture: &RgbImage) -> Result<Pixels, Error> {
         self.preprocessed.fetch_add(1, Relaxed);
-        Pixels { side: 4, values: picture.as_raw().iter().map(|&byte| f32::from(byte)).collect() }
+        Ok(Pixels { side: 4, values: picture.as_raw().iter().map(|&byte| f32::from(byte)).collect() })
     }
 
-    fn embed_images(&self, images: &[Pixels]) -> Result<Vec<Embedding>, Error> {
+    fn embed_images(&self, images: &[Pixels], _keep: Keep) -> Result<Vec<ImageEmbedding>, Error> {
         self.image_calls.fetch_add(1, Relaxed);
         let bytes = |image: &Pixels| image.values.iter().map(|&value| value as u8).collect::<Vec<u8>>();
-        Ok(images.iter().map(|image| embedding_of(&bytes(image))).collect())
+        let one = |image| ImageEmbedding { embedding: embedding_of(&bytes(image)), fusion_tokens: None };
+        Ok(images.iter().map(one).collect())
     }
 
-    fn embed_texts(&self, texts: &[&str]) -> Result<Vec<TextEmbedding>, Error> {
+    fn embed_texts(&self, texts: &[&str], _keep: Keep) -> Result<Vec<TextEmbedding>, Error> {
         let one = |text: &&str| {
             let tokens = text.split_whitespace().filter(|&word| word != "?").count();
             if tokens == 0 {
@@ -79,6 +82,7 @@ impl Encoder for FakeEncoder {
                 embedding: embedding_of(text.as_bytes()),
                 tokens_used: tokens.min(MAX_TOKENS),
                 tokens_cut: tokens.saturating_sub(MAX_TOKENS),
+                fusion_tokens: None,
             })
         };
         texts.iter().map(one).collect()

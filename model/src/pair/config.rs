@@ -107,7 +107,12 @@ impl Config {
     }
 
     pub(crate) fn n_parameters(&self) -> u64 {
-        self.tensors().iter().map(|(_, shape)| shape.iter().map(|&n| n as u64).product::<u64>()).sum()
+        self.tensors().iter().map(n_numbers).sum()
+    }
+
+    /// Those of the image tower.
+    pub(crate) fn n_image_parameters(&self) -> u64 {
+        self.tensors().iter().filter(|(name, _)| name.starts_with("vis")).map(n_numbers).sum()
     }
 
     /// Positions of the image tower.
@@ -265,6 +270,10 @@ impl<'a> Fields<'a> {
             _ => Err(self.error("hidden_act", "quick_gelu, gelu or gelu_pytorch_tanh", value)),
         }
     }
+}
+
+fn n_numbers((_, shape): &(String, Vec<usize>)) -> u64 {
+    shape.iter().map(|&n| n as u64).product()
 }
 
 pub(super) fn with_bias(name: &str, shape: Vec<usize>) -> [(String, Vec<usize>); 2] {

@@ -9,9 +9,10 @@ use std::ops::Range;
 use candle_core::Tensor;
 use candle_nn::{LayerNorm, Linear};
 
-use super::{config::Activation, tokenizer::Tokens, towers};
+use super::{Encoded, config::Activation, tokenizer::Tokens, towers};
 use crate::{
     Pixels,
+    fusion_tokens::{pool_grid, pool_rows},
     product::{Product, View},
 };
 
@@ -53,23 +54,38 @@ impl ImageTower {
         })
     }
 
-    /// (images, projection_dim)
-    pub(crate) fn forward(&self, images: &[Pixels], n_threads: usize) -> Vec<f32> {
+    /// Embeddings, (images, projection_dim), and the patches pooled to `cells` a side if they are wanted.
+    pub(super) fn forward(&self, images: &[Pixels], cells: Option<usize>, n_threads: usize) -> Encoded {
         let mut states = self.positions.repeat(images.len()); // (images * length, dim)
         self.patch_embedding.add(&self.cut_patches(images), &mut states, n_threads);
         let mut normed = Vec::new();
         match &self.head {
             ImageHead::ClassToken { pre_norm, projection } => {
                 pre_norm.forward(&states, &mut normed);
-                let pooled = self.piece(images.len(), 0..1, n_threads).run(&self.blocks, normed); // (images, dim)
-                project(&self.post_norm, projection, &pooled, n_threads)
+                let kept = if cells.is_some() { 0..self.length() } else { 0..1 };
+                let piece = self.piece(images.len(), kept.clone(), n_threads);
+                let states = piece.run(&self.blocks, std::mem::take(&mut normed)); // (images * kept, dim)
+                self.post_norm.forward(&states, &mut normed);
+                let tokens = self.pool_patches(&normed, 1, cells);
+                let class = every(&normed, kept.len(), 0, self.patch_embedding.n_out);
+                let mut embeddings = Vec::new();
+                projection.forward(&class, &mut embeddings, n_threads);
+                Encoded { embeddings, tokens }
             }
             ImageHead::AttentionPool(pool) => {
                 let piece = self.piece(images.len(), 0..self.length(), n_threads);
                 self.post_norm.forward(&piece.run(&self.blocks, states), &mut normed); // (images * length, dim)
-                pool.forward(&normed, &piece)
+                Encoded { embeddings: pool.forward(&normed, &piece), tokens: self.pool_patches(&normed, 0, cells) }
             }
         }
+    }
+
+    /// (images * length, dim) to (images * cells * cells, dim), without the `leading` tokens that are no patches.
+    fn pool_patches(&self, states: &[f32], leading: usize, cells: Option<usize>) -> Vec<f32> {
+        let Some(cells) = cells else { return Vec::new() };
+        let dim = self.patch_embedding.n_out;
+        let images = states.chunks_exact(self.length() * dim);
+        images.flat_map(|states| pool_grid(&states[leading * dim..], dim, cells)).collect()
     }
 
     fn length(&self) -> usize {
@@ -124,23 +140,37 @@ impl TextTower {
         })
     }
 
-    /// (texts, projection_dim). What stands behind the pooled token is left out: a causal tower does not look there, and any
-    /// other pools the last one.
-    pub(crate) fn forward(&self, texts: &[&Tokens], n_threads: usize) -> Vec<f32> {
+    /// Embeddings, (texts, projection_dim), and the states pooled to so many `rows` if they are wanted. What stands behind the
+    /// pooled token is left out: a causal tower does not look there, and any other pools the last one.
+    pub(super) fn forward(&self, texts: &[&Tokens], rows: Option<usize>, n_threads: usize) -> Encoded {
         let dim = self.final_norm.gain.len();
         let mut states = Vec::new(); // (all tokens, dim)
         let mut sequences = Vec::with_capacity(texts.len());
         for text in texts {
             let length = text.pooled_at + 1;
-            sequences.push(Sequence { start: states.len() / dim, length, kept: text.pooled_at..length });
+            let kept = if rows.is_some() { 0..length } else { text.pooled_at..length };
+            sequences.push(Sequence { start: states.len() / dim, length, kept });
             for (&id, position) in text.ids[..length].iter().zip(self.positions.chunks_exact(dim)) {
                 let token = &self.tokens[id as usize * dim..][..dim];
                 states.extend(token.iter().zip(position).map(|(token, position)| token + position));
             }
         }
         let piece = Piece { sequences, causal: self.causal, n_threads };
-        let pooled = piece.run(&self.blocks, states); // (texts, dim)
-        project(&self.final_norm, &self.projection, &pooled, n_threads)
+        let mut normed = Vec::new();
+        self.final_norm.forward(&piece.run(&self.blocks, states), &mut normed); // (kept tokens, dim)
+        let (mut pooled, mut tokens) = (Vec::new(), Vec::new());
+        let mut rest = normed.as_slice();
+        for (text, sequence) in texts.iter().zip(&piece.sequences) {
+            let (kept, after) = rest.split_at(sequence.kept.len() * dim);
+            pooled.extend_from_slice(&kept[kept.len() - dim..]);
+            if let Some(rows) = rows {
+                tokens.extend(pool_rows(&kept[text.text().start * dim..text.text().end * dim], dim, rows));
+            }
+            rest = after;
+        }
+        let mut embeddings = Vec::new();
+        self.projection.forward(&pooled, &mut embeddings, n_threads);
+        Encoded { embeddings, tokens }
     }
 }
 
@@ -310,11 +340,9 @@ impl AttentionPool {
     }
 }
 
-fn project(norm: &Norm, projection: &Dense, pooled: &[f32], n_threads: usize) -> Vec<f32> {
-    let (mut normed, mut embeddings) = (Vec::new(), Vec::new());
-    norm.forward(pooled, &mut normed);
-    projection.forward(&normed, &mut embeddings, n_threads);
-    embeddings
+/// Row `at` of every `of` rows.
+fn every(rows: &[f32], of: usize, at: usize, dim: usize) -> Vec<f32> {
+    rows.chunks_exact(of * dim).flat_map(|rows| &rows[at * dim..][..dim]).copied().collect()
 }
 
 struct Dense {

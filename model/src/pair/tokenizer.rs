@@ -1,7 +1,7 @@
 //! Text to token ids: `tokenizer.json`, cut to the model's length with the end token kept, and padded to it where the tower
 //! wants every text at full length.
 
-use std::path::Path;
+use std::{ops::Range, path::Path};
 
 use super::config::{Pooling, TextConfig};
 use crate::{Error, Result, folder};
@@ -40,6 +40,15 @@ pub(crate) struct Tokens {
     pub n_cut: usize,
     /// Where the token stands whose state becomes the embedding.
     pub pooled_at: usize,
+    /// How many pads stand in front.
+    pub n_left: usize,
+}
+
+impl Tokens {
+    /// Places that are neither padding nor behind the pooled token.
+    pub(crate) fn text(&self) -> Range<usize> {
+        self.n_left..(self.n_left + self.n_used).min(self.pooled_at + 1)
+    }
 }
 
 impl Tokenizer {
@@ -78,11 +87,9 @@ impl Tokenizer {
             return Err(Error::Tokenizer { detail });
         }
         let n_used = ids.len();
-        if let Some(padding) = self.padding {
-            padding.fill(&mut ids, self.max_tokens);
-        }
+        let n_left = self.padding.map_or(0, |padding| padding.fill(&mut ids, self.max_tokens));
         let pooled_at = self.pooling.position(&ids);
-        Ok(Tokens { ids, n_used, n_cut, pooled_at })
+        Ok(Tokens { ids, n_used, n_cut, pooled_at, n_left })
     }
 
     /// Leaves as many as the model takes, the end token among them, and says how many went.
@@ -118,10 +125,12 @@ impl Padding {
         }
     }
 
-    fn fill(self, ids: &mut Vec<u32>, length: usize) {
+    /// How many stand in front.
+    fn fill(self, ids: &mut Vec<u32>, length: usize) -> usize {
         let n_missing = length.saturating_sub(ids.len());
         let at = if self.left { 0 } else { ids.len() };
         ids.splice(at..at, std::iter::repeat_n(self.id, n_missing));
+        if self.left { n_missing } else { 0 }
     }
 }
 

@@ -7,13 +7,17 @@ use candle_core::{Device, IndexOp, Tensor};
 use candle_nn::{Embedding, LayerNorm, Linear, Module};
 
 use super::{
-    Family, clip,
+    Encoded, Family, clip,
     config::{Activation, Config, TowerConfig},
     siglip,
     source::Source,
+    tokenizer::Tokens,
     weights::Weights,
 };
-use crate::Result;
+use crate::{
+    Result,
+    fusion_tokens::{pool_grid, pool_rows},
+};
 
 pub(crate) struct ImageTower {
     /// (dim, 3 * patch * patch)
@@ -48,8 +52,22 @@ impl ImageTower {
         }
     }
 
-    /// (batch, 3, side, side) to (batch, projection_dim).
-    pub(crate) fn forward(&self, pixels: &Tensor) -> candle_core::Result<Tensor> {
+    /// (batch, 3, side, side) to embeddings and, if they are wanted, the patches pooled to `cells` a side.
+    pub(super) fn encode(&self, pixels: &Tensor, cells: Option<usize>) -> candle_core::Result<Encoded> {
+        let (embeddings, patches) = self.forward(pixels)?;
+        let tokens = match cells {
+            Some(cells) => {
+                let (_, n_patches, dim) = patches.dims3()?;
+                let states = patches.flatten_all()?.to_vec1::<f32>()?;
+                states.chunks_exact(n_patches * dim).flat_map(|states| pool_grid(states, dim, cells)).collect()
+            }
+            None => Vec::new(),
+        };
+        Ok(Encoded { embeddings: embeddings.flatten_all()?.to_vec1()?, tokens })
+    }
+
+    /// (batch, 3, side, side) to (batch, projection_dim) and the states of the patches, (batch, patches, dim).
+    pub(super) fn forward(&self, pixels: &Tensor) -> candle_core::Result<(Tensor, Tensor)> {
         let patches = self.patch_embedding.forward(&self.cut_patches(pixels)?)?;
         let patches = patches.broadcast_add(&self.positions)?; // (batch, patches, dim)
         match &self.head {
@@ -57,11 +75,12 @@ impl ImageTower {
                 let (batch, _, dim) = patches.dims3()?;
                 let class = token.broadcast_as((batch, 1, dim))?;
                 let states = pre_norm.forward(&Tensor::cat(&[&class, &patches], 1)?)?; // (batch, 1 + patches, dim)
-                let states = run(&self.blocks, states, None)?;
-                projection.forward(&self.post_norm.forward(&states.i((.., 0))?.contiguous()?)?)
+                let states = self.post_norm.forward(&run(&self.blocks, states, None)?)?;
+                Ok((projection.forward(&states.i((.., 0))?.contiguous()?)?, states.i((.., 1..))?))
             }
             ImageHead::AttentionPool(pool) => {
-                pool.forward(&self.post_norm.forward(&run(&self.blocks, patches, None)?)?)
+                let states = self.post_norm.forward(&run(&self.blocks, patches, None)?)?;
+                Ok((pool.forward(&states)?, states))
             }
         }
     }
@@ -99,16 +118,39 @@ impl TextTower {
         }
     }
 
-    /// (batch, tokens) and the pooled position of each row to (batch, projection_dim).
-    pub(crate) fn forward(&self, ids: &Tensor, pooled_at: &[usize]) -> candle_core::Result<Tensor> {
+    /// Texts of unequal length are those of a causal tower, which cannot see what stands behind its pooled token.
+    pub(super) fn encode(
+        &self,
+        texts: &[&Tokens],
+        rows: Option<usize>,
+        device: &Device,
+    ) -> candle_core::Result<Encoded> {
+        let length = texts.iter().map(|text| text.ids.len()).max().unwrap_or(0);
+        let padded =
+            |text: &&Tokens| text.ids.iter().copied().chain(std::iter::repeat(0)).take(length).collect::<Vec<_>>();
+        let ids: Vec<u32> = texts.iter().flat_map(padded).collect();
+        let pooled_at: Vec<usize> = texts.iter().map(|text| text.pooled_at).collect();
+        let (embeddings, states) = self.forward(&Tensor::from_vec(ids, (texts.len(), length), device)?, &pooled_at)?;
+        let mut tokens = Vec::new();
+        if let Some(rows) = rows {
+            let dim = states.dim(2)?;
+            let states = states.flatten_all()?.to_vec1::<f32>()?;
+            for (text, states) in texts.iter().zip(states.chunks_exact(length * dim)) {
+                tokens.extend(pool_rows(&states[text.text().start * dim..text.text().end * dim], dim, rows));
+            }
+        }
+        Ok(Encoded { embeddings: embeddings.flatten_all()?.to_vec1()?, tokens })
+    }
+
+    /// (batch, tokens) and the pooled position of each row to (batch, projection_dim) and the states, (batch, tokens, dim).
+    pub(super) fn forward(&self, ids: &Tensor, pooled_at: &[usize]) -> candle_core::Result<(Tensor, Tensor)> {
         let (batch, length) = ids.dims2()?;
         let words = self.tokens.forward(ids)?;
         let states = words.broadcast_add(&self.positions.narrow(0, 0, length)?)?; // (batch, tokens, dim)
         let mask = if self.causal { Some(causal_mask(length, ids.device())?) } else { None };
-        let states = run(&self.blocks, states, mask.as_ref())?;
+        let states = self.final_norm.forward(&run(&self.blocks, states, mask.as_ref())?)?;
         let rows = (0..batch).map(|row| states.i((row, pooled_at[row]))).collect::<candle_core::Result<Vec<_>>>()?;
-        let pooled = self.final_norm.forward(&Tensor::stack(&rows, 0)?)?; // (batch, dim)
-        self.projection.forward(&pooled)
+        Ok((self.projection.forward(&Tensor::stack(&rows, 0)?)?, states))
     }
 }
 
