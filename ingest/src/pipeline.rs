@@ -99,7 +99,7 @@ pub fn run(job: Job, sink: &mut dyn Sink) -> (Report, Result<(), RunError>) {
             scope.spawn(move || stage(read_in, PREPARE, stop, &prepare_out, |batch| prepare(encoder, config, batch)));
             let step = embed::step(encoder);
             scope.spawn(move || {
-                stage_of_batches(prepare_in, step, stop, &write_out, |batch| finish(encoder, batch, stop));
+                stage_of_batches(prepare_in, step, stop, &write_out, |batch| finish(encoder, config, batch, stop));
             });
         } else {
             scope.spawn(move || stage(read_in, PREPARE, stop, &write_out, |batch| batch));
@@ -297,7 +297,12 @@ fn prepare(
 }
 
 /// What is not embedded because the run was stopped goes no further, and is settled in no way.
-fn finish(encoder: Option<&dyn Encoder>, batch: Vec<Parcel<Prepared>>, stop: &AtomicBool) -> Vec<Parcel<Input>> {
+fn finish(
+    encoder: Option<&dyn Encoder>,
+    config: &CollectionConfig,
+    batch: Vec<Parcel<Prepared>>,
+    stop: &AtomicBool,
+) -> Vec<Parcel<Input>> {
     let mut refused = Vec::new();
     let (mut labels, mut prepared) = (Vec::new(), Vec::new());
     for Parcel { label, content } in batch {
@@ -309,7 +314,7 @@ fn finish(encoder: Option<&dyn Encoder>, batch: Vec<Parcel<Prepared>>, stop: &At
             Err(outcome) => refused.push(Parcel { label, content: Err(outcome) }),
         }
     }
-    let embedded = embed::finish(encoder, prepared, stop);
+    let embedded = embed::finish(encoder, config, prepared, stop);
     let settled = labels.into_iter().zip(embedded).filter(|(_, e)| !matches!(e, Err(ItemError::Stopped)));
     let done = settled.map(|(label, embedded)| {
         Parcel { label, content: Ok(embedded) }.map(|embedded, label| {

@@ -8,6 +8,7 @@ use firn_index::{
     CollectionConfig, CollectionInfo, HnswConfig, ModelRef, Payload, PointId, Status, Text, TokenConfig, Tokens,
     VectorConfig,
 };
+use firn_model::Grid;
 
 use super::collection::CreateArgs;
 use crate::{
@@ -38,9 +39,18 @@ pub fn create(server: &str, args: &CreateArgs, settings: &Settings) -> anyhow::R
             ef_construction: hnsw.ef_construction as u32,
             ef_search: hnsw.ef_search as u32,
         }),
+        token_grid: token_grid(args.tokens).into(),
         ..Default::default()
     };
     info(call(server, async |client| client.create_collection(request).await)?)
+}
+
+pub fn token_grid(grid: Option<Grid>) -> v1::TokenGrid {
+    match grid {
+        None => v1::TokenGrid::Unspecified,
+        Some(Grid::Four) => v1::TokenGrid::TokenGrid4x4,
+        Some(Grid::Seven) => v1::TokenGrid::TokenGrid7x7,
+    }
 }
 
 pub fn collections(server: &str) -> anyhow::Result<Vec<CollectionInfo>> {

@@ -8,7 +8,7 @@ use firn_index::{
     Tokens, VectorConfig,
 };
 use firn_ingest::embed;
-use firn_model::{Encoder, ModelInfo};
+use firn_model::{Encoder, FusionTokens, Grid, ModelInfo, TokenShape};
 use firn_proto::{json, v1};
 use half::f16;
 
@@ -120,7 +120,7 @@ fn tokens_in(tokens: &v1::Tokens, field: &str) -> Result<Tokens> {
     Ok(Tokens { n, dim, values })
 }
 
-pub fn tokens_out(n: usize, dim: usize, values: &[f16]) -> v1::Tokens {
+fn tokens_out(n: usize, dim: usize, values: &[f16]) -> v1::Tokens {
     let packed: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
     v1::Tokens { n: n as u32, dim: dim as u32, packed: packed.into() }
 }
@@ -140,6 +140,40 @@ fn token_shape_out(n: usize, dim: usize) -> v1::TokenShape {
 pub fn token_shapes_in(tokens: HashMap<String, v1::TokenShape>) -> BTreeMap<String, TokenConfig> {
     let shape = |shape: v1::TokenShape| TokenConfig { n: shape.n as usize, dim: shape.dim as usize };
     tokens.into_iter().map(|(of, given)| (of, shape(given))).collect()
+}
+
+/// "image" and "text" are where a model's tokens go, so they have a shape that it makes.
+pub fn check_token_shapes(tokens: &BTreeMap<String, TokenConfig>, info: &ModelInfo) -> Result<()> {
+    let all = || Grid::ALL.map(|grid| info.token_shapes(grid));
+    let made = |of: &str| -> Vec<TokenShape> {
+        match of {
+            embed::IMAGE_VECTOR => all().into_iter().filter_map(|shapes| shapes.image).collect(),
+            _ => info.text_tokens.into_iter().collect(),
+        }
+    };
+    for of in [embed::IMAGE_VECTOR, embed::TEXT_VECTOR] {
+        let Some(received) = tokens.get(of) else { continue };
+        let made: Vec<String> = made(of).iter().map(|shape| format!("{} x {}", shape.n, shape.dim)).collect();
+        if !made.contains(&received.to_string()) {
+            let message = format!("expected one of {made:?}, as the model makes them, received {received}");
+            return Err(Problem::invalid(format!("tokens[{of:?}]"), "WRONG_TOKENS", message));
+        }
+    }
+    Ok(())
+}
+
+/// None: no tokens are wanted.
+pub fn grid_in(grid: i32, field: &str) -> Result<Option<Grid>> {
+    match v1::TokenGrid::try_from(grid) {
+        Ok(v1::TokenGrid::Unspecified) => Ok(None),
+        Ok(v1::TokenGrid::TokenGrid4x4) => Ok(Some(Grid::Four)),
+        Ok(v1::TokenGrid::TokenGrid7x7) => Ok(Some(Grid::Seven)),
+        Err(_) => Err(Problem::invalid(field, "OUT_OF_RANGE", format!("expected 0 to 2, received {grid}"))),
+    }
+}
+
+pub fn fusion_tokens_out(tokens: Option<FusionTokens>) -> Option<v1::Tokens> {
+    tokens.map(|tokens| tokens_out(tokens.n, tokens.dim, &tokens.values))
 }
 
 pub fn payload_in(payload: Option<prost_types::Struct>, field: &str) -> Result<Payload> {
@@ -361,6 +395,8 @@ pub fn model_out(info: &ModelInfo) -> v1::ModelDescription {
         max_text_tokens: info.max_text_tokens as u32,
         parameters: info.parameters,
         device: info.device.clone(),
+        image_token_dim: info.image_token_dim as u32,
+        text_tokens: info.text_tokens.map(|shape| token_shape_out(shape.n, shape.dim)),
     }
 }
 

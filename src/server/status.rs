@@ -233,6 +233,7 @@ impl From<engine::Error> for Problem {
         match error {
             engine::Error::Model(error) => error.into(),
             engine::Error::ModelMismatch { .. } => Problem::new(Code::FailedPrecondition, "WRONG_MODEL", message),
+            engine::Error::NoTokens { .. } => Problem::invalid("token_grid", "NO_TOKENS", message),
             engine::Error::ModelGone { .. } | engine::Error::NotLoaded { .. } => {
                 Problem::new(Code::FailedPrecondition, "MODEL_NOT_LOADED", message)
             }

@@ -289,7 +289,11 @@ async fn texts_and_images_are_embedded_stored_and_found() {
     assert!(embedded[0].tokens_used > 0 && embedded[1].tokens_used == 0);
 
     let stream = inputs.into_iter().chain([input(v1::embed_input::Kind::Image(vec![1, 2, 3].into()))]);
-    let stream = stream.map(|input| v1::EmbedStreamRequest { model: "builtin".into(), input: Some(input) });
+    let stream = stream.map(|input| v1::EmbedStreamRequest {
+        model: "builtin".into(),
+        input: Some(input),
+        ..Default::default()
+    });
     let stream: Vec<_> = stream.collect();
     let replies = client.inference_service().embed_stream(tokio_stream::iter(stream)).await.unwrap().into_inner();
     let replies: Vec<_> = replies.map(|reply| reply.unwrap().result.unwrap()).collect().await;
@@ -303,6 +307,67 @@ async fn texts_and_images_are_embedded_stored_and_found() {
     let is_answer = |r: &v1::QueryResult| matches!(r.result, Some(v1::query_result::Result::Response(_)));
     assert_eq!(results.iter().map(is_answer).collect::<Vec<_>>(), [true, true, false]);
     assert!(server.get("/metrics").1.contains("firn_inference_batch_inputs_count"));
+}
+
+#[tokio::test]
+async fn a_model_s_tokens_are_made_stored_and_given() {
+    let (_dir, data) = data();
+    let server = Server::start_with_model(&data, "builtin", &[]);
+    let client = server.client().await;
+    let model = client.info().await.unwrap().models.remove(0);
+    let (image, text) = (v1::TokenShape { n: 16, dim: model.image_token_dim }, model.text_tokens.unwrap());
+    let made = v1::CreateCollectionRequest {
+        collection_name: "m".into(),
+        token_grid: v1::TokenGrid::TokenGrid4x4.into(),
+        ..Default::default()
+    };
+    let described = client.create_collection(made.clone()).await.unwrap();
+    assert_eq!((described.tokens["image"], described.tokens["text"]), (image, text));
+
+    let words = |words: &str| v1::Text { text: words.to_owned(), language: "en".into() };
+    let image_of = |id, image: Vec<u8>, texts| v1::PointInput {
+        id: Some(firn_client::id(id)),
+        image: image.into(),
+        texts,
+        ..Default::default()
+    };
+    client.upsert("m", vec![image_of(1, png(), vec![words("a cat")]), image_of(2, png(), vec![])]).await.unwrap();
+    let asked = v1::Include { tokens: true, ..Default::default() };
+    let points = client.get("m", nums(&[1, 2]), asked).await.unwrap();
+
+    use v1::embed_input::Kind;
+    let inputs = [Kind::Image(png().into()), Kind::Text("a cat".into())];
+    let inputs: Vec<_> = inputs.into_iter().map(|kind| v1::EmbedInput { kind: Some(kind) }).collect();
+    let grid = v1::TokenGrid::TokenGrid4x4;
+    let embedded = client.embed_with_tokens("", inputs.clone(), grid).await.unwrap();
+    let close = |a: &v1::Tokens, b: &v1::Tokens| {
+        let (x, y) = (firn_client::unpack_tokens(a), firn_client::unpack_tokens(b));
+        let near = |(x, y): (&firn_client::f16, &firn_client::f16)| (x.to_f32() - y.to_f32()).abs() < 0.01;
+        x.len() == y.len() && x.iter().zip(&y).all(near)
+    };
+    assert!(close(&points[0].tokens["image"], embedded[0].tokens.as_ref().unwrap()));
+    assert!(close(&points[0].tokens["text"], embedded[1].tokens.as_ref().unwrap()));
+    assert_eq!(points[1].tokens.keys().collect::<Vec<_>>(), ["image"]);
+    assert!(client.embed("", inputs).await.unwrap()[0].tokens.is_none());
+
+    let named = |name: &str| v1::CreateCollectionRequest { collection_name: name.into(), ..Default::default() };
+    let of = |tokens: &[(&str, v1::TokenShape)]| tokens.iter().map(|(of, shape)| ((*of).to_owned(), *shape)).collect();
+    let both = v1::CreateCollectionRequest { tokens: of(&[("image", image)]), ..made };
+    let both = v1::CreateCollectionRequest { collection_name: "n".into(), ..both };
+    let wrong =
+        v1::CreateCollectionRequest { tokens: of(&[("image", v1::TokenShape { n: 15, ..image })]), ..named("n") };
+    let no_model = v1::CreateCollectionRequest { token_grid: grid.into(), ..plain_collection("n", 3) };
+    let unknown = v1::CreateCollectionRequest { token_grid: 9, ..named("n") };
+    for (request, reason, field) in [
+        (both, "INVALID_SETTING", "token_grid"),
+        (wrong, "WRONG_TOKENS", "tokens[\"image\"]"),
+        (no_model, "NO_MODEL", "token_grid"),
+        (unknown, "OUT_OF_RANGE", "token_grid"),
+    ] {
+        check(client.create_collection(request).await, Code::InvalidArgument, reason, field);
+    }
+    let right = v1::CreateCollectionRequest { tokens: of(&[("image", image)]), ..named("n") };
+    assert_eq!(client.create_collection(right).await.unwrap().tokens.len(), 1);
 }
 
 /// What a call is refused with: its code, reason and first field.

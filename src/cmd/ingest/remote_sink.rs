@@ -10,6 +10,7 @@ use firn_ingest::{
     embed::Input,
     sink::{Outcome, Sink, SinkError, Ticket},
 };
+use firn_model::Grid;
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
@@ -41,6 +42,7 @@ impl RemoteSink {
         collection: &str,
         model: Option<&str>,
         dims: &BTreeMap<String, VectorConfig>,
+        grid: Option<Grid>,
     ) -> anyhow::Result<()> {
         if self.runtime.block_on(self.client.collection_exists(collection))? {
             return Ok(());
@@ -50,6 +52,7 @@ impl RemoteSink {
             collection_name: collection.to_owned(),
             model: model.unwrap_or_default().to_owned(),
             vectors: dims.collect(),
+            token_grid: remote::token_grid(grid).into(),
             ..Default::default()
         };
         self.runtime.block_on(self.client.create_collection(request))?;
