@@ -117,7 +117,7 @@ fn measure_firn(args: &Args, data: &Data, path: &Path) -> Outcome<(Summary, Vec<
     let options = Options { buffer_limit: args.n + 1, build_threads: args.threads, ..Options::default() };
     let database = Database::open(path, options.clone())?;
     let vectors = BTreeMap::from([("v".to_owned(), VectorConfig { dim: args.dim })]);
-    let config = CollectionConfig { model: None, vectors, hnsw: HnswConfig::default() };
+    let config = CollectionConfig { vectors, ..CollectionConfig::default() };
     let collection = database.create_collection("c", config)?;
     let (wall, cpu) = (Instant::now(), process_cpu_s());
     insert(&collection, data, args.dim)?;
@@ -156,6 +156,7 @@ fn insert(collection: &Collection, data: &Data, dim: usize) -> Outcome<()> {
             texts: Vec::new(),
             payload: Payload::new(),
             vectors: [("v".to_owned(), v.to_vec())].into(),
+            tokens: BTreeMap::new(),
         };
         collection.upsert(batch.iter().enumerate().map(point).collect())?;
     }
