@@ -13,6 +13,7 @@ use crate::{
     fusion_tokens::{FusionTokens, Grid, Keep, TokenShape, TokenShapes},
     hub,
     pair::{self, Family},
+    sentence::{self, Layout},
 };
 
 /// Unit length, `ModelInfo::dim` numbers.
@@ -171,7 +172,10 @@ pub fn load(name: &str, device: Device) -> Result<Arc<dyn Encoder>> {
 }
 
 fn load_folder(name: &str, folder: &Path, device: &candle_core::Device) -> Result<Arc<dyn Encoder>> {
-    pair::load(name, folder, family(folder)?, device)
+    match Layout::is_in(folder) {
+        true => sentence::load(name, folder, device),
+        false => pair::load(name, folder, family(folder)?, device),
+    }
 }
 
 /// `model_type` of config.json.
