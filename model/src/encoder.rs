@@ -9,11 +9,9 @@ use std::{
 use image::RgbImage;
 
 use crate::{
-    Error, Result, device, folder,
+    Error, Result, device,
     fusion_tokens::{FusionTokens, Grid, Keep, TokenShape, TokenShapes},
-    hub,
-    pair::{self, Family},
-    sentence::{self, Layout},
+    hub, pair, sentence,
 };
 
 /// Unit length, `ModelInfo::dim` numbers.
@@ -159,7 +157,7 @@ impl FromStr for Device {
     }
 }
 
-/// Loads an encoder by name: `builtin`, a folder in the Hugging Face layout, or `hf:org/name@rev`.
+/// Loads an encoder by name: `builtin`, a folder in the layout of Hugging Face or OpenCLIP, or `hf:org/name@rev`.
 pub fn load(name: &str, device: Device) -> Result<Arc<dyn Encoder>> {
     let spec: ModelSpec = name.parse()?;
     let device = device::open(device)?;
@@ -172,19 +170,9 @@ pub fn load(name: &str, device: Device) -> Result<Arc<dyn Encoder>> {
 }
 
 fn load_folder(name: &str, folder: &Path, device: &candle_core::Device) -> Result<Arc<dyn Encoder>> {
-    match Layout::is_in(folder) {
+    match sentence::Layout::is_in(folder) {
         true => sentence::load(name, folder, device),
-        false => pair::load(name, folder, family(folder)?, device),
-    }
-}
-
-/// `model_type` of config.json.
-pub(crate) fn family(folder: &Path) -> Result<Family> {
-    let path = folder.join(pair::CONFIG_FILE);
-    let config = folder::read_json(&path)?;
-    match config["model_type"].as_str() {
-        Some(name) => Family::of_name(name),
-        None => Err(Error::BadFile { file: path, detail: "model_type: expected a name".to_owned() }),
+        false => pair::load(name, folder, device),
     }
 }
 
