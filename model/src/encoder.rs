@@ -13,6 +13,7 @@ use crate::{
     fusion_tokens::{FusionTokens, Grid, Keep, TokenShape, TokenShapes},
     hub,
     pair::{self, FrozenBlock},
+    sentence,
 };
 
 /// Unit length, `ModelInfo::dim` numbers.
@@ -186,7 +187,11 @@ fn load_folder(
     block: Option<&FrozenBlock>,
     device: &candle_core::Device,
 ) -> Result<Arc<dyn Encoder>> {
-    pair::load(name, folder, block, device)
+    match sentence::Layout::is_in(folder) {
+        true if block.is_some() => Err(Error::NoImageSide { model: name.to_owned() }),
+        true => sentence::load(name, folder, device),
+        false => pair::load(name, folder, block, device),
+    }
 }
 
 #[cfg(test)]

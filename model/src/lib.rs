@@ -10,6 +10,7 @@ mod device;
 mod encoder;
 mod error;
 pub mod facets;
+mod flat;
 mod folder;
 mod fusion_tokens;
 mod hub;
@@ -19,6 +20,7 @@ pub mod picture;
 mod preprocess;
 mod product;
 pub mod scenes;
+mod sentence;
 mod side;
 #[cfg(test)]
 mod testing;

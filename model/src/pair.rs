@@ -12,7 +12,7 @@ mod layout;
 mod open_clip;
 mod siglip;
 mod source;
-mod tokenizer;
+pub(crate) mod tokenizer;
 mod towers;
 mod weights;
 
@@ -22,16 +22,13 @@ use candle_core::{Device, Tensor};
 use image::RgbImage;
 use rayon::prelude::*;
 
+use self::{config::VisionConfig, frozen_block::Inside, tokenizer::Tokens};
 pub(crate) use self::{
-    config::Config,
+    config::{Activation, Config, Fields, TowerConfig, n_numbers, with_bias},
     layout::Layout,
+    source::Source,
     tokenizer::Tokenizer,
-    weights::{Weights, is_finite, shard_names},
-};
-use self::{
-    config::{TowerConfig, VisionConfig},
-    frozen_block::Inside,
-    tokenizer::Tokens,
+    weights::{CANDIDATES as WEIGHT_FILES, Weights, file_names as weight_file_names, is_finite, shard_names},
 };
 pub use self::{frozen_block::FrozenBlock, weights::TensorFault};
 use crate::{
@@ -165,11 +162,11 @@ enum TextTower {
 
 /// What a tower makes of a batch.
 #[derive(Debug, Default)]
-struct Encoded {
+pub(crate) struct Encoded {
     /// (items, dim)
-    embeddings: Vec<f32>,
+    pub embeddings: Vec<f32>,
     /// (items, tokens for fusion, token dim); empty if none are wanted.
-    tokens: Vec<f32>,
+    pub tokens: Vec<f32>,
 }
 
 impl Encoded {
@@ -311,7 +308,7 @@ impl TextSide for Texts {
 }
 
 /// Pieces of a batch side by side; threads beyond the number of pieces help inside of them.
-fn on_cpu<T: Sync>(items: &[T], embed: impl Fn(&[T], usize) -> Encoded + Sync) -> Encoded {
+pub(crate) fn on_cpu<T: Sync>(items: &[T], embed: impl Fn(&[T], usize) -> Encoded + Sync) -> Encoded {
     if items.is_empty() {
         return Encoded::default();
     }
@@ -323,7 +320,7 @@ fn on_cpu<T: Sync>(items: &[T], embed: impl Fn(&[T], usize) -> Encoded + Sync) -
 }
 
 /// Pieces of a batch one after the other.
-fn on_card<T>(items: &[T], embed: impl Fn(&[T]) -> candle_core::Result<Encoded>) -> Result<Encoded> {
+pub(crate) fn on_card<T>(items: &[T], embed: impl Fn(&[T]) -> candle_core::Result<Encoded>) -> Result<Encoded> {
     Ok(together(items.chunks(CUDA_BATCH).map(embed).collect::<candle_core::Result<Vec<_>>>()?))
 }
 
@@ -334,7 +331,7 @@ fn together(pieces: Vec<Encoded>) -> Encoded {
 }
 
 /// (items * n, dim) numbers to the tokens of each item; none of each if there are no numbers.
-fn fusion_tokens(rows: &[f32], n_items: usize, dim: usize) -> Result<Vec<Option<FusionTokens>>> {
+pub(crate) fn fusion_tokens(rows: &[f32], n_items: usize, dim: usize) -> Result<Vec<Option<FusionTokens>>> {
     if rows.is_empty() {
         return Ok(vec![None; n_items]);
     }
@@ -375,7 +372,7 @@ fn memory_of(towers: &[(&TowerConfig, usize)], n_parameters: u64) -> Vec<Memory>
 }
 
 /// (batch * dim) numbers to one vector of unit length each.
-fn unit_rows(rows: &[f32], dim: usize) -> Result<Vec<Embedding>> {
+pub(crate) fn unit_rows(rows: &[f32], dim: usize) -> Result<Vec<Embedding>> {
     let unit = |row: &[f32]| {
         let norm = row.iter().map(|x| x * x).sum::<f32>().sqrt();
         let unit: Embedding = row.iter().map(|x| x / norm).collect();

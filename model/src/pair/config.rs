@@ -127,14 +127,14 @@ impl TowerConfig {
             intermediate_size: fields.count("intermediate_size", width * 4, 1 << 17)?,
             n_layers: fields.count("num_hidden_layers", 12, 512)?,
             n_heads: fields.count("num_attention_heads", width / 64, 1 << 10)?,
-            activation: fields.activation(defaults.activation)?,
+            activation: fields.activation("hidden_act", defaults.activation)?,
             layer_norm_eps: fields.number("layer_norm_eps", defaults.layer_norm_eps)?,
         }
         .validated(fields.at)
     }
 
-    /// The same, if its heads can be made.
-    pub(super) fn validated(self, at: &str) -> Result<TowerConfig, String> {
+    /// The same, if its heads can be made; `at` is where it stands in the file.
+    pub(crate) fn validated(self, at: &str) -> Result<TowerConfig, String> {
         let TowerConfig { hidden_size, n_heads, .. } = self;
         if n_heads == 0 || !hidden_size.is_multiple_of(n_heads) {
             return Err(format!("{at}: hidden_size {hidden_size} is not a multiple of {n_heads} heads"));
@@ -217,7 +217,7 @@ impl VisionConfig {
 }
 
 /// One object of the file, read with defaults and limits.
-pub(super) struct Fields<'a> {
+pub(crate) struct Fields<'a> {
     pub json: &'a Value,
     pub at: &'a str,
 }
@@ -242,7 +242,7 @@ impl<'a> Fields<'a> {
         format!("{}{dot}{name}: expected {expected}, received {received}", self.at)
     }
 
-    pub(super) fn count(&self, name: &str, default: usize, max: usize) -> Result<usize, String> {
+    pub(crate) fn count(&self, name: &str, default: usize, max: usize) -> Result<usize, String> {
         let value = &self.json[name];
         if value.is_null() {
             return Ok(default);
@@ -265,7 +265,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    pub(super) fn number(&self, name: &str, default: f64) -> Result<f64, String> {
+    pub(crate) fn number(&self, name: &str, default: f64) -> Result<f64, String> {
         let value = &self.json[name];
         if value.is_null() {
             return Ok(default);
@@ -273,23 +273,24 @@ impl<'a> Fields<'a> {
         value.as_f64().filter(|x| *x >= 0.0 && *x < 1.0).ok_or_else(|| self.error(name, "a number from 0 to 1", value))
     }
 
-    fn activation(&self, default: Activation) -> Result<Activation, String> {
-        let value = &self.json["hidden_act"];
+    pub(crate) fn activation(&self, name: &str, default: Activation) -> Result<Activation, String> {
+        let value = &self.json[name];
         match value.as_str() {
             None if value.is_null() => Ok(default),
             Some("quick_gelu") => Ok(Activation::QuickGelu),
             Some("gelu") => Ok(Activation::Gelu),
             Some("gelu_new" | "gelu_pytorch_tanh") => Ok(Activation::GeluTanh),
-            _ => Err(self.error("hidden_act", "quick_gelu, gelu or gelu_pytorch_tanh", value)),
+            _ => Err(self.error(name, "quick_gelu, gelu or gelu_pytorch_tanh", value)),
         }
     }
 }
 
+/// Numbers in a tensor.
 pub(crate) fn n_numbers((_, shape): &(String, Vec<usize>)) -> u64 {
     shape.iter().map(|&n| n as u64).product()
 }
 
-pub(super) fn with_bias(name: &str, shape: Vec<usize>) -> [(String, Vec<usize>); 2] {
+pub(crate) fn with_bias(name: &str, shape: Vec<usize>) -> [(String, Vec<usize>); 2] {
     [(format!("{name}.bias"), vec![shape[0]]), (format!("{name}.weight"), shape)]
 }
 

@@ -2,16 +2,12 @@
 //!
 //! `towers` says the same in candle's operations; that one computes on a card, and judges this one in the tests.
 
-mod rows;
-
 use std::ops::Range;
-
-use candle_core::Tensor;
-use candle_nn::{LayerNorm, Linear};
 
 use super::{Encoded, config::Activation, tokenizer::Tokens, towers};
 use crate::{
     Pixels,
+    flat::{Dense, Norm, Piece, Sequence, activate, numbers, softmax},
     fusion_tokens::{pool_grid, pool_rows},
     product::{Product, View},
 };
@@ -153,7 +149,7 @@ impl Projector {
     fn forward(&self, states: &[f32], length: usize, n_threads: usize) -> Vec<f32> {
         let (mut wide, mut projected, mut normed) = (Vec::new(), Vec::new(), Vec::new());
         self.up.forward(states, &mut wide, n_threads);
-        rows::activate(&mut wide, Activation::Gelu);
+        activate(&mut wide, Activation::Gelu);
         self.out.forward(&wide, &mut projected, n_threads);
         self.norm.forward(&projected, &mut normed);
         let dim = self.out.n_out;
@@ -218,21 +214,6 @@ impl TextTower {
     }
 }
 
-/// Rows of the states that look at each other, and which of them are wanted at the end.
-struct Sequence {
-    start: usize,
-    length: usize,
-    kept: Range<usize>,
-}
-
-/// What goes through the blocks together.
-struct Piece {
-    sequences: Vec<Sequence>,
-    /// A row looks only at itself and at what stands before it.
-    causal: bool,
-    n_threads: usize,
-}
-
 impl Piece {
     /// (rows, dim) to the kept rows, (kept, dim).
     fn run(&self, blocks: &[Block], mut states: Vec<f32>) -> Vec<f32> {
@@ -247,15 +228,6 @@ impl Piece {
             block.finish(&mut states, self.n_threads, &mut scratch);
         }
         states
-    }
-
-    fn keep(&self, rows: &[f32]) -> Vec<f32> {
-        let dim = rows.len() / self.sequences.iter().map(|s| s.length).sum::<usize>();
-        self.sequences
-            .iter()
-            .flat_map(|s| &rows[(s.start + s.kept.start) * dim..][..s.kept.len() * dim])
-            .copied()
-            .collect()
     }
 }
 
@@ -298,19 +270,7 @@ impl Block {
         let Scratch { normed, qkv, scores, attended, .. } = scratch;
         self.norm.forward(states, normed);
         self.qkv.forward(normed, qkv, piece.n_threads);
-        attended.resize(states.len(), 0.0);
-        let (dim, width) = (self.qkv.n_in, self.qkv.n_in / self.n_heads);
-        for &Sequence { start, length, .. } in &piece.sequences {
-            let product = |size| Product { size, scale: 1.0, n_threads: piece.n_threads };
-            scores.resize(length * length, 0.0);
-            for head in 0..self.n_heads {
-                let part = |third: usize| View::rows(&qkv[(3 * start + third) * dim + head * width..], 3 * dim);
-                product([length, length, width]).write(part(0), part(1).transposed(), scores, length);
-                rows::softmax(scores, length, piece.causal);
-                let target = &mut attended[start * dim + head * width..];
-                product([length, width, length]).write(View::rows(scores, length), part(2), target, dim);
-            }
-        }
+        piece.attend(qkv, self.n_heads, scores, attended);
     }
 
     /// What follows for each row alone: the output projection and the MLP, added to the states.
@@ -338,7 +298,7 @@ impl Mlp {
         let Scratch { normed, wide, .. } = scratch;
         self.norm.forward(states, normed);
         self.up.forward(normed, wide, n_threads);
-        rows::activate(wide, self.activation);
+        activate(wide, self.activation);
         self.down.add(wide, states, n_threads);
     }
 }
@@ -372,7 +332,7 @@ impl AttentionPool {
                 let query = View::rows(&self.query[head * width..][..width], width);
                 let half = |half: usize| View::rows(&kv[(2 * start + half) * dim + head * width..], 2 * dim);
                 product([1, length, width]).write(query, half(0).transposed(), &mut scores, length);
-                rows::softmax(&mut scores, length, false);
+                softmax(&mut scores, length, false);
                 let target = &mut attended[head * width..][..width];
                 product([1, width, length]).write(View::rows(&scores, length), half(1), target, width);
             }
@@ -389,63 +349,6 @@ fn every(rows: &[f32], of: usize, at: usize, dim: usize) -> Vec<f32> {
     rows.chunks_exact(of * dim).flat_map(|rows| &rows[at * dim..][..dim]).copied().collect()
 }
 
-struct Dense {
-    /// (in, out): the order that the product reads fastest.
-    weight: Vec<f32>,
-    /// (out), zeros where the model has none.
-    bias: Vec<f32>,
-    n_in: usize,
-    n_out: usize,
-}
-
-impl Dense {
-    fn new(linear: &Linear) -> candle_core::Result<Dense> {
-        let (n_out, n_in) = linear.weight().dims2()?;
-        let bias = linear.bias().map_or(Ok(vec![0.0; n_out]), numbers)?;
-        Ok(Dense { weight: numbers(&linear.weight().t()?)?, bias, n_in, n_out })
-    }
-
-    /// (rows, in) to (rows, out)
-    fn forward(&self, x: &[f32], into: &mut Vec<f32>, n_threads: usize) {
-        into.clear();
-        (0..x.len() / self.n_in).for_each(|_| into.extend_from_slice(&self.bias));
-        self.multiply(x, into, n_threads);
-    }
-
-    /// The same, added to what stands there.
-    fn add(&self, x: &[f32], to: &mut [f32], n_threads: usize) {
-        rows::add_to_each(to, &self.bias);
-        self.multiply(x, to, n_threads);
-    }
-
-    fn multiply(&self, x: &[f32], to: &mut [f32], n_threads: usize) {
-        let product = Product { size: [x.len() / self.n_in, self.n_out, self.n_in], scale: 1.0, n_threads };
-        product.add(View::rows(x, self.n_in), View::rows(&self.weight, self.n_out), to, self.n_out);
-    }
-}
-
-struct Norm {
-    gain: Vec<f32>,
-    bias: Vec<f32>,
-    epsilon: f32,
-}
-
-impl Norm {
-    fn new(norm: &LayerNorm) -> candle_core::Result<Norm> {
-        let bias = norm.bias().expect("read with a bias");
-        Ok(Norm { gain: numbers(norm.weight())?, bias: numbers(bias)?, epsilon: norm.eps() as f32 })
-    }
-
-    fn forward(&self, x: &[f32], into: &mut Vec<f32>) {
-        into.resize(x.len(), 0.0);
-        rows::normalise(x, into, (&self.gain, &self.bias), self.epsilon);
-    }
-}
-
 fn blocks(blocks: Vec<towers::Block>) -> candle_core::Result<Vec<Block>> {
     blocks.into_iter().map(Block::new).collect()
-}
-
-fn numbers(tensor: &Tensor) -> candle_core::Result<Vec<f32>> {
-    tensor.flatten_all()?.to_vec1()
 }

@@ -9,7 +9,7 @@ use crate::{Error, Result, folder};
 /// Longest text that is looked at, in bytes.
 pub(crate) const MAX_TEXT_BYTES: usize = 1 << 20;
 /// Largest tokenizer.json that is read.
-const MAX_FILE_BYTES: u64 = 256 << 20;
+pub(crate) const MAX_FILE_BYTES: u64 = 256 << 20;
 const END: &str = "</s>";
 const PAD: &str = "<pad>";
 
@@ -81,7 +81,7 @@ impl Tokenizer {
         if ids.len() <= self.n_special || text.trim().is_empty() {
             return Err(Error::EmptyText);
         }
-        let n_cut = self.cut(&mut ids);
+        let n_cut = cut(&mut ids, self.max_tokens, self.n_special);
         if let Some(id) = ids.iter().find(|&&id| id as usize >= self.vocab_size) {
             let detail = format!("token {id}: expected ids below {}", self.vocab_size);
             return Err(Error::Tokenizer { detail });
@@ -91,19 +91,19 @@ impl Tokenizer {
         let pooled_at = self.pooling.position(&ids);
         Ok(Tokens { ids, n_used, n_cut, pooled_at, n_left })
     }
+}
 
-    /// Leaves as many as the model takes, the end token among them, and says how many went.
-    fn cut(&self, ids: &mut Vec<u32>) -> usize {
-        let n_cut = ids.len().saturating_sub(self.max_tokens);
-        if n_cut > 0 {
-            let end = ids[ids.len() - 1];
-            ids.truncate(self.max_tokens);
-            if self.n_special > 0 {
-                ids[self.max_tokens - 1] = end;
-            }
+/// Leaves as many as the model takes, the end token among them, and says how many went.
+pub(crate) fn cut(ids: &mut Vec<u32>, max_tokens: usize, n_special: usize) -> usize {
+    let n_cut = ids.len().saturating_sub(max_tokens);
+    if n_cut > 0 {
+        let end = ids[ids.len() - 1];
+        ids.truncate(max_tokens);
+        if n_special > 0 {
+            ids[max_tokens - 1] = end;
         }
-        n_cut
     }
+    n_cut
 }
 
 impl Padding {

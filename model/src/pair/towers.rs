@@ -236,7 +236,7 @@ impl Block {
         let dim = tower.hidden_size;
         Ok(Block {
             norm: from.norm("layer_norm1", tower)?,
-            qkv: from.qkv(tower)?,
+            qkv: from.qkv(["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"], tower)?,
             out: from.linear("self_attn.out_proj", dim, dim)?,
             n_heads: tower.n_heads,
             mlp: Mlp::load(from, "layer_norm2", tower)?,
@@ -289,7 +289,7 @@ impl Mlp {
 }
 
 impl Activation {
-    fn apply(self, x: &Tensor) -> candle_core::Result<Tensor> {
+    pub(crate) fn apply(self, x: &Tensor) -> candle_core::Result<Tensor> {
         match self {
             Activation::QuickGelu => x * candle_nn::ops::sigmoid(&(x * 1.702)?)?,
             Activation::Gelu => x.gelu_erf(),
