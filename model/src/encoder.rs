@@ -11,9 +11,10 @@ use image::RgbImage;
 use crate::{
     Error, Result, device, folder,
     fusion_tokens::{FusionTokens, Grid, Keep, TokenShape, TokenShapes},
-    hub,
+    hub, join,
     pair::{self, Family},
     sentence::{self, Layout},
+    side::{Opened, Want},
 };
 
 /// Unit length, `ModelInfo::dim` numbers.
@@ -159,7 +160,8 @@ impl FromStr for Device {
     }
 }
 
-/// Loads an encoder by name: `builtin`, a folder in the Hugging Face layout, or `hf:org/name@rev`.
+/// Loads an encoder by name: `builtin`, a folder (in the layout of Hugging Face or sentence-transformers, or with a
+/// `model.toml`), or `hf:org/name@rev`.
 pub fn load(name: &str, device: Device) -> Result<Arc<dyn Encoder>> {
     let spec: ModelSpec = name.parse()?;
     let device = device::open(device)?;
@@ -172,9 +174,17 @@ pub fn load(name: &str, device: Device) -> Result<Arc<dyn Encoder>> {
 }
 
 fn load_folder(name: &str, folder: &Path, device: &candle_core::Device) -> Result<Arc<dyn Encoder>> {
-    match Layout::is_in(folder) {
-        true => sentence::load(name, folder, device),
-        false => pair::load(name, folder, family(folder)?, device),
+    open_folder(folder, Want::Both, device)?.joined(name, device)
+}
+
+/// By what stands in it.
+pub(crate) fn open_folder(folder: &Path, want: Want, device: &candle_core::Device) -> Result<Opened> {
+    if join::is_in(folder) {
+        join::open(folder, device)
+    } else if Layout::is_in(folder) {
+        sentence::open(folder, device)
+    } else {
+        pair::open(folder, family(folder)?, want, device)
     }
 }
 

@@ -27,12 +27,11 @@ pub(crate) use self::{
     weights::{Weights, file_names as weight_file_names, shard_names},
 };
 use crate::{
-    Embedding, Encoder, Error, FusionTokens, ImageEmbedding, Keep, Pixels, Result, TEXT_TOKENS, TextEmbedding,
-    TokenShape,
+    Embedding, Error, FusionTokens, ImageEmbedding, Keep, Pixels, Result, TEXT_TOKENS, TextEmbedding, TokenShape,
     check::Memory,
-    device, folder,
+    folder,
     preprocess::{self, Preprocessor},
-    side::{About, ImageInfo, ImageSide, Joined, Sides, TextInfo, TextSide},
+    side::{ImageInfo, ImageSide, Opened, Sides, TextInfo, TextSide, Want},
 };
 
 pub(crate) const CONFIG_FILE: &str = "config.json";
@@ -76,23 +75,22 @@ impl Family {
     }
 }
 
-/// Loads a folder; `name` is what the user called it.
-pub(crate) fn load(name: &str, folder: &Path, family: Family, device: &Device) -> Result<Arc<dyn Encoder>> {
+/// Opens a folder; only the towers that are wanted are loaded.
+pub(crate) fn open(folder: &Path, family: Family, want: Want, device: &Device) -> Result<Opened> {
     let config = Config::read(&folder.join(CONFIG_FILE), family)?;
     let tokenizer = Tokenizer::read(&folder.join(TOKENIZER_FILE), &config.text)?;
     let preprocessor =
         Preprocessor::read(&folder.join(preprocessor_file(folder)), config.vision.image_size, family.preprocessing())?;
     let weights = Weights::open(folder)?;
-    let about = About {
-        name: name.to_owned(),
-        family: family.name().to_owned(),
-        hash: folder::hash(&files(folder)?)?,
-        device: device::label(device),
-        sigmoid: (family == Family::Siglip).then(|| siglip::sigmoid(&weights)).transpose()?,
-    };
-    let image = Images::load(&weights, &config, preprocessor, device)?;
-    let text = Texts::load(&weights, &config, tokenizer, device)?;
-    Ok(Arc::new(Joined::new(about, Sides { image: Some(Arc::new(image)), text: Some(Arc::new(text)) })?))
+    let sigmoid = (family == Family::Siglip).then(|| siglip::sigmoid(&weights)).transpose()?;
+    let mut sides = Sides::default();
+    if want != Want::Text {
+        sides.image = Some(Arc::new(Images::load(&weights, &config, preprocessor, device)?));
+    }
+    if want != Want::Image {
+        sides.text = Some(Arc::new(Texts::load(&weights, &config, tokenizer, device)?));
+    }
+    Ok(Opened { sides, family: family.name().to_owned(), hash: folder::hash(&files(folder)?)?, sigmoid })
 }
 
 /// The image side.
