@@ -68,7 +68,9 @@ fn code_of_cause(cause: &(dyn StdError + 'static)) -> Option<Exit> {
         return Some(Exit::Usage);
     }
     match cause.downcast_ref() {
-        Some(crate::engine::Error::ModelMismatch { .. }) => return Some(Exit::Usage),
+        Some(crate::engine::Error::ModelMismatch { .. } | crate::engine::Error::NoTokens { .. }) => {
+            return Some(Exit::Usage);
+        }
         Some(crate::engine::Error::ModelGone { .. }) => return Some(Exit::NotFound),
         _ => {}
     }

@@ -75,8 +75,8 @@ impl Sink for CollectionSink {
     fn put(&mut self, batch: Vec<(Ticket, Input)>, settled: &mut Vec<(Ticket, Outcome)>) -> Result<(), SinkError> {
         let mut tickets = Vec::with_capacity(batch.len());
         let mut points = Vec::with_capacity(batch.len());
-        for (ticket, Input { id, texts, payload, vectors, .. }) in batch {
-            let point = NewPoint { id, texts, payload, vectors };
+        for (ticket, Input { id, texts, payload, vectors, tokens, .. }) in batch {
+            let point = NewPoint { id, texts, payload, vectors, tokens };
             match self.collection.check(&point) {
                 Ok(()) => {
                     tickets.push(ticket);

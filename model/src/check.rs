@@ -6,9 +6,8 @@ use image::{Rgb, RgbImage};
 use serde::Serialize;
 
 use crate::{
-    Device, Encoder, Error, Keep, ModelSpec, Result, encoder, hub, load,
-    pair::{self, Config, TensorFault, Tokenizer, Weights},
-    preprocess::Preprocessor,
+    Device, Encoder, Error, Keep, ModelSpec, Result, hub, load,
+    pair::{self, Config, Layout, TensorFault, Tokenizer, Weights},
 };
 
 /// Names of tensors that are listed of those nobody reads.
@@ -93,7 +92,8 @@ impl CheckReport {
 
     fn look_into(&mut self, folder: &Path) {
         self.folder = Some(folder.to_owned());
-        let family = encoder::family(folder);
+        let layout = Layout::of(folder);
+        let family = layout.family(folder);
         if let Err(Error::UnknownFamily { received, .. }) = &family {
             self.family = Some(received.clone());
             self.keep(family);
@@ -101,31 +101,36 @@ impl CheckReport {
         }
         let family = self.keep(family);
         self.family = family.map(|family| family.name().to_owned());
-        let config = family.and_then(|family| self.keep(Config::read(&folder.join(pair::CONFIG_FILE), family)));
-        let weights = self.keep(Weights::open(folder));
+        let config = family.and_then(|family| self.keep(layout.config(folder, family)));
+        let weights = self.keep(layout.weights(folder));
         match config {
-            Some(config) => self.look_at_parts(folder, &config, weights.as_ref()),
-            None => self.look_for_files(folder),
+            Some(config) => self.look_at_parts(folder, &layout, &config, weights.as_ref()),
+            None => self.look_for_files(folder, &layout),
         }
     }
 
-    fn look_at_parts(&mut self, folder: &Path, config: &Config, weights: Option<&Weights>) {
+    fn look_at_parts(&mut self, folder: &Path, layout: &Layout, config: &Config, weights: Option<&Weights>) {
         self.keep(Tokenizer::read(&folder.join(pair::TOKENIZER_FILE), &config.text));
-        let preprocessor = folder.join(pair::preprocessor_file(folder));
-        self.keep(Preprocessor::read(&preprocessor, config.vision.image_size, config.family.preprocessing()));
+        self.keep(layout.preprocessor(folder, config));
         self.parameters = Some(config.n_parameters());
         self.memory = pair::memory(config);
         if let Some(weights) = weights {
             let tensors = config.tensors();
-            self.tensor_faults = tensors.iter().filter_map(|(name, shape)| weights.fault(name, shape)).collect();
-            let read = |name: &String| tensors.iter().any(|(n, _)| n == name) || pair::is_known_spare(name);
-            self.unread_tensors = weights.names().into_iter().filter(|name| !read(name)).take(MAX_LISTED).collect();
+            for fault in tensors.iter().filter_map(|(name, shape)| weights.fault(name, shape)) {
+                // Several tensors may be made of one.
+                if !self.tensor_faults.contains(&fault) {
+                    self.tensor_faults.push(fault);
+                }
+            }
+            let unread = weights.unread(&tensors).into_iter().filter(|name| !pair::is_known_spare(name));
+            self.unread_tensors = unread.take(MAX_LISTED).map(str::to_owned).collect();
         }
     }
 
     /// Without a config, all that can be said is what is not there.
-    fn look_for_files(&mut self, folder: &Path) {
-        for name in [pair::TOKENIZER_FILE, pair::preprocessor_file(folder)] {
+    fn look_for_files(&mut self, folder: &Path, layout: &Layout) {
+        let is_there = |name: &str| folder.join(name).is_file();
+        for name in layout.small_files(is_there).into_iter().skip(1) {
             if !folder.join(name).is_file() {
                 self.missing_files.push(name.to_owned());
             }

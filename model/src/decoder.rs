@@ -26,7 +26,7 @@ use self::{
 };
 use crate::{
     Error, Result, device, memory,
-    pair::{CONFIG_FILE, Weights, n_numbers, weight_file_names},
+    pair::{CONFIG_FILE, WEIGHT_FILES, Weights, n_numbers, weight_file_names},
 };
 
 pub struct Decoder {
@@ -355,7 +355,7 @@ pub(crate) fn files(path: &Path) -> Result<Vec<(String, PathBuf)>> {
     if !path.is_dir() {
         return Ok(vec![("model.gguf".to_owned(), path.to_owned())]);
     }
-    let names = [CONFIG_FILE.to_owned()].into_iter().chain(weight_file_names(path)?);
+    let names = [CONFIG_FILE.to_owned()].into_iter().chain(weight_file_names(path, WEIGHT_FILES)?);
     Ok(names.map(|name| (name.clone(), path.join(name))).collect())
 }
 

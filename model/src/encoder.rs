@@ -9,11 +9,9 @@ use std::{
 use image::RgbImage;
 
 use crate::{
-    Error, Result, device, folder,
+    Error, Result, device,
     fusion_tokens::{FusionTokens, Grid, Keep, TokenShape, TokenShapes},
-    hub, join,
-    pair::{self, Family},
-    sentence::{self, Layout},
+    hub, join, pair, sentence,
     side::{Opened, Want},
 };
 
@@ -160,8 +158,8 @@ impl FromStr for Device {
     }
 }
 
-/// Loads an encoder by name: `builtin`, a folder (in the layout of Hugging Face or sentence-transformers, or with a
-/// `model.toml`), or `hf:org/name@rev`.
+/// Loads an encoder by name: `builtin`, a folder (in the layout of Hugging Face, OpenCLIP or sentence-transformers, or with
+/// a `model.toml`), or `hf:org/name@rev`.
 pub fn load(name: &str, device: Device) -> Result<Arc<dyn Encoder>> {
     let spec: ModelSpec = name.parse()?;
     let device = device::open(device)?;
@@ -181,20 +179,10 @@ fn load_folder(name: &str, folder: &Path, device: &candle_core::Device) -> Resul
 pub(crate) fn open_folder(folder: &Path, want: Want, device: &candle_core::Device) -> Result<Opened> {
     if join::is_in(folder) {
         join::open(folder, device)
-    } else if Layout::is_in(folder) {
+    } else if sentence::Layout::is_in(folder) {
         sentence::open(folder, device)
     } else {
-        pair::open(folder, family(folder)?, want, device)
-    }
-}
-
-/// `model_type` of config.json.
-pub(crate) fn family(folder: &Path) -> Result<Family> {
-    let path = folder.join(pair::CONFIG_FILE);
-    let config = folder::read_json(&path)?;
-    match config["model_type"].as_str() {
-        Some(name) => Family::of_name(name),
-        None => Err(Error::BadFile { file: path, detail: "model_type: expected a name".to_owned() }),
+        pair::open(folder, want, device)
     }
 }
 

@@ -16,7 +16,7 @@ use self::{
 };
 use crate::{
     Error, Result,
-    pair::{self, shard_names},
+    pair::{Layout, shard_names},
 };
 
 const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
@@ -25,9 +25,6 @@ const MAX_LIST_BYTES: u64 = 32 << 20;
 const MAX_FILE_BYTES: u64 = 64 << 30;
 /// How often a cut download is taken up again before it is given up.
 const MAX_TRIES: usize = 5;
-
-const WEIGHTS: &str = "model.safetensors";
-const WEIGHTS_INDEX: &str = "model.safetensors.index.json";
 
 /// The folder of a model, fetched if need be.
 pub(crate) fn fetch(repo: &str, revision: &str) -> Result<PathBuf> {
@@ -111,23 +108,40 @@ impl Hub {
             folder: PathBuf::from(format!("hf:{repo}@{revision}")),
             file: file.to_owned(),
         };
-        for file in listing.small_files().map_err(missing)? {
+        let layout = listing.layout();
+        for file in layout.small_files(|name| listing.has(name)) {
+            if !listing.has(file) {
+                return Err(missing(file));
+            }
             self.download_file(repo, file, &listing.commit, cache)?;
         }
-        if listing.has(WEIGHTS) {
-            self.download_file(repo, WEIGHTS, &listing.commit, cache)?;
-        } else if listing.has(WEIGHTS_INDEX) {
-            self.download_file(repo, WEIGHTS_INDEX, &listing.commit, cache)?;
-            let index = cache.folder(&listing.commit).join(WEIGHTS_INDEX);
-            let shards = shard_names(&crate::folder::read_json(&index)?);
-            for shard in shards.map_err(|detail| Error::BadFile { file: index, detail })? {
-                self.download_file(repo, &shard, &listing.commit, cache)?;
-            }
-        } else {
-            return Err(missing(WEIGHTS));
-        }
+        let candidates = layout.weight_files();
+        let has_weights =
+            |(file, index): &(&str, Option<&str>)| listing.has(file) || index.is_some_and(|i| listing.has(i));
+        let weights = candidates.iter().copied().find(has_weights).ok_or_else(|| missing(candidates[0].0))?;
+        self.download_weights(repo, weights, listing, cache)?;
         cache.remember(revision, &listing.commit)?;
         Ok(cache.folder(&listing.commit))
+    }
+
+    /// The one file if it is there, else the index and its shards.
+    fn download_weights(
+        &self,
+        repo: &str,
+        (file, index): (&str, Option<&str>),
+        listing: &Listing,
+        cache: &Cache,
+    ) -> Result<()> {
+        let Some(index) = index.filter(|_| !listing.has(file)) else {
+            return self.download_file(repo, file, &listing.commit, cache);
+        };
+        self.download_file(repo, index, &listing.commit, cache)?;
+        let path = cache.folder(&listing.commit).join(index);
+        let shards = shard_names(&crate::folder::read_json(&path)?);
+        for shard in shards.map_err(|detail| Error::BadFile { file: path, detail })? {
+            self.download_file(repo, &shard, &listing.commit, cache)?;
+        }
+        Ok(())
     }
 
     fn download_file(&self, repo: &str, file: &str, commit: &str, cache: &Cache) -> Result<()> {
@@ -216,14 +230,8 @@ impl Listing {
         self.files.iter().any(|file| file == name)
     }
 
-    /// All but the weights; an `Err` names what is missing.
-    fn small_files(&self) -> Result<Vec<&'static str>, &'static str> {
-        let preprocessor = pair::PREPROCESSOR_FILES.iter().find(|name| self.has(name)).copied();
-        let files = [pair::CONFIG_FILE, pair::TOKENIZER_FILE, preprocessor.unwrap_or(pair::PREPROCESSOR_FILES[0])];
-        match files.iter().find(|name| !self.has(name)) {
-            Some(missing) => Err(missing),
-            None => Ok(files.to_vec()),
-        }
+    fn layout(&self) -> Layout {
+        Layout::of_files(|name| self.has(name)).unwrap_or(Layout::HuggingFace)
     }
 }
 
@@ -233,7 +241,7 @@ fn is_commit(revision: &str) -> bool {
 
 /// Everything that loading reads is there.
 fn is_whole(folder: &Path) -> bool {
-    pair::files(folder).is_ok_and(|files| files.iter().all(|(_, path)| path.is_file()))
+    Layout::of(folder).files(folder).is_ok_and(|files| files.iter().all(|(_, path)| path.is_file()))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! CLIP and SigLIP in the Hugging Face layout: one image tower, one text tower, one space.
+//! CLIP and SigLIP: one image tower, one text tower, one space; in the layout of Hugging Face, CLIP in that of OpenCLIP too.
 //!
 //! What the families share stands here and in the files below; what is a family's own in `clip` and `siglip`. Judged by
 //! `transformers` on the same weights; see `model/fixtures/make*.py` and `benches/README.md`.
@@ -6,6 +6,8 @@
 mod clip;
 mod config;
 mod cpu;
+mod layout;
+mod open_clip;
 mod siglip;
 mod source;
 pub(crate) mod tokenizer;
@@ -22,9 +24,10 @@ use self::tokenizer::Tokens;
 pub use self::weights::TensorFault;
 pub(crate) use self::{
     config::{Activation, Config, Fields, TowerConfig, n_numbers, with_bias},
+    layout::Layout,
     source::Source,
     tokenizer::Tokenizer,
-    weights::{Weights, file_names as weight_file_names, shard_names},
+    weights::{CANDIDATES as WEIGHT_FILES, Weights, file_names as weight_file_names, is_finite, shard_names},
 };
 use crate::{
     Embedding, Error, FusionTokens, ImageEmbedding, Keep, Pixels, Result, TEXT_TOKENS, TextEmbedding, TokenShape,
@@ -76,12 +79,13 @@ impl Family {
 }
 
 /// Opens a folder; only the towers that are wanted are loaded.
-pub(crate) fn open(folder: &Path, family: Family, want: Want, device: &Device) -> Result<Opened> {
-    let config = Config::read(&folder.join(CONFIG_FILE), family)?;
+pub(crate) fn open(folder: &Path, want: Want, device: &Device) -> Result<Opened> {
+    let layout = Layout::of(folder);
+    let family = layout.family(folder)?;
+    let config = layout.config(folder, family)?;
     let tokenizer = Tokenizer::read(&folder.join(TOKENIZER_FILE), &config.text)?;
-    let preprocessor =
-        Preprocessor::read(&folder.join(preprocessor_file(folder)), config.vision.image_size, family.preprocessing())?;
-    let weights = Weights::open(folder)?;
+    let preprocessor = layout.preprocessor(folder, &config)?;
+    let weights = layout.weights(folder)?;
     let sigmoid = (family == Family::Siglip).then(|| siglip::sigmoid(&weights)).transpose()?;
     let mut sides = Sides::default();
     if want != Want::Text {
@@ -90,7 +94,7 @@ pub(crate) fn open(folder: &Path, family: Family, want: Want, device: &Device) -
     if want != Want::Image {
         sides.text = Some(Arc::new(Texts::load(&weights, &config, tokenizer, device)?));
     }
-    Ok(Opened { sides, family: family.name().to_owned(), hash: folder::hash(&files(folder)?)?, sigmoid })
+    Ok(Opened { sides, family: family.name().to_owned(), hash: folder::hash(&layout.files(folder)?)?, sigmoid })
 }
 
 /// The image side.
@@ -261,21 +265,12 @@ pub(crate) fn fusion_tokens(rows: &[f32], n_items: usize, dim: usize) -> Result<
     rows.chunks_exact(rows.len() / n_items).map(|rows| FusionTokens::new(rows, dim).map(Some)).collect()
 }
 
-/// Every file that shapes an embedding, as (name, path), sorted by name.
-pub(crate) fn files(folder: &Path) -> Result<Vec<(String, std::path::PathBuf)>> {
-    let mut names: Vec<String> = [CONFIG_FILE, TOKENIZER_FILE, preprocessor_file(folder)].map(str::to_owned).into();
-    names.extend(weights::file_names(folder)?);
-    names.sort();
-    Ok(names.into_iter().map(|name| (name.clone(), folder.join(name))).collect())
-}
-
-pub(crate) fn preprocessor_file(folder: &Path) -> &'static str {
-    PREPROCESSOR_FILES.into_iter().find(|name| folder.join(name).is_file()).unwrap_or(PREPROCESSOR_FILES[0])
-}
-
-/// What the published files hold besides: indices that older versions saved, and the temperature of training.
+/// What the published files hold besides: indices, masks and sizes that older versions saved, and the temperature of training.
 pub(crate) fn is_known_spare(tensor: &str) -> bool {
-    tensor == "logit_scale" || tensor.ends_with(".position_ids")
+    const SPARE: [&str; 6] =
+        ["logit_scale", "logit_bias", "attn_mask", "input_resolution", "context_length", "vocab_size"];
+    let tensor = tensor.strip_prefix("module.").unwrap_or(tensor);
+    SPARE.contains(&tensor) || tensor.ends_with(".position_ids") || tensor.ends_with(".attn_mask")
 }
 
 /// Weights, and the widest states of a batch: those of the MLP beside some copies of the hidden ones. On the CPU the scores of

@@ -27,7 +27,7 @@ use firn_ingest::{
     sink::{CollectionSink, Sink},
     source::SourceOptions,
 };
-use firn_model::Encoder;
+use firn_model::{Encoder, Grid};
 
 use self::sources::Sources;
 use super::{local, remote};
@@ -52,6 +52,9 @@ pub struct IngestArgs {
     /// Fail if there is no such collection, instead of making it
     #[arg(long)]
     no_create: bool,
+    /// If the collection is made: keep the tokens that the model makes for fusion, those of images in this grid
+    #[arg(long, value_name = "4x4|7x7", conflicts_with = "no_create")]
+    tokens: Option<Grid>,
     /// Write to this server instead of the local data directory; it embeds
     #[arg(long, env = "FIRN_SERVER", value_name = "URL")]
     server: Option<String>,
@@ -101,6 +104,7 @@ pub fn folder(path: &Path, collection: &str, settings: &Settings) -> anyhow::Res
         sources: vec![path.to_owned()],
         collection: collection.to_owned(),
         no_create: false,
+        tokens: None,
         server: None,
         images: None,
         vector_name: "image".to_owned(),
@@ -169,7 +173,7 @@ fn here(
     let engine = if args.no_create { local::existing_engine(settings)? } else { local::engine(settings)? };
     let collection = match engine.db().collection(&args.collection) {
         Err(IndexError::CollectionNotFound { .. }) if !args.no_create => {
-            engine.db().create_collection(&args.collection, new_config(&engine, settings, sources)?)?
+            engine.db().create_collection(&args.collection, new_config(&engine, args, settings, sources)?)?
         }
         other => other?,
     };
@@ -212,7 +216,7 @@ fn at_server(
     let mut sink = remote_sink::RemoteSink::connect(server)?;
     if !args.no_create {
         let dims = if settings.model.is_none() { sources.declared() } else { Default::default() };
-        sink.create(&args.collection, settings.model.as_deref(), &dims)?;
+        sink.create(&args.collection, settings.model.as_deref(), &dims, args.tokens)?;
     }
     let info = remote::collection(server, &args.collection)?;
     sources.check(&info.config);
@@ -268,13 +272,18 @@ fn watched(job: Job, settings: &Settings, sink: &mut dyn Sink) -> (Report, Resul
 }
 
 /// A new collection has the model that is named; without one, sources of vectors alone need none.
-fn new_config(engine: &Engine, settings: &Settings, sources: &Sources) -> anyhow::Result<CollectionConfig> {
+fn new_config(
+    engine: &Engine,
+    args: &IngestArgs,
+    settings: &Settings,
+    sources: &Sources,
+) -> anyhow::Result<CollectionConfig> {
     let vectors = sources.declared();
     if settings.model.is_none() && !vectors.is_empty() {
-        return Ok(CollectionConfig { model: None, vectors, hnsw: HnswConfig::default() });
+        return Ok(CollectionConfig { vectors, ..CollectionConfig::default() });
     }
     let encoder = engine.encoder(settings.model.as_deref())?;
-    Ok(engine::collection_config(encoder.as_ref(), Default::default(), HnswConfig::default()))
+    Ok(engine::collection_config(encoder.as_ref(), Default::default(), HnswConfig::default(), args.tokens)?)
 }
 
 /// The first Ctrl-C or SIGTERM stops once the images that are being embedded are done, the second at once.

@@ -1,6 +1,8 @@
 //! `firn model`: what a model is, and whether a folder is whole.
 
-use firn_model::{CheckReport, ModelInfo, Sigmoid};
+use std::collections::BTreeMap;
+
+use firn_model::{CheckReport, Grid, ModelInfo, Sigmoid, TokenShape};
 
 use super::table;
 use crate::{exit::Exit, settings::Settings};
@@ -34,11 +36,36 @@ pub fn run(command: &ModelCommand, settings: &Settings) -> anyhow::Result<Exit> 
 fn info(name: &str, settings: &Settings) -> anyhow::Result<Exit> {
     let encoder = firn_model::load(name, settings.device)?;
     if settings.json {
-        println!("{}", serde_json::to_string(encoder.info())?);
+        println!("{}", serde_json::to_string(&Described::of(encoder.info()))?);
     } else {
         print_info(encoder.info());
     }
     Ok(Exit::Ok)
+}
+
+/// The model, and what a point with an image and a text takes in a collection of it.
+#[derive(serde::Serialize)]
+struct Described<'a> {
+    #[serde(flatten)]
+    info: &'a ModelInfo,
+    /// By grid; `none`: without tokens.
+    bytes_per_point: BTreeMap<String, usize>,
+}
+
+impl Described<'_> {
+    fn of(info: &ModelInfo) -> Described<'_> {
+        let grids = Grid::ALL.into_iter().map(Some).chain([None]);
+        let name = |grid: Option<Grid>| grid.map_or_else(|| "none".to_owned(), |grid| grid.to_string());
+        Described { info, bytes_per_point: grids.map(|grid| (name(grid), point_bytes(info, grid))).collect() }
+    }
+}
+
+/// Embeddings in single precision, tokens in half.
+fn point_bytes(info: &ModelInfo, grid: Option<Grid>) -> usize {
+    let sides = usize::from(info.image_side_px > 0) + usize::from(info.max_text_tokens > 0);
+    let shapes = grid.map(|grid| info.token_shapes(grid)).unwrap_or_default();
+    let tokens = [shapes.image, shapes.text].into_iter().flatten().map(|shape| shape.bytes());
+    sides * info.dim * 4 + tokens.sum::<usize>()
 }
 
 fn print_info(info: &ModelInfo) {
@@ -52,6 +79,14 @@ fn print_info(info: &ModelInfo) {
         row("parameters", info.parameters.to_string()),
         row("device", info.device.clone()),
     ];
+    rows.push(row("no tokens", format!("{} bytes a point of an image and a text", point_bytes(info, None))));
+    for grid in Grid::ALL {
+        let shapes = info.token_shapes(grid);
+        let shape = |shape: Option<TokenShape>| shape.map_or("none".to_owned(), |s| format!("{} x {}", s.n, s.dim));
+        let (image, text) = (shape(shapes.image), shape(shapes.text));
+        let bytes = point_bytes(info, Some(grid));
+        rows.push(row(&format!("tokens {grid}"), format!("image {image}, text {text}: {bytes} bytes a point")));
+    }
     if let Some(Sigmoid { logit_scale, logit_bias }) = info.sigmoid {
         rows.push(row("sigmoid", format!("logit scale {logit_scale}, bias {logit_bias}")));
     }

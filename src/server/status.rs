@@ -153,6 +153,9 @@ impl From<index::Error> for Problem {
             WrongDimension { vector, .. } => invalid(vector_field(vector), "WRONG_DIMENSION"),
             NotFinite { vector, .. } => invalid(vector_field(vector), "NOT_FINITE"),
             ZeroVector { vector } => invalid(vector_field(vector), "ZERO_VECTOR"),
+            UnknownTokens { received, .. } => invalid(tokens_field(received), "UNKNOWN_TOKENS"),
+            WrongTokens { tokens, .. } => invalid(tokens_field(tokens), "WRONG_TOKENS"),
+            TokensNotFinite { tokens, .. } => invalid(tokens_field(tokens), "NOT_FINITE"),
             LimitExceeded { .. } => invalid(String::new(), "LIMIT_EXCEEDED"),
             DiskFull { .. } => with(Code::ResourceExhausted, "DISK_FULL").after(Duration::from_secs(30)),
             Locked { .. } => with(Code::FailedPrecondition, "LOCKED"),
@@ -172,6 +175,10 @@ fn setting_field(field: &str) -> String {
         "dim" => "vectors.dim".to_owned(),
         field => field.to_owned(),
     }
+}
+
+fn tokens_field(of: &str) -> String {
+    format!("tokens[{of:?}]")
 }
 
 fn vector_field(name: &str) -> String {
@@ -226,6 +233,7 @@ impl From<engine::Error> for Problem {
         match error {
             engine::Error::Model(error) => error.into(),
             engine::Error::ModelMismatch { .. } => Problem::new(Code::FailedPrecondition, "WRONG_MODEL", message),
+            engine::Error::NoTokens { .. } => Problem::invalid("token_grid", "NO_TOKENS", message),
             engine::Error::ModelGone { .. } | engine::Error::NotLoaded { .. } => {
                 Problem::new(Code::FailedPrecondition, "MODEL_NOT_LOADED", message)
             }

@@ -25,7 +25,7 @@ use std::{
     },
 };
 
-use firn_index::{Payload, PointId, Text};
+use firn_index::{Payload, PointId, Text, Tokens};
 
 pub use fault::{Fault, Skipped, SourceError};
 pub use kind::Kind;
@@ -48,6 +48,7 @@ pub struct Item {
     pub texts: Vec<Text>,
     pub payload: Payload,
     pub vectors: BTreeMap<String, Vec<f32>>,
+    pub tokens: BTreeMap<String, Tokens>,
 }
 
 pub type Next = Result<Item, Skipped>;

@@ -71,7 +71,7 @@ fn what_is_asked_for_is_what_the_files_hold() {
         let weights = Weights::open(&fixture(model)).unwrap();
         let tensors = tensors(&config, Depth::Head).unwrap();
         assert!(tensors.iter().all(|(name, shape)| weights.fault(name, shape).is_none()), "{model}");
-        assert_eq!(tensors.len(), weights.names().len(), "{model}");
+        assert!(weights.unread(&tensors).is_empty(), "{model}");
         let n_parameters = |depth| load(&fixture(model), depth).unwrap().n_parameters();
         assert_eq!(n_parameters(Depth::Head), tensors.iter().map(n_numbers).sum::<u64>());
         assert!(n_parameters(Depth::BlocksBut(1)) < n_parameters(Depth::Norm));

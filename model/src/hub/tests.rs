@@ -216,7 +216,7 @@ fn a_model_is_fetched_once_into_the_usual_layout() {
         let folder = client.fetch("main").unwrap();
         assert_eq!(folder, client.repo().join("snapshots").join(COMMIT));
         assert_eq!(std::fs::read_to_string(client.repo().join("refs/main")).unwrap(), COMMIT);
-        for (name, path) in pair::files(&folder).unwrap() {
+        for (name, path) in Layout::of(&folder).files(&folder).unwrap() {
             assert_eq!(std::fs::read(&path).unwrap(), std::fs::read(fixture(model).join(&name)).unwrap(), "{name}");
             #[cfg(unix)]
             assert!(std::fs::read_link(&path).unwrap().starts_with("../../blobs"), "{name}");

@@ -138,10 +138,10 @@ impl TowerConfig {
     /// The same, if its heads can be made; `at` is where it stands in the file.
     pub(crate) fn validated(self, at: &str) -> Result<TowerConfig, String> {
         let TowerConfig { hidden_size, n_heads, .. } = self;
-        if hidden_size.is_multiple_of(n_heads) {
-            return Ok(self);
+        if n_heads == 0 || !hidden_size.is_multiple_of(n_heads) {
+            return Err(format!("{at}: hidden_size {hidden_size} is not a multiple of {n_heads} heads"));
         }
-        Err(format!("{at}: hidden_size {hidden_size} is not a multiple of {n_heads} heads"))
+        Ok(self)
     }
 
     /// What queries are multiplied with.
@@ -183,19 +183,24 @@ impl TextConfig {
 
 impl VisionConfig {
     pub(super) fn from_fields(fields: &Fields, defaults: &TowerDefaults, patch: usize) -> Result<VisionConfig, String> {
-        let config = VisionConfig {
-            tower: TowerConfig::from_fields(fields, defaults)?,
-            image_size: fields.side("image_size", 224, 2048)?,
-            patch_size: fields.side("patch_size", patch, 2048)?,
-        };
         if fields.count("num_channels", 3, 64)? != 3 {
             return Err(format!("{}: num_channels: expected 3", fields.at));
         }
-        if config.patch_size > config.image_size {
-            let VisionConfig { image_size, patch_size, .. } = config;
-            return Err(format!("{}: patch_size {patch_size} is larger than image_size {image_size}", fields.at));
+        VisionConfig {
+            tower: TowerConfig::from_fields(fields, defaults)?,
+            image_size: fields.side("image_size", 224, 2048)?,
+            patch_size: fields.side("patch_size", patch, 2048)?,
         }
-        Ok(config)
+        .validated(fields.at)
+    }
+
+    /// The same, if a patch fits into it.
+    pub(super) fn validated(self, at: &str) -> Result<VisionConfig, String> {
+        let VisionConfig { image_size, patch_size, .. } = self;
+        if patch_size > image_size {
+            return Err(format!("{at}: patch_size {patch_size} is larger than image_size {image_size}"));
+        }
+        Ok(self)
     }
 
     /// Patches a side.
@@ -246,7 +251,7 @@ impl<'a> Fields<'a> {
     }
 
     /// A number, or a pair of equal numbers.
-    fn side(&self, name: &str, default: usize, max: usize) -> Result<usize, String> {
+    pub(super) fn side(&self, name: &str, default: usize, max: usize) -> Result<usize, String> {
         let value = &self.json[name];
         let Some(pair) = value.as_array() else {
             return self.count(name, default, max);

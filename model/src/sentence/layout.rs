@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{
     Error, Result, folder,
-    pair::{CONFIG_FILE, TOKENIZER_FILE, weight_file_names},
+    pair::{CONFIG_FILE, TOKENIZER_FILE, WEIGHT_FILES, weight_file_names},
 };
 
 pub(crate) const MODULES_FILE: &str = "modules.json";
@@ -117,7 +117,9 @@ impl Layout {
         let optional = self.optional_files().into_iter().filter(|name| self.root.join(name).is_file());
         names.extend(optional);
         for within in self.weight_folders() {
-            names.extend(weight_file_names(&self.root.join(within))?.into_iter().map(|name| join(within, &name)));
+            names.extend(
+                weight_file_names(&self.root.join(within), WEIGHT_FILES)?.into_iter().map(|name| join(within, &name)),
+            );
         }
         names.sort();
         Ok(names.into_iter().map(|name| (name.clone(), self.root.join(name))).collect())

@@ -40,7 +40,7 @@ pub(super) struct Block {
 pub(crate) fn prefix(weights: &Weights, config: &Config) -> &'static str {
     let prefix = config.family.prefix();
     let words = format!("{prefix}.{WORDS}");
-    if weights.names().contains(&words) { prefix } else { "" }
+    if weights.shape(&words).is_some() { prefix } else { "" }
 }
 
 impl Tower {

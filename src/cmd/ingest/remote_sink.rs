@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, HashMap};
 
 use anyhow::Context as _;
 use firn_client::{Client, Settled, StreamOptions, UpsertStream, json, v1};
-use firn_index::{Error as IndexError, Payload, PointId, VectorConfig};
+use firn_index::{Error as IndexError, Payload, PointId, Tokens, VectorConfig};
 use firn_ingest::{
     ItemError,
     embed::Input,
     sink::{Outcome, Sink, SinkError, Ticket},
 };
+use firn_model::Grid;
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
@@ -41,6 +42,7 @@ impl RemoteSink {
         collection: &str,
         model: Option<&str>,
         dims: &BTreeMap<String, VectorConfig>,
+        grid: Option<Grid>,
     ) -> anyhow::Result<()> {
         if self.runtime.block_on(self.client.collection_exists(collection))? {
             return Ok(());
@@ -50,7 +52,8 @@ impl RemoteSink {
             collection_name: collection.to_owned(),
             model: model.unwrap_or_default().to_owned(),
             vectors: dims.collect(),
-            hnsw: None,
+            token_grid: remote::token_grid(grid).into(),
+            ..Default::default()
         };
         self.runtime.block_on(self.client.create_collection(request))?;
         Ok(())
@@ -150,7 +153,8 @@ fn levels(value: &Value) -> u64 {
 }
 
 fn point(input: Input) -> v1::PointInput {
-    let Input { id, image, texts, payload, vectors } = input;
+    let Input { id, image, texts, payload, vectors, tokens } = input;
+    let packed = |tokens: &Tokens| firn_client::tokens(tokens.n, tokens.dim, &tokens.values);
     v1::PointInput {
         id: Some(match id {
             PointId::Num(number) => firn_client::id(number),
@@ -160,5 +164,6 @@ fn point(input: Input) -> v1::PointInput {
         texts: texts.into_iter().map(|text| v1::Text { text: text.text, language: text.language }).collect(),
         payload: (!payload.is_empty()).then(|| json::to_struct(payload)),
         vectors: vectors.iter().map(|(name, vector)| (name.clone(), firn_client::pack(vector))).collect(),
+        tokens: tokens.iter().map(|(of, tokens)| (of.clone(), packed(tokens))).collect(),
     }
 }
