@@ -8,10 +8,11 @@
 mod alone;
 mod config;
 mod gguf;
+mod tensors;
 mod weights;
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
@@ -21,13 +22,14 @@ use candle_nn::{Module, RmsNorm, ops::softmax_last_dim, rotary_emb::rope};
 pub use self::alone::FinalNorm;
 pub(crate) use self::alone::LoneBlock;
 pub use self::config::{Biases, Config, Family, Llama3Scaling, Rope, Scaling};
+pub(crate) use self::tensors::tensors;
 use self::{
     gguf::Gguf,
     weights::{Matrix, Source, Store},
 };
 use crate::{
-    Error, Result, device,
-    pair::{CONFIG_FILE, Weights},
+    Error, Result, device, memory,
+    pair::{CONFIG_FILE, WEIGHT_FILES, Weights, n_numbers, weight_file_names},
 };
 
 pub struct Decoder {
@@ -42,6 +44,7 @@ pub struct Decoder {
     head: Option<Matrix>,
     /// (head_dim / 2): turn per position of each pair of a head.
     frequencies: Tensor,
+    n_parameters: u64,
     n_computed: AtomicU64,
 }
 
@@ -102,7 +105,8 @@ pub fn mask(
 }
 
 impl Decoder {
-    /// From a folder in the Hugging Face layout, or a `.gguf` file.
+    /// From a folder in the Hugging Face layout, or a `.gguf` file. `Error::TooLittleMemory`, before anything is read, if
+    /// the CPU has no room for the weights.
     pub fn load(path: &Path, options: &Options) -> Result<Decoder> {
         let device = device::open(options.device)?;
         let (config, store) = open(path)?;
@@ -111,6 +115,10 @@ impl Decoder {
         let n_blocks = options.depth.n_blocks(&config).map_err(|detail| bad(path, detail))?;
 
         let from = Source { store: &store, device: &device, dtype };
+        let tensors = tensors(&config, options.depth).map_err(|detail| bad(path, detail))?;
+        if device.is_cpu() {
+            memory::check(path, tensors.iter().map(|tensor| from.n_bytes(tensor)).sum())?;
+        }
         let norm = || norm(&from, "model.norm.weight", config.hidden_size, &config);
         let tokens = from.matrix("model.embed_tokens", [config.vocab_size, config.hidden_size], false)?;
         let head = match options.depth {
@@ -122,6 +130,7 @@ impl Decoder {
             blocks: (0..n_blocks).map(|i| Block::load(&from, i, &config)).collect::<Result<_>>()?,
             final_norm: matches!(options.depth, Depth::Norm | Depth::Head).then(norm).transpose()?,
             frequencies: Tensor::new(config.rope.frequencies(config.head_dim), &device)?,
+            n_parameters: tensors.iter().map(n_numbers).sum(),
             n_computed: AtomicU64::new(0),
             tokens,
             head,
@@ -142,6 +151,11 @@ impl Decoder {
     /// Blocks that are loaded.
     pub fn n_blocks(&self) -> usize {
         self.blocks.len()
+    }
+
+    /// Those that are loaded.
+    pub fn n_parameters(&self) -> u64 {
+        self.n_parameters
     }
 
     /// Tokens that went through the blocks since loading, pads among them.
@@ -346,6 +360,15 @@ fn open(path: &Path) -> Result<(Config, Store)> {
     }
     let gguf = Gguf::open(path)?;
     Ok((gguf.config()?, Store::Gguf(gguf)))
+}
+
+/// Every file that is read, as (name, path); the name of a `.gguf` file says nothing.
+pub(crate) fn files(path: &Path) -> Result<Vec<(String, PathBuf)>> {
+    if !path.is_dir() {
+        return Ok(vec![("model.gguf".to_owned(), path.to_owned())]);
+    }
+    let names = [CONFIG_FILE.to_owned()].into_iter().chain(weight_file_names(path, WEIGHT_FILES)?);
+    Ok(names.map(|name| (name.clone(), path.join(name))).collect())
 }
 
 fn norm(from: &Source, name: &str, dim: usize, config: &Config) -> Result<RmsNorm> {

@@ -11,9 +11,10 @@ use image::RgbImage;
 use crate::{
     Error, Result, device,
     fusion_tokens::{FusionTokens, Grid, Keep, TokenShape, TokenShapes},
-    hub,
+    hub, join,
     pair::{self, FrozenBlock},
     sentence,
+    side::{Opened, Want},
 };
 
 /// Unit length, `ModelInfo::dim` numbers.
@@ -159,7 +160,8 @@ impl FromStr for Device {
     }
 }
 
-/// Loads an encoder by name: `builtin`, a folder in the layout of Hugging Face or OpenCLIP, or `hf:org/name@rev`.
+/// Loads an encoder by name: `builtin`, a folder (in the layout of Hugging Face, OpenCLIP or sentence-transformers, or with
+/// a `model.toml`), or `hf:org/name@rev`.
 pub fn load(name: &str, device: Device) -> Result<Arc<dyn Encoder>> {
     load_inside(name, None, device)
 }
@@ -187,10 +189,26 @@ fn load_folder(
     block: Option<&FrozenBlock>,
     device: &candle_core::Device,
 ) -> Result<Arc<dyn Encoder>> {
-    match sentence::Layout::is_in(folder) {
-        true if block.is_some() => Err(Error::NoImageSide { model: name.to_owned() }),
-        true => sentence::load(name, folder, device),
-        false => pair::load(name, folder, block, device),
+    let is_joined = join::is_in(folder) || sentence::Layout::is_in(folder);
+    match block.filter(|_| is_joined) {
+        Some(_) => Err(Error::NoImageSide { model: name.to_owned() }),
+        None => open_folder(folder, Want::Both, block, device)?.joined(name, device),
+    }
+}
+
+/// By what stands in it; the block is for the image tower of a pair.
+pub(crate) fn open_folder(
+    folder: &Path,
+    want: Want,
+    block: Option<&FrozenBlock>,
+    device: &candle_core::Device,
+) -> Result<Opened> {
+    if join::is_in(folder) {
+        join::open(folder, device)
+    } else if sentence::Layout::is_in(folder) {
+        sentence::open(folder, device)
+    } else {
+        pair::open(folder, want, block, device)
     }
 }
 

@@ -29,6 +29,10 @@ pub enum Error {
     UnknownDevice { received: String },
     #[error("device {device} cannot be used: {detail}")]
     NoDevice { device: String, detail: String },
+    #[error(
+        "{file}: needs {needed_bytes} bytes of memory, {available_bytes} are available; hint: a GGUF file of the same model is smaller"
+    )]
+    TooLittleMemory { file: PathBuf, needed_bytes: u64, available_bytes: u64 },
     #[error("the text is empty")]
     EmptyText,
     #[error("the text has {bytes} bytes: at most {max_bytes}")]

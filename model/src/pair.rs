@@ -32,12 +32,11 @@ pub(crate) use self::{
 };
 pub use self::{frozen_block::FrozenBlock, weights::TensorFault};
 use crate::{
-    Embedding, Encoder, Error, FusionTokens, ImageEmbedding, Keep, Pixels, Result, TEXT_TOKENS, TextEmbedding,
-    TokenShape,
+    Embedding, Error, FusionTokens, ImageEmbedding, Keep, Pixels, Result, TEXT_TOKENS, TextEmbedding, TokenShape,
     check::Memory,
-    device, folder,
+    folder,
     preprocess::{self, Preprocessor},
-    side::{About, ImageInfo, ImageSide, Joined, Sides, TextInfo, TextSide},
+    side::{ImageInfo, ImageSide, Opened, Sides, TextInfo, TextSide, Want},
 };
 
 pub(crate) const CONFIG_FILE: &str = "config.json";
@@ -81,51 +80,41 @@ impl Family {
     }
 }
 
-/// Loads a folder; `name` is what the user called it. Images go through the block if there is one.
-pub(crate) fn load(
-    name: &str,
-    folder: &Path,
-    block: Option<&FrozenBlock>,
-    device: &Device,
-) -> Result<Arc<dyn Encoder>> {
-    let layout = Layout::of(folder);
-    if let Some(checkpoint) = layout.flame(folder)? {
-        return flame_alone(name, &checkpoint, block, device);
+/// Opens a folder, or a checkpoint that stands alone; only the towers that are wanted are loaded. Images go through the block if
+/// there is one.
+pub(crate) fn open(path: &Path, want: Want, block: Option<&FrozenBlock>, device: &Device) -> Result<Opened> {
+    let (folder, layout) = Layout::at(path);
+    if let Some(checkpoint) = layout.flame(&folder)? {
+        return open_flame(&checkpoint, want, block, device);
     }
-    let family = layout.family(folder)?;
-    let config = layout.config(folder, family)?;
-    let tokenizer = Tokenizer::read(&folder.join(TOKENIZER_FILE), &config.text)?;
-    let preprocessor = layout.preprocessor(folder, &config)?;
-    let weights = layout.weights(folder)?;
-    let about = About {
-        name: name.to_owned(),
-        family: family.name().to_owned(),
-        hash: hash(layout.files(folder)?, block)?,
-        device: device::label(device),
-        sigmoid: (family == Family::Siglip).then(|| siglip::sigmoid(&weights)).transpose()?,
-    };
-    let image = Images::load(&weights, &config, preprocessor, block, device)?;
-    let text = Texts::load(&weights, &config, tokenizer, device)?;
-    Ok(Arc::new(Joined::new(about, Sides { image: Some(Arc::new(image)), text: Some(Arc::new(text)) })?))
+    let family = layout.family(&folder)?;
+    let config = layout.config(&folder, family)?;
+    let tokenizer = || Tokenizer::read(&folder.join(TOKENIZER_FILE), &config.text);
+    let tokenizer = (want != Want::Image).then(tokenizer).transpose()?;
+    let preprocessor = (want != Want::Text).then(|| layout.preprocessor(&folder, &config)).transpose()?;
+    let weights = layout.weights(&folder)?;
+    let sigmoid = (family == Family::Siglip).then(|| siglip::sigmoid(&weights)).transpose()?;
+    let mut sides = Sides::default();
+    if let Some(preprocessor) = preprocessor {
+        sides.image = Some(Arc::new(Images::load(&weights, &config, preprocessor, block, device)?));
+    }
+    if let Some(tokenizer) = tokenizer {
+        sides.text = Some(Arc::new(Texts::load(&weights, &config, tokenizer, device)?));
+    }
+    // A side alone may do without some of them.
+    let files = layout.files(&folder)?.into_iter().filter(|(_, path)| path.is_file()).collect();
+    Ok(Opened { sides, family: family.name().to_owned(), hash: hash(files, block)?, sigmoid })
 }
 
-/// A model that takes images only.
-fn flame_alone(
-    name: &str,
-    checkpoint: &Path,
-    block: Option<&FrozenBlock>,
-    device: &Device,
-) -> Result<Arc<dyn Encoder>> {
-    let image = Images::load_flame(checkpoint, block, device)?;
+/// It takes images only.
+fn open_flame(checkpoint: &Path, want: Want, block: Option<&FrozenBlock>, device: &Device) -> Result<Opened> {
+    let mut sides = Sides::default();
+    if want != Want::Text {
+        sides.image = Some(Arc::new(Images::load_flame(checkpoint, block, device)?));
+    }
     let file = checkpoint.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let about = About {
-        name: name.to_owned(),
-        family: flame::FAMILY.to_owned(),
-        hash: hash(vec![(file, checkpoint.to_owned())], block)?,
-        device: device::label(device),
-        sigmoid: None,
-    };
-    Ok(Arc::new(Joined::new(about, Sides { image: Some(Arc::new(image)), text: None })?))
+    let hash = hash(vec![(file, checkpoint.to_owned())], block)?;
+    Ok(Opened { sides, family: flame::FAMILY.to_owned(), hash, sigmoid: None })
 }
 
 /// Of the files and, if there is a block, of its files and of which one it is.

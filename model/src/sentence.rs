@@ -24,10 +24,10 @@ use self::{
     tokenizer::{Tokenizer, Tokens},
 };
 use crate::{
-    Encoder, Keep, Result, TEXT_TOKENS, TextEmbedding, TokenShape, device, folder,
+    Keep, Result, TEXT_TOKENS, TextEmbedding, TokenShape, folder,
     fusion_tokens::pool_rows,
     pair::{CONFIG_FILE, Encoded, TOKENIZER_FILE, Weights, fusion_tokens, on_card, on_cpu, unit_rows},
-    side::{About, Joined, Sides, TextInfo, TextSide},
+    side::{Opened, Sides, TextInfo, TextSide},
 };
 
 pub(crate) struct Sentences {
@@ -43,17 +43,15 @@ enum Tower {
     Card(tower::Tower, Device),
 }
 
-/// Loads a folder as a model that takes texts only; `name` is what the user called it.
-pub(crate) fn load(name: &str, folder: &Path, device: &Device) -> Result<Arc<dyn Encoder>> {
+/// Opens a folder as a model that takes texts only.
+pub(crate) fn open(folder: &Path, device: &Device) -> Result<Opened> {
     let side = Sentences::load(folder, device)?;
-    let about = About {
-        name: name.to_owned(),
+    Ok(Opened {
         family: side.family.to_owned(),
         hash: folder::hash(&Layout::read(folder)?.files()?)?,
-        device: device::label(device),
+        sides: Sides { image: None, text: Some(Arc::new(side)) },
         sigmoid: None,
-    };
-    Ok(Arc::new(Joined::new(about, Sides { image: None, text: Some(Arc::new(side)) })?))
+    })
 }
 
 impl Sentences {

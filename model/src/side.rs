@@ -6,7 +6,8 @@ use std::sync::Arc;
 use image::RgbImage;
 
 use crate::{
-    Encoder, Error, ImageEmbedding, Keep, ModelInfo, Pixels, Result, Sigmoid, TextEmbedding, fusion_tokens::TokenShape,
+    Encoder, Error, ImageEmbedding, Keep, ModelInfo, Pixels, Result, Sigmoid, TextEmbedding, device,
+    fusion_tokens::TokenShape,
 };
 
 pub(crate) trait ImageSide: Send + Sync {
@@ -43,6 +44,31 @@ pub(crate) struct TextInfo {
 pub(crate) struct Sides {
     pub image: Option<Arc<dyn ImageSide>>,
     pub text: Option<Arc<dyn TextSide>>,
+}
+
+/// Which sides are wanted of a model that has both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Want {
+    Both,
+    Image,
+    Text,
+}
+
+/// A model that is loaded, before anybody calls it by a name.
+pub(crate) struct Opened {
+    pub sides: Sides,
+    pub family: String,
+    pub hash: String,
+    pub sigmoid: Option<Sigmoid>,
+}
+
+impl Opened {
+    /// `name` is what the user called it.
+    pub(crate) fn joined(self, name: &str, device: &candle_core::Device) -> Result<Arc<dyn Encoder>> {
+        let Opened { sides, family, hash, sigmoid } = self;
+        let about = About { name: name.to_owned(), family, hash, device: device::label(device), sigmoid };
+        Ok(Arc::new(Joined::new(about, sides)?))
+    }
 }
 
 /// How the joined model is called, and what only the whole has.

@@ -10,7 +10,8 @@ use super::{Block, bad, norm, open, weights::Source};
 use crate::Result;
 
 /// The norm behind a block that is used alone.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum FinalNorm {
     /// As LM4VisualEncoding is published: its loader leaves the gains of the decoder's last norm out.
     #[default]

@@ -81,6 +81,12 @@ impl Family {
         })
     }
 
+    /// Its `model_type`.
+    pub fn name(self) -> &'static str {
+        let known = Family::NAMES.into_iter().find(|(_, family)| *family == self);
+        known.map(|(name, _)| name).expect("every family has a name")
+    }
+
     pub(super) fn norms_heads(self) -> bool {
         self == Family::Qwen3
     }

@@ -10,7 +10,7 @@ use candle_nn::Linear;
 use super::gguf::Gguf;
 use crate::{
     Error, Result,
-    pair::{Weights, is_finite},
+    pair::{Weights, is_finite, n_numbers},
 };
 
 pub(super) enum Store {
@@ -34,6 +34,14 @@ pub(super) enum Matrix {
 }
 
 impl Source<'_> {
+    /// What a tensor takes in memory once it is loaded.
+    pub(super) fn n_bytes(&self, tensor: &(String, Vec<usize>)) -> u64 {
+        match self.store {
+            Store::Gguf(gguf) => gguf.n_bytes(tensor),
+            Store::Safetensors(_) => n_numbers(tensor) * self.dtype.size_in_bytes() as u64,
+        }
+    }
+
     pub(super) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let tensor = match self.store {
             Store::Safetensors(weights) => weights.get(name, shape, self.device)?, // f32

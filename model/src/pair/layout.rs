@@ -34,6 +34,14 @@ impl Layout {
         }
     }
 
+    /// Of a folder, or of a checkpoint in one.
+    pub(crate) fn at(path: &Path) -> (PathBuf, Layout) {
+        match (path.parent(), path.file_name().and_then(|name| name.to_str())) {
+            (Some(folder), Some(name)) if path.is_file() => (folder.to_owned(), Layout::Alone(name.to_owned())),
+            _ => (path.to_owned(), Layout::of(path)),
+        }
+    }
+
     /// Of files that are named, not looked at.
     pub(crate) fn of_files(has: impl Fn(&str) -> bool) -> Option<Layout> {
         let known = [(CONFIG_FILE, Layout::HuggingFace), (OPEN_CLIP_CONFIG, Layout::OpenClip)];

@@ -13,14 +13,14 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    Grid,
+    Encoder, Grid,
     testing::{copy_of_fixture, fixture, fixture_json, formula_picture},
 };
 
 const MODELS: [&str; 2] = ["clip-quick", "clip-gelu"];
 
 fn load(folder: &Path) -> Result<Arc<dyn Encoder>> {
-    super::load("test", folder, None, &Device::Cpu)
+    open(folder, Want::Both, None, &Device::Cpu)?.joined("test", &Device::Cpu)
 }
 
 fn embed_images(encoder: &dyn Encoder, pixels: &[Pixels]) -> Vec<Embedding> {

@@ -197,7 +197,7 @@ fn what_cannot_be_embedded_is_named() {
 
 #[test]
 fn what_is_said_of_the_model() {
-    let encoder = super::load("test", &fixture(MODELS[0]), &Device::Cpu).unwrap();
+    let encoder = open(&fixture(MODELS[0]), &Device::Cpu).unwrap().joined("test", &Device::Cpu).unwrap();
     let info = encoder.info().clone();
     assert_eq!((info.family.as_str(), info.dim, info.image_side_px, info.max_text_tokens), ("xlm-roberta", 24, 0, 24));
     assert_eq!(info.text_tokens, Some(TokenShape { n: 8, dim: 32 }));
@@ -207,7 +207,7 @@ fn what_is_said_of_the_model() {
 
     // The hash follows what shapes an embedding, wherever it stands.
     let copy = copy_of_fixture(MODELS[0]);
-    let hash = || super::load("copy", copy.path(), &Device::Cpu).unwrap().info().hash.clone();
+    let hash = || open(copy.path(), &Device::Cpu).unwrap().hash;
     assert_eq!(hash(), info.hash);
     std::fs::write(copy.path().join("README.md"), "words").unwrap();
     assert_eq!(hash(), info.hash);
