@@ -27,7 +27,9 @@ pub(crate) use self::{
     layout::Layout,
     source::Source,
     tokenizer::Tokenizer,
-    weights::{CANDIDATES as WEIGHT_FILES, Weights, file_names as weight_file_names, is_finite, shard_names},
+    weights::{
+        CANDIDATES as WEIGHT_FILES, Candidates, Weights, file_names as weight_file_names, is_finite, shard_names,
+    },
 };
 use crate::{
     Embedding, Error, FusionTokens, ImageEmbedding, Keep, Pixels, Result, TEXT_TOKENS, TextEmbedding, TokenShape,

@@ -16,7 +16,7 @@ use std::{path::Path, sync::Arc};
 use candle_core::Device;
 use rayon::prelude::*;
 
-pub(crate) use self::layout::Layout;
+pub(crate) use self::layout::{Layout, MODULES_FILE};
 use self::{
     config::Config,
     cpu::Rows,
