@@ -19,7 +19,7 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::{Module, RmsNorm, ops::softmax_last_dim, rotary_emb::rope};
 
 pub use self::config::{Biases, Config, Family, Llama3Scaling, Rope, Scaling};
-pub(crate) use self::tensors::tensors;
+pub(crate) use self::tensors::{is_known_spare, tensors};
 use self::{
     gguf::Gguf,
     weights::{Matrix, Source, Store},

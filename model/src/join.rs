@@ -92,7 +92,8 @@ impl table::Facets {
         find(&self.name, folder, |path| path.exists())
     }
 
-    fn template(&self, folder: &Path) -> Result<Template> {
+    /// By its name, in FLAME's file or the user's.
+    pub(crate) fn template(&self, folder: &Path) -> Result<Template> {
         match &self.templates {
             Some(file) => Template::read(&folder.join(file), &self.template),
             None => Template::flame(&self.template),

@@ -1,0 +1,73 @@
+//! A pair of towers, or the one of them that is wanted.
+
+use std::path::Path;
+
+use super::CheckReport;
+use crate::{
+    Error,
+    pair::{self, CONFIG_FILE, Config, Family, Layout, TOKENIZER_FILE, Tokenizer, Weights, n_numbers},
+    side::Want,
+};
+
+impl CheckReport {
+    pub(super) fn look_at_towers(&mut self, folder: &Path, asked: Option<Family>, want: Want) {
+        let layout = Layout::of(folder);
+        let Some(family) = self.family_of_towers(folder, &layout, asked) else { return };
+        let config = family.and_then(|family| self.keep(layout.config(folder, family)));
+        let weights = self.keep(layout.weights(folder));
+        match config {
+            Some(config) => self.look_at_parts(folder, &layout, &config, weights.as_ref(), want),
+            None => {
+                let is_there = |name: &str| folder.join(name).is_file();
+                let small = layout.small_files(is_there).into_iter().skip(1).map(str::to_owned);
+                self.look_at_files(folder, small);
+            }
+        }
+    }
+
+    /// None: it is another one, and there is no more to say. An inner none: nothing says which.
+    fn family_of_towers(&mut self, folder: &Path, layout: &Layout, asked: Option<Family>) -> Option<Option<Family>> {
+        if let Some(asked) = asked {
+            self.family = Some(asked.name().to_owned());
+            if *layout == Layout::HuggingFace && folder.join(CONFIG_FILE).is_file() {
+                self.look_at_family(&folder.join(CONFIG_FILE), asked.name());
+            }
+            return Some(Some(asked));
+        }
+        let family = layout.family(folder);
+        if let Err(Error::UnknownFamily { received, .. }) = &family {
+            self.family = Some(received.clone());
+            self.keep(family);
+            return None;
+        }
+        let family = self.keep(family);
+        self.family = family.map(|family| family.name().to_owned());
+        Some(family)
+    }
+
+    fn look_at_parts(
+        &mut self,
+        folder: &Path,
+        layout: &Layout,
+        config: &Config,
+        weights: Option<&Weights>,
+        want: Want,
+    ) {
+        self.keep(Tokenizer::read(&folder.join(TOKENIZER_FILE), &config.text));
+        self.keep(layout.preprocessor(folder, config));
+        let known = config.tensors();
+        let is_wanted = |name: &str| match want {
+            Want::Both => true,
+            Want::Image => pair::is_of_images(name),
+            Want::Text => !pair::is_of_images(name),
+        };
+        let needed: Vec<_> = known.iter().filter(|(name, _)| is_wanted(name)).cloned().collect();
+        let parameters = needed.iter().map(n_numbers).sum();
+        let mut memory = pair::memory(config);
+        memory.iter_mut().for_each(|memory| memory.weights_bytes = 4 * parameters);
+        self.add(parameters, memory);
+        if let Some(weights) = weights {
+            self.look_at_tensors(weights, &needed, &known, pair::is_known_spare);
+        }
+    }
+}
