@@ -22,14 +22,14 @@ use candle_nn::{Module, RmsNorm, ops::softmax_last_dim, rotary_emb::rope};
 pub use self::alone::FinalNorm;
 pub(crate) use self::alone::LoneBlock;
 pub use self::config::{Biases, Config, Family, Llama3Scaling, Rope, Scaling};
-pub(crate) use self::tensors::tensors;
+pub(crate) use self::tensors::{is_known_spare, tensors};
 use self::{
     gguf::Gguf,
     weights::{Matrix, Source, Store},
 };
 use crate::{
-    Error, Result, device, memory,
-    pair::{CONFIG_FILE, WEIGHT_FILES, Weights, n_numbers, weight_file_names},
+    Error, Result, device, folder, memory,
+    pair::{CONFIG_FILE, TOKENIZER_FILE, WEIGHT_FILES, Weights, n_numbers, weight_file_names},
 };
 
 pub struct Decoder {
@@ -360,6 +360,15 @@ fn open(path: &Path) -> Result<(Config, Store)> {
     }
     let gguf = Gguf::open(path)?;
     Ok((gguf.config()?, Store::Gguf(gguf)))
+}
+
+/// Beside weights.
+pub(crate) const SMALL_FILES: [&str; 2] = [CONFIG_FILE, TOKENIZER_FILE];
+
+/// Whether the config of a folder is that of a decoder.
+pub(crate) fn is_in(folder: &Path) -> bool {
+    let config = folder::read_json(&folder.join(CONFIG_FILE)).unwrap_or_default();
+    config["model_type"].as_str().is_some_and(|name| Family::by_name(name).is_ok())
 }
 
 /// Every file that is read, as (name, path); the name of a `.gguf` file says nothing.

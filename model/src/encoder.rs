@@ -9,7 +9,7 @@ use std::{
 use image::RgbImage;
 
 use crate::{
-    Error, Result, device,
+    Error, Result, decoder, device,
     fusion_tokens::{FusionTokens, Grid, Keep, TokenShape, TokenShapes},
     hub, join,
     pair::{self, FrozenBlock},
@@ -207,6 +207,11 @@ pub(crate) fn open_folder(
         join::open(folder, device)
     } else if sentence::Layout::is_in(folder) {
         sentence::open(folder, device)
+    } else if decoder::is_in(folder) {
+        Err(Error::BadFile {
+            file: folder.join(pair::CONFIG_FILE),
+            detail: "a decoder alone is no encoder; hint: name its folder as `facets` in a model.toml".to_owned(),
+        })
     } else {
         pair::open(folder, want, block, device)
     }
@@ -256,6 +261,8 @@ mod tests {
         let config = |text: &str| std::fs::write(copy.path().join("config.json"), text).unwrap();
         config(r#"{"model_type": "bert"}"#);
         check(folder, "model family \"bert\" is not known: expected one of clip, siglip");
+        config(r#"{"model_type": "mistral"}"#);
+        check(folder, "config.json: a decoder alone is no encoder; hint: name its folder as `facets` in a model.toml");
         config("{}");
         check(folder, "config.json: model_type: expected a name");
         config("{");

@@ -123,7 +123,8 @@ impl table::Facets {
         find(&self.name, folder, |path| path.exists())
     }
 
-    fn template(&self, folder: &Path) -> Result<Template> {
+    /// By its name, in FLAME's file or the user's.
+    pub(crate) fn template(&self, folder: &Path) -> Result<Template> {
         match &self.templates {
             Some(file) => Template::read(&folder.join(file), &self.template),
             None => Template::flame(&self.template),
@@ -147,7 +148,7 @@ pub(crate) fn place(name: &str, folder: &Path) -> Result<PathBuf> {
 }
 
 /// Relative ones start from the folder of the file.
-fn checkpoint(file: &Path, folder: &Path) -> Result<PathBuf> {
+pub(crate) fn checkpoint(file: &Path, folder: &Path) -> Result<PathBuf> {
     let path = folder.join(file);
     match path.is_file() {
         true => Ok(path),

@@ -29,7 +29,7 @@ mod testing;
 pub mod train;
 mod vector_unit;
 
-pub use check::{CheckReport, Memory, Trial, check};
+pub use check::{CheckReport, Memory, Trial, check, check_against};
 pub use encoder::{
     Device, Embedding, Encoder, ImageEmbedding, ModelInfo, ModelSpec, Pixels, Sigmoid, TextEmbedding, load,
     load_with_block,

@@ -24,11 +24,13 @@ use rayon::prelude::*;
 
 use self::{config::VisionConfig, frozen_block::Inside, tokenizer::Tokens};
 pub(crate) use self::{
-    config::{Activation, Config, Fields, TowerConfig, n_numbers, with_bias},
+    config::{Activation, Config, Fields, TowerConfig, is_of_images, n_numbers, with_bias},
     layout::Layout,
     source::Source,
     tokenizer::Tokenizer,
-    weights::{CANDIDATES as WEIGHT_FILES, Weights, file_names as weight_file_names, is_finite, shard_names},
+    weights::{
+        CANDIDATES as WEIGHT_FILES, Candidates, Weights, file_names as weight_file_names, is_finite, shard_names,
+    },
 };
 pub use self::{frozen_block::FrozenBlock, weights::TensorFault};
 use crate::{
@@ -45,8 +47,8 @@ pub(crate) const TOKENIZER_FILE: &str = "tokenizer.json";
 pub(crate) const PREPROCESSOR_FILES: [&str; 2] = ["preprocessor_config.json", "processor_config.json"];
 
 /// Images or texts that go through a network at once, on the CPU in each thread; more would gain nothing and take memory.
-const CPU_BATCH: usize = 8;
-const CUDA_BATCH: usize = 128;
+pub(crate) const CPU_BATCH: usize = 8;
+pub(crate) const CUDA_BATCH: usize = 128;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Family {
@@ -55,7 +57,7 @@ pub(crate) enum Family {
 }
 
 impl Family {
-    const ALL: [Family; 2] = [Family::Clip, Family::Siglip];
+    pub(crate) const ALL: [Family; 2] = [Family::Clip, Family::Siglip];
 
     /// Of a `model_type`.
     pub(crate) fn of_name(name: &str) -> Result<Family> {

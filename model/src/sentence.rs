@@ -8,6 +8,7 @@ mod config;
 mod cpu;
 mod head;
 mod layout;
+mod parts;
 mod tokenizer;
 mod tower;
 
@@ -16,12 +17,16 @@ use std::{path::Path, sync::Arc};
 use candle_core::Device;
 use rayon::prelude::*;
 
-pub(crate) use self::layout::Layout;
 use self::{
     config::Config,
     cpu::Rows,
     head::Head,
     tokenizer::{Tokenizer, Tokens},
+};
+pub(crate) use self::{
+    config::Family,
+    layout::{Layout, MODULES_FILE},
+    parts::{Parts, is_known_spare},
 };
 use crate::{
     Keep, Result, TEXT_TOKENS, TextEmbedding, TokenShape, folder,

@@ -23,13 +23,18 @@ pub enum ModelCommand {
     Check {
         /// `builtin`, a model folder, or hf:org/name@revision [default: the --model setting]
         name: Option<String>,
+        /// What the folder should be, such as clip, siglip, xlm-roberta or mistral [default: what its files say]
+        #[arg(long)]
+        family: Option<String>,
     },
 }
 
 pub fn run(command: &ModelCommand, settings: &Settings) -> anyhow::Result<Exit> {
     match command {
         ModelCommand::Info { name } => info(name.as_deref().unwrap_or(settings.model_or_default()), settings),
-        ModelCommand::Check { name } => check(name.as_deref().unwrap_or(settings.model_or_default()), settings),
+        ModelCommand::Check { name, family } => {
+            check(name.as_deref().unwrap_or(settings.model_or_default()), family.as_deref(), settings)
+        }
     }
 }
 
@@ -93,8 +98,11 @@ fn print_info(info: &ModelInfo) {
     table::print(&["model", &info.name], &rows);
 }
 
-fn check(name: &str, settings: &Settings) -> anyhow::Result<Exit> {
-    let report = firn_model::check(name)?;
+fn check(name: &str, family: Option<&str>, settings: &Settings) -> anyhow::Result<Exit> {
+    let report = match family {
+        Some(family) => firn_model::check_against(name, family)?,
+        None => firn_model::check(name)?,
+    };
     if settings.json {
         println!("{}", serde_json::to_string(&report)?);
     } else {
@@ -120,6 +128,9 @@ fn print_report(report: &CheckReport) {
         println!("  on {} ({}): {weights} MiB of weights, {batch} MiB for a batch", memory.device, memory.dtype);
     }
     if let Some(trial) = &report.trial {
-        println!("  tried with {:?}: {} tokens, {} dimensions", trial.text, trial.tokens_used, trial.dim);
+        match trial.tokens_used {
+            0 => println!("  tried with a grey picture: {} dimensions", trial.dim),
+            n_tokens => println!("  tried with {:?}: {n_tokens} tokens, {} dimensions", trial.text, trial.dim),
+        }
     }
 }

@@ -40,3 +40,8 @@ fn block(config: &Config, index: usize) -> Vec<(String, Vec<usize>)> {
     }
     tensors
 }
+
+/// What the published files hold besides: tables that follow from the config.
+pub(crate) fn is_known_spare(tensor: &str) -> bool {
+    tensor.ends_with("rotary_emb.inv_freq") || tensor == "lm_head.weight"
+}

@@ -151,6 +151,9 @@ fn a_checkpoint_is_an_image_side() {
     let folder = folder_with("[image]\ncheckpoint = \"flame/flame.pt\"\n", &["flame"]);
     let model = load(folder.path()).unwrap();
     assert_eq!((&*model.info().family, model.info().dim, model.info().max_text_tokens), ("flame", 24, 0));
+    let report = crate::check(folder.path().to_str().unwrap()).unwrap();
+    assert!(report.ok && report.unread_tensors.is_empty(), "{report:?}");
+    assert_eq!(report.memory[0].weights_bytes, 4 * model.info().parameters);
     let folder = folder_with("[text]\ncheckpoint = \"flame/flame.pt\"\n", &["flame"]);
     assert_eq!(error_of(&folder), "model flame/flame.pt takes no texts");
     let folder = folder_with("[image]\ncheckpoint = \"none.pt\"\n", &[]);
@@ -168,6 +171,8 @@ fn a_long_clip_checkpoint_is_either_side() {
     std::fs::copy(tokenizer, folder.path().join("clip-long-original/tokenizer.json")).unwrap();
     let info = load(folder.path()).unwrap().info().clone();
     assert_eq!((info.image_side_px, info.max_text_tokens, info.dim), (0, 248, 12));
+    let report = crate::check(folder.path().to_str().unwrap()).unwrap();
+    assert!(report.ok && report.unread_tensors.is_empty(), "{report:?}");
 }
 
 #[test]

@@ -110,7 +110,7 @@ impl Config {
 
     /// Those of the image tower.
     pub(crate) fn n_image_parameters(&self) -> u64 {
-        self.tensors().iter().filter(|(name, _)| name.starts_with("vis")).map(n_numbers).sum()
+        self.tensors().iter().filter(|(name, _)| is_of_images(name)).map(n_numbers).sum()
     }
 
     /// Positions of the image tower.
@@ -283,6 +283,11 @@ impl<'a> Fields<'a> {
             _ => Err(self.error(name, "quick_gelu, gelu or gelu_pytorch_tanh", value)),
         }
     }
+}
+
+/// Whether a tensor belongs to the image tower.
+pub(crate) fn is_of_images(tensor: &str) -> bool {
+    tensor.starts_with("vis")
 }
 
 /// Numbers in a tensor.

@@ -10,6 +10,7 @@ use candle_nn::{LayerNorm, Linear};
 use super::{
     clip,
     config::{Activation, VisionConfig, n_numbers, with_bias},
+    is_known_spare,
     open_clip::{shape, vision_of_tensors, wrong},
     source::Source,
     towers::{ImageHead, ImageTower, Projector},
@@ -65,8 +66,11 @@ impl Config {
     }
 }
 
-/// What a FLAME checkpoint holds beside: the text side, and what of the image tower comes after its last block.
+/// What a FLAME checkpoint holds beside: sizes and scales, the text side, and what of the image tower comes after its last block.
 pub(crate) fn is_spare(tensor: &str) -> bool {
+    if is_known_spare(tensor) {
+        return true;
+    }
     let tensor = tensor.strip_prefix("module.").unwrap_or(tensor);
     ["text.", "visual.ln_post.", "visual.proj"].iter().any(|name| tensor.starts_with(name))
 }

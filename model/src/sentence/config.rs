@@ -68,7 +68,7 @@ pub(super) const TYPES: &str = "embeddings.token_type_embeddings.weight";
 pub(super) const NORM: &str = "embeddings.LayerNorm";
 
 impl Family {
-    const ALL: [Family; 4] = [Family::XlmRoberta, Family::Roberta, Family::Bert, Family::DistilBert];
+    pub(crate) const ALL: [Family; 4] = [Family::XlmRoberta, Family::Roberta, Family::Bert, Family::DistilBert];
 
     /// Of a `model_type`.
     fn of_name(name: &str) -> Result<Family> {
@@ -102,10 +102,16 @@ impl Family {
 
 impl Config {
     pub(crate) fn read(path: &Path) -> Result<Config> {
+        Config::read_as(path, None)
+    }
+
+    /// As a family that the file may not name.
+    pub(crate) fn read_as(path: &Path, family: Option<Family>) -> Result<Config> {
         let json = folder::read_json(path)?;
         let bad = |detail: String| Error::BadFile { file: path.to_owned(), detail };
-        let family = json["model_type"].as_str().ok_or_else(|| bad("model_type: expected a name".to_owned()))?;
-        Config::of_json(&json, Family::of_name(family)?).map_err(bad)
+        let said = || json["model_type"].as_str().ok_or_else(|| bad("model_type: expected a name".to_owned()));
+        let family = family.map_or_else(|| Family::of_name(said()?), Ok)?;
+        Config::of_json(&json, family).map_err(bad)
     }
 
     pub(super) fn of_json(json: &Value, family: Family) -> Result<Config, String> {

@@ -47,7 +47,7 @@ enum Squash {
 impl Head {
     pub(crate) fn load(layout: &Layout, reading: &Reading, hidden_size: usize) -> Result<Head> {
         let pooling = Pooling::read(&layout.pooling_config(), reading, hidden_size)?;
-        let (mut dim, mut parameters) = (pooling.0.len() * hidden_size, 0);
+        let (mut dim, mut parameters) = (pooling.n_ways() * hidden_size, 0);
         let mut steps = Vec::with_capacity(layout.steps.len());
         for step in &layout.steps {
             steps.push(match step {
@@ -112,6 +112,10 @@ impl Pooling {
             return Err(format!("pooling_mode: expected 1 to {} ways, received {}", Mode::ALL.len(), modes.len()));
         }
         Ok(Pooling(modes))
+    }
+
+    pub(crate) fn n_ways(&self) -> usize {
+        self.0.len()
     }
 
     /// (tokens, dim) to (ways * dim)

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::{
-    Error, Result, folder,
+    Error, Result,
+    folder::{self, join},
     pair::{CONFIG_FILE, TOKENIZER_FILE, WEIGHT_FILES, weight_file_names},
 };
 
@@ -168,8 +169,4 @@ fn module(json: &Value) -> Result<(&str, &str), String> {
 
 fn read_if_there(path: &Path) -> Result<Value> {
     if path.is_file() { folder::read_json(path) } else { Ok(Value::Null) }
-}
-
-fn join(within: &str, name: &str) -> String {
-    if within.is_empty() { name.to_owned() } else { format!("{within}/{name}") }
 }
