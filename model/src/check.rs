@@ -53,7 +53,7 @@ pub struct Memory {
 }
 
 /// One text and one picture, as far as the model takes them, embedded on the CPU.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Trial {
     pub text: &'static str,
     /// 0: it takes no texts.
@@ -170,17 +170,12 @@ impl CheckReport {
         }
     }
 
+    /// Of the sides that there are.
     fn keep_trial(&mut self, encoder: &dyn Encoder) -> Option<Trial> {
         const TEXT: &str = "a photo of a cat";
         let head = |embedding: &[f32]| embedding[..embedding.len().min(4)].to_vec();
         let info = encoder.info();
-        let mut trial = Trial {
-            text: TEXT,
-            tokens_used: 0,
-            dim: info.dim,
-            text_embedding_head: Vec::new(),
-            image_embedding_head: Vec::new(),
-        };
+        let mut trial = Trial { text: TEXT, dim: info.dim, ..Trial::default() };
         if info.max_text_tokens > 0 {
             let text = self.keep(encoder.embed_texts(&[TEXT], Keep::Nothing))?.pop()?;
             (trial.tokens_used, trial.text_embedding_head) = (text.tokens_used, head(&text.embedding));

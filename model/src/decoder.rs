@@ -5,6 +5,7 @@
 //! judged by transformers on the same weights, see `model/fixtures/make_decoders.py`. Only the blocks that are asked
 //! for are loaded.
 
+mod alone;
 mod config;
 mod gguf;
 mod tensors;
@@ -18,6 +19,8 @@ use std::{
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{Module, RmsNorm, ops::softmax_last_dim, rotary_emb::rope};
 
+pub use self::alone::FinalNorm;
+pub(crate) use self::alone::LoneBlock;
 pub use self::config::{Biases, Config, Family, Llama3Scaling, Rope, Scaling};
 pub(crate) use self::tensors::{is_known_spare, tensors};
 use self::{
@@ -178,7 +181,7 @@ impl Decoder {
         let mut kept = vec![states.clone(); after.len()];
         for (i, block) in self.blocks[..deepest].iter().enumerate() {
             let cached = cache.as_deref_mut().map(|cache| cache.block(i));
-            states = block.forward(&states, &rotation, pass.mask, cached)?;
+            states = block.forward(&states, Some(&rotation), pass.mask, cached)?;
             for (_, kept) in after.iter().zip(&mut kept).filter(|(n, _)| **n == i + 1) {
                 *kept = states.clone();
             }
@@ -279,11 +282,18 @@ impl Block {
         })
     }
 
-    /// (batch, tokens, dim) to the same.
+    /// Of states `dim` wide.
+    fn n_parameters(&self, dim: usize) -> u64 {
+        let matrices = [&self.query, &self.key, &self.value, &self.out, &self.gate, &self.up, &self.down];
+        let head_norms = if self.head_norms.is_some() { 2 * self.head_dim } else { 0 };
+        matrices.into_iter().map(Matrix::n_parameters).sum::<u64>() + (2 * dim + head_norms) as u64
+    }
+
+    /// (batch, tokens, dim) to the same; without a rotation, the order of the tokens says nothing.
     fn forward(
         &self,
         states: &Tensor,
-        rotation: &Rotation,
+        rotation: Option<&Rotation>,
         mask: Option<&Tensor>,
         kept: Option<&mut KeyValues>,
     ) -> candle_core::Result<Tensor> {
@@ -296,7 +306,7 @@ impl Block {
     fn attend(
         &self,
         states: &Tensor,
-        rotation: &Rotation,
+        rotation: Option<&Rotation>,
         mask: Option<&Tensor>,
         kept: Option<&mut KeyValues>,
     ) -> candle_core::Result<Tensor> {
@@ -305,8 +315,10 @@ impl Block {
         if let Some((query_norm, key_norm)) = &self.head_norms {
             (query, key) = (query_norm.forward(&query)?, key_norm.forward(&key)?);
         }
-        let query = (rope(&query, &rotation.cos, &rotation.sin)? / (self.head_dim as f64).sqrt())?;
-        let key = rope(&key, &rotation.cos, &rotation.sin)?;
+        if let Some(Rotation { cos, sin }) = rotation {
+            (query, key) = (rope(&query, cos, sin)?, rope(&key, cos, sin)?);
+        }
+        let query = (query / (self.head_dim as f64).sqrt())?;
         let value = self.heads(&self.value, states)?;
         let (key, value) = match kept {
             Some(kept) => extend(kept, key, value)?,

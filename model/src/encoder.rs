@@ -11,7 +11,9 @@ use image::RgbImage;
 use crate::{
     Error, Result, decoder, device,
     fusion_tokens::{FusionTokens, Grid, Keep, TokenShape, TokenShapes},
-    hub, join, pair, sentence,
+    hub, join,
+    pair::{self, FrozenBlock},
+    sentence,
     side::{Opened, Want},
 };
 
@@ -161,33 +163,54 @@ impl FromStr for Device {
 /// Loads an encoder by name: `builtin`, a folder (in the layout of Hugging Face, OpenCLIP or sentence-transformers, or with
 /// a `model.toml`), or `hf:org/name@rev`.
 pub fn load(name: &str, device: Device) -> Result<Arc<dyn Encoder>> {
+    load_inside(name, None, device)
+}
+
+/// The same with a frozen block of a decoder LLM inside the image tower; not of `builtin`.
+pub fn load_with_block(name: &str, block: &FrozenBlock, device: Device) -> Result<Arc<dyn Encoder>> {
+    load_inside(name, Some(block), device)
+}
+
+fn load_inside(name: &str, block: Option<&FrozenBlock>, device: Device) -> Result<Arc<dyn Encoder>> {
     let spec: ModelSpec = name.parse()?;
     let device = device::open(device)?;
     match spec {
+        ModelSpec::Builtin if block.is_some() => Err(Error::UnknownModel { name: name.to_owned() }),
         ModelSpec::Builtin => crate::builtin::load(&device),
         ModelSpec::Folder(folder) if !folder.is_dir() => Err(Error::UnknownModel { name: name.to_owned() }),
-        ModelSpec::Folder(folder) => load_folder(name, &folder, &device),
-        ModelSpec::Hub { repo, revision } => load_folder(name, &hub::fetch(&repo, &revision)?, &device),
+        ModelSpec::Folder(folder) => load_folder(name, &folder, block, &device),
+        ModelSpec::Hub { repo, revision } => load_folder(name, &hub::fetch(&repo, &revision)?, block, &device),
     }
 }
 
-fn load_folder(name: &str, folder: &Path, device: &candle_core::Device) -> Result<Arc<dyn Encoder>> {
-    open_folder(folder, Want::Both, device)?.joined(name, device)
+fn load_folder(
+    name: &str,
+    folder: &Path,
+    block: Option<&FrozenBlock>,
+    device: &candle_core::Device,
+) -> Result<Arc<dyn Encoder>> {
+    open_folder(folder, Want::Both, block, device)?.joined(name, device)
 }
 
-/// By what stands in it.
-pub(crate) fn open_folder(folder: &Path, want: Want, device: &candle_core::Device) -> Result<Opened> {
+/// By what stands in it. Images go through the block if there is one.
+pub(crate) fn open_folder(
+    folder: &Path,
+    want: Want,
+    block: Option<&FrozenBlock>,
+    device: &candle_core::Device,
+) -> Result<Opened> {
+    let no_images = || Error::NoImageSide { model: folder.display().to_string() };
     if join::is_in(folder) {
-        join::open(folder, device)
+        join::open(folder, block, device)
     } else if sentence::Layout::is_in(folder) {
-        sentence::open(folder, device)
+        if block.is_some() { Err(no_images()) } else { sentence::open(folder, device) }
     } else if decoder::is_in(folder) {
         Err(Error::BadFile {
             file: folder.join(pair::CONFIG_FILE),
             detail: "a decoder alone is no encoder; hint: name its folder as `facets` in a model.toml".to_owned(),
         })
     } else {
-        pair::open(folder, want, device)
+        pair::open(folder, want, block, device)
     }
 }
 

@@ -8,11 +8,14 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 
+use self::table::{Block, Image, Norm};
 pub(crate) use self::table::{FILE, ImageKind, Table, TextKind};
 use crate::{
-    Error, ModelSpec, Result, encoder,
+    Error, FrozenBlock, ModelSpec, Result,
+    decoder::FinalNorm,
+    encoder,
     facets::{self, Facets, Template},
-    folder, hub,
+    folder, hub, pair,
     side::{ImageSide, Opened, Sides, TextSide, Want},
 };
 
@@ -20,9 +23,12 @@ pub(crate) fn is_in(folder: &Path) -> bool {
     folder.join(FILE).is_file()
 }
 
-/// Opens what the file of a folder names.
-pub(crate) fn open(folder: &Path, device: &Device) -> Result<Opened> {
+/// Opens what the file of a folder names; a block that a caller wants inside the image tower must be named there instead.
+pub(crate) fn open(folder: &Path, block: Option<&FrozenBlock>, device: &Device) -> Result<Opened> {
     let table = Table::read(folder)?;
+    if block.is_some() {
+        return Err(bad(folder, "expected the block as [image.block], received another from outside".to_owned()));
+    }
     let image = table.image.map(|image| image.open(folder, device)).transpose()?;
     let text = table.text.map(|text| text.open(folder, device)).transpose()?;
     let parts: Vec<&Part> =
@@ -45,15 +51,32 @@ struct Part {
 /// A side, and what it is made of.
 type Side<S> = (std::sync::Arc<S>, Part);
 
-impl ImageKind {
+impl Image {
+    /// A block is part of the hash of its side.
     fn open(&self, folder: &Path, device: &Device) -> Result<Side<dyn ImageSide>> {
-        match self {
+        let block = self.block.as_ref().map(|block| block.found(folder)).transpose()?;
+        let (name, opened) = match &self.kind {
             ImageKind::Model(name) => {
-                let Opened { sides, family, hash, .. } = open_named(name, folder, Want::Image, device)?;
-                let side = sides.image.ok_or_else(|| Error::NoImageSide { model: name.clone() })?;
-                Ok((side, Part { family, meaning: vec![("image.model", hash)] }))
+                (name.clone(), encoder::open_folder(&place(name, folder)?, Want::Image, block.as_ref(), device)?)
             }
-        }
+            ImageKind::Checkpoint(file) => {
+                (file.display().to_string(), pair::open_flame(&folder.join(file), block.as_ref(), device)?)
+            }
+        };
+        let Opened { sides, family, hash, .. } = opened;
+        let side = sides.image.ok_or(Error::NoImageSide { model: name })?;
+        Ok((side, Part { family, meaning: vec![("image", hash)] }))
+    }
+}
+
+impl Block {
+    fn found(&self, folder: &Path) -> Result<FrozenBlock> {
+        let norm = match self.norm {
+            Norm::Ones => FinalNorm::Ones,
+            Norm::Loaded => FinalNorm::Loaded,
+        };
+        let decoder = find(&self.decoder, folder, Path::exists)?;
+        Ok(FrozenBlock { decoder, index: self.index, norm, mappers: folder.join(&self.mappers) })
     }
 }
 
@@ -61,9 +84,10 @@ impl TextKind {
     fn open(&self, folder: &Path, device: &Device) -> Result<Side<dyn TextSide>> {
         match self {
             TextKind::Model(name) => {
-                let Opened { sides, family, hash, .. } = open_named(name, folder, Want::Text, device)?;
+                let place = place(name, folder)?;
+                let Opened { sides, family, hash, .. } = encoder::open_folder(&place, Want::Text, None, device)?;
                 let side = sides.text.ok_or_else(|| Error::NoTextSide { model: name.clone() })?;
-                Ok((side, Part { family, meaning: vec![("text.model", hash)] }))
+                Ok((side, Part { family, meaning: vec![("text", hash)] }))
             }
             TextKind::Facets(facets) => facets.open(folder, device),
         }
@@ -89,7 +113,7 @@ impl table::Facets {
 
     /// A folder, or a `.gguf` file.
     pub(crate) fn decoder(&self, folder: &Path) -> Result<PathBuf> {
-        find(&self.name, folder, |path| path.exists())
+        find(&self.name, folder, Path::exists)
     }
 
     /// By its name, in FLAME's file or the user's.
@@ -101,13 +125,8 @@ impl table::Facets {
     }
 }
 
-/// Opens one side of a model by its name. A name that leads to another `model.toml` is refused, so that none leads to itself.
-fn open_named(name: &str, folder: &Path, want: Want, device: &Device) -> Result<Opened> {
-    let place = place(name, folder)?;
-    encoder::open_folder(&place, want, device)
-}
-
-/// The folder of a name; relative ones start from the folder of the file.
+/// The folder of a name; relative ones start from the folder of the file. A name that leads to another `model.toml` is
+/// refused, so that none leads to itself.
 pub(crate) fn place(name: &str, folder: &Path) -> Result<PathBuf> {
     let place = find(name, folder, Path::is_dir)?;
     match is_in(&place) {

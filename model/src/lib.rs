@@ -32,7 +32,8 @@ mod vector_unit;
 pub use check::{CheckReport, Memory, Trial, check, check_against};
 pub use encoder::{
     Device, Embedding, Encoder, ImageEmbedding, ModelInfo, ModelSpec, Pixels, Sigmoid, TextEmbedding, load,
+    load_with_block,
 };
 pub use error::{Error, Result};
 pub use fusion_tokens::{FusionTokens, Grid, Keep, TEXT_TOKENS, TokenShape, TokenShapes};
-pub use pair::TensorFault;
+pub use pair::{FrozenBlock, TensorFault};

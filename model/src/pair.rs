@@ -6,6 +6,8 @@
 mod clip;
 mod config;
 mod cpu;
+pub(crate) mod flame;
+mod frozen_block;
 mod layout;
 mod open_clip;
 mod siglip;
@@ -20,8 +22,7 @@ use candle_core::{Device, Tensor};
 use image::RgbImage;
 use rayon::prelude::*;
 
-use self::tokenizer::Tokens;
-pub use self::weights::TensorFault;
+use self::{config::VisionConfig, frozen_block::Inside, tokenizer::Tokens};
 pub(crate) use self::{
     config::{Activation, Config, Fields, TowerConfig, is_of_images, n_numbers, with_bias},
     layout::Layout,
@@ -31,6 +32,7 @@ pub(crate) use self::{
         CANDIDATES as WEIGHT_FILES, Candidates, Weights, file_names as weight_file_names, is_finite, shard_names,
     },
 };
+pub use self::{frozen_block::FrozenBlock, weights::TensorFault};
 use crate::{
     Embedding, Error, FusionTokens, ImageEmbedding, Keep, Pixels, Result, TEXT_TOKENS, TextEmbedding, TokenShape,
     check::Memory,
@@ -80,9 +82,12 @@ impl Family {
     }
 }
 
-/// Opens a folder; only the towers that are wanted are loaded.
-pub(crate) fn open(folder: &Path, want: Want, device: &Device) -> Result<Opened> {
+/// Opens a folder; only the towers that are wanted are loaded. Images go through the block if there is one.
+pub(crate) fn open(folder: &Path, want: Want, block: Option<&FrozenBlock>, device: &Device) -> Result<Opened> {
     let layout = Layout::of(folder);
+    if let Some(checkpoint) = layout.flame(folder)? {
+        return open_flame(&checkpoint, block, device);
+    }
     let family = layout.family(folder)?;
     let config = layout.config(folder, family)?;
     let tokenizer = Tokenizer::read(&folder.join(TOKENIZER_FILE), &config.text)?;
@@ -91,12 +96,33 @@ pub(crate) fn open(folder: &Path, want: Want, device: &Device) -> Result<Opened>
     let sigmoid = (family == Family::Siglip).then(|| siglip::sigmoid(&weights)).transpose()?;
     let mut sides = Sides::default();
     if want != Want::Text {
-        sides.image = Some(Arc::new(Images::load(&weights, &config, preprocessor, device)?));
+        sides.image = Some(Arc::new(Images::load(&weights, &config, preprocessor, block, device)?));
     }
     if want != Want::Image {
         sides.text = Some(Arc::new(Texts::load(&weights, &config, tokenizer, device)?));
     }
-    Ok(Opened { sides, family: family.name().to_owned(), hash: folder::hash(&layout.files(folder)?)?, sigmoid })
+    let hash = hash(layout.files(folder)?, block)?;
+    Ok(Opened { sides, family: family.name().to_owned(), hash, sigmoid })
+}
+
+/// The image side of FLAME, from its checkpoint.
+pub(crate) fn open_flame(checkpoint: &Path, block: Option<&FrozenBlock>, device: &Device) -> Result<Opened> {
+    let image = Images::load_flame(checkpoint, block, device)?;
+    let file = checkpoint.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(Opened {
+        sides: Sides { image: Some(Arc::new(image)), text: None },
+        family: flame::FAMILY.to_owned(),
+        hash: hash(vec![(file, checkpoint.to_owned())], block)?,
+        sigmoid: None,
+    })
+}
+
+/// Of the files and, if there is a block, of its files and of which one it is.
+fn hash(files: Vec<(String, std::path::PathBuf)>, block: Option<&FrozenBlock>) -> Result<String> {
+    let Some(block) = block else { return folder::hash(&files) };
+    let all = folder::hash(&[files, block.files()?].concat())?;
+    let whole = format!("{all} block {} {:?}", block.index, block.norm);
+    Ok(blake3::hash(whole.as_bytes()).to_hex()[..32].to_owned())
 }
 
 /// The image side.
@@ -140,17 +166,51 @@ impl Encoded {
 }
 
 impl Images {
-    fn load(weights: &Weights, config: &Config, preprocessor: Preprocessor, device: &Device) -> Result<Images> {
-        let tower = towers::ImageTower::load(weights, config, device)?;
-        let tower = match device.is_cuda() {
-            true => ImageTower::Card(Box::new(tower), device.clone()),
-            false => ImageTower::Cpu(Box::new(cpu::ImageTower::new(tower)?)),
-        };
+    fn load(
+        weights: &Weights,
+        config: &Config,
+        preprocessor: Preprocessor,
+        block: Option<&FrozenBlock>,
+        device: &Device,
+    ) -> Result<Images> {
         let info = ImageInfo {
             dim: config.projection_dim,
             side_px: config.vision.image_size,
             token_dim: config.vision.tower.hidden_size,
             parameters: config.n_image_parameters(),
+        };
+        let mut tower = towers::ImageTower::load(weights, config, device)?;
+        tower.inside = block.map(|block| Inside::load(block, info.token_dim, device)).transpose()?;
+        Images::of_tower(info, preprocessor, tower, device)
+    }
+
+    /// The image side of FLAME, from its checkpoint.
+    pub(crate) fn load_flame(checkpoint: &Path, block: Option<&FrozenBlock>, device: &Device) -> Result<Images> {
+        let weights = Weights::open_file(checkpoint)?;
+        let config = flame::Config::of_tensors(&weights)?;
+        let info = ImageInfo {
+            dim: config.dim,
+            side_px: config.vision.image_size,
+            token_dim: config.vision.tower.hidden_size,
+            parameters: config.n_parameters(),
+        };
+        let preprocessor = Preprocessor::of_clip(config.vision.image_size);
+        let mut tower = flame::image_tower(&weights, &config, device)?;
+        tower.inside = block.map(|block| Inside::load(block, info.token_dim, device)).transpose()?;
+        Images::of_tower(info, preprocessor, tower, device)
+    }
+
+    /// A block of a decoder runs in candle's operations, on the CPU too.
+    fn of_tower(
+        mut info: ImageInfo,
+        preprocessor: Preprocessor,
+        tower: towers::ImageTower,
+        device: &Device,
+    ) -> Result<Images> {
+        info.parameters += tower.inside.as_ref().map_or(0, Inside::n_parameters);
+        let tower = match device.is_cuda() || tower.inside.is_some() {
+            true => ImageTower::Card(Box::new(tower), device.clone()),
+            false => ImageTower::Cpu(Box::new(cpu::ImageTower::new(tower)?)),
         };
         Ok(Images { info, preprocessor, tower })
     }
@@ -280,11 +340,20 @@ pub(crate) fn is_known_spare(tensor: &str) -> bool {
 pub(crate) fn memory(config: &Config) -> Vec<Memory> {
     let (text, vision) = (&config.text, &config.vision);
     let towers = [(&text.tower, text.max_position_embeddings), (&vision.tower, config.image_tokens())];
+    memory_of(&towers, config.n_parameters())
+}
+
+/// The same of an image tower with a class token, alone.
+pub(crate) fn image_memory(vision: &VisionConfig, n_parameters: u64) -> Vec<Memory> {
+    memory_of(&[(&vision.tower, vision.n_patches() + 1)], n_parameters)
+}
+
+fn memory_of(towers: &[(&TowerConfig, usize)], n_parameters: u64) -> Vec<Memory> {
     let widest = |numbers: fn(&TowerConfig, usize) -> usize| {
         let bytes = towers.iter().map(|(tower, length)| 4 * numbers(tower, *length) as u64);
-        bytes.max().expect("there are two towers")
+        bytes.max().expect("there is a tower")
     };
-    let weights_bytes = 4 * config.n_parameters();
+    let weights_bytes = 4 * n_parameters;
     let on = |device, batch_bytes| Memory { device, dtype: "f32", weights_bytes, batch_bytes };
     let on_cpu = widest(|t, length| length * (t.intermediate_size + 6 * t.hidden_size));
     let on_card = widest(|t, length| length * (2 * t.intermediate_size + 6 * t.hidden_size + 2 * t.n_heads * length));

@@ -12,8 +12,11 @@ use crate::{
 impl CheckReport {
     pub(super) fn look_at_join(&mut self, folder: &Path) {
         let Some(table) = self.keep(Table::read(folder)) else { return };
-        if let Some(ImageKind::Model(name)) = table.image {
-            self.look_at_side(&name, folder, Want::Image);
+        // Of a block inside the tower, loading says what is wrong.
+        match table.image.map(|image| image.kind) {
+            Some(ImageKind::Model(name)) => self.look_at_side(&name, folder, Want::Image),
+            Some(ImageKind::Checkpoint(file)) => self.look_at_flame(&folder.join(file)),
+            None => {}
         }
         match table.text {
             Some(TextKind::Model(name)) => self.look_at_side(&name, folder, Want::Text),

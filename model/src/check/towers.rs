@@ -5,13 +5,18 @@ use std::path::Path;
 use super::CheckReport;
 use crate::{
     Error,
-    pair::{self, CONFIG_FILE, Config, Family, Layout, TOKENIZER_FILE, Tokenizer, Weights, n_numbers},
+    pair::{self, CONFIG_FILE, Config, Family, Layout, TOKENIZER_FILE, Tokenizer, Weights, flame, n_numbers},
     side::Want,
 };
 
 impl CheckReport {
     pub(super) fn look_at_towers(&mut self, folder: &Path, asked: Option<Family>, want: Want) {
         let layout = Layout::of(folder);
+        match self.keep(layout.flame(folder)) {
+            None => return,
+            Some(Some(checkpoint)) => return self.look_at_flame(&checkpoint),
+            Some(None) => {}
+        }
         let Some(family) = self.family_of_towers(folder, &layout, asked) else { return };
         let config = family.and_then(|family| self.keep(layout.config(folder, family)));
         let weights = self.keep(layout.weights(folder));
@@ -23,6 +28,17 @@ impl CheckReport {
                 self.look_at_files(folder, small);
             }
         }
+    }
+
+    /// The image side of FLAME.
+    pub(super) fn look_at_flame(&mut self, checkpoint: &Path) {
+        self.family = Some(flame::FAMILY.to_owned());
+        let Some(weights) = self.keep(Weights::open_file(checkpoint)) else { return };
+        let Some(config) = self.keep(flame::Config::of_tensors(&weights)) else { return };
+        self.add(config.n_parameters(), pair::image_memory(&config.vision, config.n_parameters()));
+        let tensors = config.tensors();
+        let is_spare = |name: &str| pair::is_known_spare(name) || flame::is_spare(name);
+        self.look_at_tensors(&weights, &tensors, &tensors, is_spare);
     }
 
     /// None: it is another one, and there is no more to say. An inner none: nothing says which.

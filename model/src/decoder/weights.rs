@@ -86,6 +86,17 @@ impl Matrix {
         }
     }
 
+    pub(super) fn n_parameters(&self) -> u64 {
+        let (weight, bias) = match self {
+            Matrix::Dense(linear) => (linear.weight().elem_count(), linear.bias()),
+            Matrix::Blocks(QMatMul::QTensor(weight), bias) => (weight.shape().elem_count(), bias.as_ref()),
+            Matrix::Blocks(QMatMul::Tensor(weight) | QMatMul::TensorF16(weight), bias) => {
+                (weight.elem_count(), bias.as_ref())
+            }
+        };
+        (weight + bias.map_or(0, Tensor::elem_count)) as u64
+    }
+
     /// The rows that ids name: (batch, tokens) to (batch, tokens, in).
     pub(super) fn rows(&self, ids: &Tensor) -> candle_core::Result<Tensor> {
         let (batch, length) = ids.dims2()?;

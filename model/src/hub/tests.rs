@@ -267,6 +267,26 @@ fn what_a_module_needs_is_named_if_it_is_missing() {
 }
 
 #[test]
+fn a_model_in_the_layout_of_open_clip_is_fetched_too() {
+    let hub = StandIn::with_model("open-clip");
+    let client = Client::of(&hub);
+    assert!(client.error(&hub, "main").ends_with("tokenizer.json is missing"));
+    let tokenizer = std::fs::read(fixture("clip-quick/tokenizer.json")).unwrap();
+    hub.change(|script| _ = script.files.insert("tokenizer.json".to_owned(), tokenizer));
+    let folder = client.fetch("main").unwrap();
+    let mut names: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|e| e.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(
+        names,
+        ["open_clip_config.json", "open_clip_model.safetensors", "tokenizer.json"],
+        "one file of weights"
+    );
+    hub.change(|script| _ = script.files.remove("open_clip_model.safetensors"));
+    let other = Client::of(&hub);
+    assert!(other.fetch("main").unwrap().join("open_clip_pytorch_model.bin").is_file());
+}
+
+#[test]
 fn a_cut_download_goes_on_where_it_was_cut() {
     let hub = StandIn::with_model("clip-quick");
     let client = Client::of(&hub);

@@ -12,14 +12,45 @@ const MAX_FILE_BYTES: u64 = 1 << 20;
 /// At least one side is there.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Table {
-    pub image: Option<ImageKind>,
+    pub image: Option<Image>,
     pub text: Option<TextKind>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Image {
+    pub kind: ImageKind,
+    pub block: Option<Block>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum ImageKind {
     /// The image side of a model by its name.
     Model(String),
+    /// A checkpoint of FLAME's image side.
+    Checkpoint(PathBuf),
+}
+
+/// A frozen block of a decoder LLM inside the image tower (LM4VisualEncoding).
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Block {
+    /// By its name: a folder, a `.gguf` file or a hub's.
+    pub decoder: String,
+    /// From 0.
+    pub index: usize,
+    pub mappers: PathBuf,
+    #[serde(default)]
+    pub norm: Norm,
+}
+
+/// The decoder's final norm, which follows the block.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Norm {
+    /// As in the released code, whose weights were never loaded.
+    #[default]
+    Ones,
+    Loaded,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -50,7 +81,9 @@ struct Written {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct WrittenImage {
-    model: String,
+    model: Option<String>,
+    checkpoint: Option<PathBuf>,
+    block: Option<Block>,
 }
 
 #[derive(Deserialize)]
@@ -73,12 +106,24 @@ impl Table {
 
     pub(super) fn of_toml(text: &str) -> Result<Table, String> {
         let written: Written = toml::from_str(text).map_err(|e| e.message().to_owned())?;
-        let image = written.image.map(|image| ImageKind::Model(image.model));
+        let image = written.image.map(WrittenImage::meaning).transpose()?;
         let text = written.text.map(WrittenText::meaning).transpose()?;
         match (&image, &text) {
             (None, None) => Err("expected [image], [text] or both, received neither".to_owned()),
             _ => Ok(Table { image, text }),
         }
+    }
+}
+
+impl WrittenImage {
+    fn meaning(self) -> Result<Image, String> {
+        let kind = match (self.model, self.checkpoint) {
+            (Some(model), None) => ImageKind::Model(model),
+            (None, Some(checkpoint)) => ImageKind::Checkpoint(checkpoint),
+            (Some(_), Some(_)) => return Err("image: expected model or checkpoint, received both".to_owned()),
+            (None, None) => return Err("image: expected model or checkpoint, received neither".to_owned()),
+        };
+        Ok(Image { kind, block: self.block })
     }
 }
 

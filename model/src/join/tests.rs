@@ -112,8 +112,10 @@ fn what_cannot_be_meant_is_named() {
     };
     check("", "expected [image], [text] or both, received neither");
     check("[sound]\n", "unknown field `sound`, expected `image` or `text`");
-    check("[image]\n", "missing field `model`");
+    check("[image]\n", "image: expected model or checkpoint, received neither");
     check("[image]\nmodel = 3\n", "invalid type: integer `3`, expected a string");
+    check("[image]\nmodel = \"a\"\ncheckpoint = \"b.pt\"\n", "image: expected model or checkpoint, received both");
+    check("[image]\nmodel = \"a\"\n[image.block]\nindex = 1\n", "missing field `decoder`");
     check("[image]\nmodel = \"a\"\nsize = 3\n", "unknown field `size`, expected");
     check("[text]\n", "text: expected model or facets, received neither");
     check("[text]\nmodel = \"a\"\nfacets = \"b\"\n", "text: expected model or facets, received both");
@@ -135,4 +137,43 @@ fn names_are_found_from_the_file() {
     std::fs::rename(dir.path().join(FILE), inner.join(FILE)).unwrap();
     copy_folder(folder.path(), &dir.path().join("away"));
     assert_eq!(load(&inner).unwrap().info().family, "bert");
+}
+
+#[test]
+fn a_checkpoint_of_flame_is_an_image_side() {
+    let toml = "[image]\ncheckpoint = \"flame/flame.pt\"\n";
+    let folder = folder_with(toml, &["flame"]);
+    let model = load(folder.path()).unwrap();
+    let alone = crate::pair::open_flame(&fixture("flame/flame.pt"), None, &candle_core::Device::Cpu).unwrap();
+    let alone = alone.joined("alone", &candle_core::Device::Cpu).unwrap();
+    assert_eq!((model.info().family.as_str(), model.info().dim), ("flame", alone.info().dim));
+    let pixels = [model.preprocess(&formula_picture(61, 43)).unwrap()];
+    let keep = Keep::Tokens(Grid::Four);
+    assert_eq!(model.embed_images(&pixels, keep).unwrap(), alone.embed_images(&pixels, keep).unwrap());
+    let both = format!("{toml}[text]\nmodel = \"sentence-xlm-roberta\"\n");
+    let folder = folder_with(&both, &["flame", "sentence-xlm-roberta"]);
+    assert_eq!(load(folder.path()).unwrap().info().family, "flame + xlm-roberta");
+    let folder = folder_with(&format!("{toml}{FACETS}"), &["flame", "decoder-mistral"]);
+    assert_eq!(error_of(&folder), "model FOLDER: images become 24 numbers, texts 32: expected as many");
+}
+
+#[test]
+fn a_frozen_block_may_stand_inside_the_image_tower() {
+    let toml = "[image]\nmodel = \"clip-quick\"\n[image.block]\ndecoder = \"decoder-llama\"\nindex = 1\nmappers = \"lm-block/mappers.safetensors\"\n";
+    let folder = folder_with(toml, &["clip-quick", "decoder-llama", "lm-block"]);
+    let model = load(folder.path()).unwrap();
+    let block = FrozenBlock {
+        decoder: fixture("decoder-llama"),
+        index: 1,
+        norm: FinalNorm::Ones,
+        mappers: fixture("lm-block/mappers.safetensors"),
+    };
+    let expected = crate::load_with_block(fixture("clip-quick").to_str().unwrap(), &block, Device::Cpu).unwrap();
+    let pixels = [model.preprocess(&formula_picture(61, 43)).unwrap()];
+    let embed = |model: &dyn Encoder| model.embed_images(&pixels, Keep::Nothing).unwrap();
+    assert_eq!(embed(&*model), embed(&*expected));
+    std::fs::write(folder.path().join(FILE), format!("{toml}norm = \"loaded\"\n")).unwrap();
+    let loaded = load(folder.path()).unwrap();
+    assert_ne!(loaded.info().hash, model.info().hash);
+    assert_ne!(embed(&*loaded), embed(&*model));
 }

@@ -95,9 +95,7 @@ impl Config {
         tensors.extend(with_bias("text_model.final_layer_norm", vec![t]));
         tensors.extend(with_bias("vision_model.post_layernorm", vec![v]));
         for (name, tower) in [("text_model", &text.tower), ("vision_model", &vision.tower)] {
-            for layer in 0..tower.n_layers {
-                tensors.extend(tower.layer_tensors(&format!("{name}.encoder.layers.{layer}")));
-            }
+            tensors.extend(tower.block_tensors(name));
         }
         tensors.extend(match self.family {
             Family::Clip => clip::tensors(self),
@@ -147,6 +145,11 @@ impl TowerConfig {
     /// What queries are multiplied with.
     pub(super) fn attention_scale(&self) -> f64 {
         ((self.hidden_size / self.n_heads) as f64).powf(-0.5)
+    }
+
+    /// Of a tower's blocks.
+    pub(super) fn block_tensors(&self, tower: &str) -> Vec<(String, Vec<usize>)> {
+        (0..self.n_layers).flat_map(|layer| self.layer_tensors(&format!("{tower}.encoder.layers.{layer}"))).collect()
     }
 
     fn layer_tensors(&self, layer: &str) -> Vec<(String, Vec<usize>)> {

@@ -16,34 +16,43 @@ pub(crate) struct ImageTower {
     patch_embedding: Dense,
     /// (tokens, dim); of a class token, with its embedding.
     positions: Vec<f32>,
+    /// Of a tower with a class token.
+    pre_norm: Option<Norm>,
     blocks: Vec<Block>,
-    post_norm: Norm,
+    post_norm: Option<Norm>,
     head: ImageHead,
     grid: usize,
     patch: usize,
 }
 
 enum ImageHead {
-    ClassToken { pre_norm: Norm, projection: Dense },
+    Class(Dense),
     AttentionPool(Box<AttentionPool>),
+    Mean(Projector),
 }
 
 impl ImageTower {
+    /// # Panics
+    ///
+    /// If there is a decoder's block inside, which runs in candle's operations only.
     pub(crate) fn new(tower: towers::ImageTower) -> candle_core::Result<ImageTower> {
-        let mut positions = Vec::new();
-        let head = match tower.head {
-            towers::ImageHead::ClassToken { token, pre_norm, projection } => {
-                positions.extend(numbers(&token)?);
-                ImageHead::ClassToken { pre_norm: Norm::new(&pre_norm)?, projection: Dense::new(&projection)? }
-            }
-            towers::ImageHead::AttentionPool(pool) => ImageHead::AttentionPool(Box::new(AttentionPool::new(pool)?)),
+        assert!(tower.inside.is_none(), "a tower with a block inside stays in candle's operations");
+        let mut positions = match &tower.class {
+            Some(class) => numbers(&class.token)?,
+            None => Vec::new(),
         };
         positions.extend(numbers(&tower.positions)?);
+        let head = match tower.head {
+            towers::ImageHead::Class(projection) => ImageHead::Class(Dense::new(&projection)?),
+            towers::ImageHead::AttentionPool(pool) => ImageHead::AttentionPool(Box::new(AttentionPool::new(pool)?)),
+            towers::ImageHead::Mean(projector) => ImageHead::Mean(Projector::new(&projector)?),
+        };
         Ok(ImageTower {
             patch_embedding: Dense::new(&tower.patch_embedding)?,
             positions,
+            pre_norm: tower.class.as_ref().map(|class| Norm::new(&class.pre_norm)).transpose()?,
             blocks: blocks(tower.blocks)?,
-            post_norm: Norm::new(&tower.post_norm)?,
+            post_norm: tower.post_norm.as_ref().map(Norm::new).transpose()?,
             head,
             grid: tower.grid,
             patch: tower.patch,
@@ -55,32 +64,42 @@ impl ImageTower {
         let mut states = self.positions.repeat(images.len()); // (images * length, dim)
         self.patch_embedding.add(&self.cut_patches(images), &mut states, n_threads);
         let mut normed = Vec::new();
-        match &self.head {
-            ImageHead::ClassToken { pre_norm, projection } => {
-                pre_norm.forward(&states, &mut normed);
-                let kept = if cells.is_some() { 0..self.length() } else { 0..1 };
-                let piece = self.piece(images.len(), kept.clone(), n_threads);
-                let states = piece.run(&self.blocks, std::mem::take(&mut normed)); // (images * kept, dim)
-                self.post_norm.forward(&states, &mut normed);
-                let tokens = self.pool_patches(&normed, 1, cells);
-                let class = every(&normed, kept.len(), 0, self.patch_embedding.n_out);
-                let mut embeddings = Vec::new();
-                projection.forward(&class, &mut embeddings, n_threads);
-                Encoded { embeddings, tokens }
-            }
-            ImageHead::AttentionPool(pool) => {
-                let piece = self.piece(images.len(), 0..self.length(), n_threads);
-                self.post_norm.forward(&piece.run(&self.blocks, states), &mut normed); // (images * length, dim)
-                Encoded { embeddings: pool.forward(&normed, &piece), tokens: self.pool_patches(&normed, 0, cells) }
-            }
+        if let Some(norm) = &self.pre_norm {
+            norm.forward(&states, &mut normed);
+            std::mem::swap(&mut states, &mut normed);
         }
+        let leading = usize::from(self.pre_norm.is_some());
+        let kept = match (&self.head, cells) {
+            (ImageHead::Class(_), None) => 0..1,
+            (ImageHead::Mean(_), _) => leading..self.length(),
+            _ => 0..self.length(),
+        };
+        let piece = self.piece(images.len(), kept.clone(), n_threads);
+        states = piece.run(&self.blocks, states); // (images * kept, dim)
+        if let Some(norm) = &self.post_norm {
+            norm.forward(&states, &mut normed);
+            std::mem::swap(&mut states, &mut normed);
+        }
+        let tokens = match cells {
+            Some(cells) => self.pool_patches(&states, leading - kept.start, cells),
+            None => Vec::new(),
+        };
+        let embeddings = match &self.head {
+            ImageHead::Class(projection) => {
+                let class = every(&states, kept.len(), 0, self.patch_embedding.n_out);
+                projection.forward(&class, &mut normed, n_threads);
+                normed
+            }
+            ImageHead::AttentionPool(pool) => pool.forward(&states, &piece),
+            ImageHead::Mean(projector) => projector.forward(&states, kept.len(), n_threads),
+        };
+        Encoded { embeddings, tokens }
     }
 
-    /// (images * length, dim) to (images * cells * cells, dim), without the `leading` tokens that are no patches.
-    fn pool_patches(&self, states: &[f32], leading: usize, cells: Option<usize>) -> Vec<f32> {
-        let Some(cells) = cells else { return Vec::new() };
+    /// (images * kept, dim) to (images * cells * cells, dim), without the `leading` tokens that are no patches.
+    fn pool_patches(&self, states: &[f32], leading: usize, cells: usize) -> Vec<f32> {
         let dim = self.patch_embedding.n_out;
-        let images = states.chunks_exact(self.length() * dim);
+        let images = states.chunks_exact((leading + self.grid * self.grid) * dim);
         images.flat_map(|states| pool_grid(&states[leading * dim..], dim, cells)).collect()
     }
 
@@ -110,6 +129,31 @@ impl ImageTower {
             }
         }
         patches
+    }
+}
+
+/// From the space of patches to that of texts, each token alone; then the mean of an image's.
+struct Projector {
+    up: Dense,
+    out: Dense,
+    norm: Norm,
+}
+
+impl Projector {
+    fn new(projector: &towers::Projector) -> candle_core::Result<Projector> {
+        let (up, out) = (Dense::new(&projector.up)?, Dense::new(&projector.out)?);
+        Ok(Projector { up, out, norm: Norm::new(&projector.norm)? })
+    }
+
+    /// (images * length, dim) to (images, projection_dim)
+    fn forward(&self, states: &[f32], length: usize, n_threads: usize) -> Vec<f32> {
+        let (mut wide, mut projected, mut normed) = (Vec::new(), Vec::new(), Vec::new());
+        self.up.forward(states, &mut wide, n_threads);
+        activate(&mut wide, Activation::Gelu);
+        self.out.forward(&wide, &mut projected, n_threads);
+        self.norm.forward(&projected, &mut normed);
+        let dim = self.out.n_out;
+        normed.chunks_exact(length * dim).flat_map(|tokens| pool_rows(tokens, dim, 1)).collect()
     }
 }
 

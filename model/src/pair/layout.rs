@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    CONFIG_FILE, Config, Family, PREPROCESSOR_FILES, TOKENIZER_FILE, open_clip,
+    CONFIG_FILE, Config, Family, PREPROCESSOR_FILES, TOKENIZER_FILE, flame, open_clip,
     weights::{self, Candidates, Weights},
 };
 use crate::{Error, Result, folder, preprocess::Preprocessor};
@@ -56,6 +56,13 @@ impl Layout {
             Layout::OpenClip => OPEN_CLIP_WEIGHTS,
             Layout::Alone(_) => &[],
         }
+    }
+
+    /// The checkpoint of a FLAME image side that stands alone.
+    pub(crate) fn flame(&self, folder: &Path) -> Result<Option<PathBuf>> {
+        let Layout::Alone(file) = self else { return Ok(None) };
+        let path = folder.join(file);
+        Ok(flame::is_one(&Weights::open_file(&path)?).then_some(path))
     }
 
     pub(crate) fn family(&self, folder: &Path) -> Result<Family> {

@@ -1,4 +1,4 @@
-use std::path::Path;
+use std::{collections::HashMap, path::Path};
 
 use candle_core::DType;
 use candle_nn::VarBuilder;
@@ -20,7 +20,7 @@ use crate::{
 const MODELS: [&str; 2] = ["clip-quick", "clip-gelu"];
 
 fn load(folder: &Path) -> Result<Arc<dyn Encoder>> {
-    open(folder, Want::Both, &Device::Cpu)?.joined("test", &Device::Cpu)
+    open(folder, Want::Both, None, &Device::Cpu)?.joined("test", &Device::Cpu)
 }
 
 fn embed_images(encoder: &dyn Encoder, pixels: &[Pixels]) -> Vec<Embedding> {
@@ -366,5 +366,7 @@ fn a_long_clip_reads_248_tokens() {
     assert!(difference <= 1e-5, "{difference}");
 }
 
+mod flame;
+mod frozen_block;
 mod open_clip;
 mod siglip;

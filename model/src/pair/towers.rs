@@ -9,6 +9,7 @@ use candle_nn::{Embedding, LayerNorm, Linear, Module};
 use super::{
     Encoded, Family, clip,
     config::{Activation, Config, TowerConfig},
+    frozen_block::Inside,
     siglip,
     source::Source,
     tokenizer::Tokens,
@@ -24,23 +25,30 @@ pub(crate) struct ImageTower {
     pub(super) patch_embedding: Linear,
     /// (patches, dim)
     pub(super) positions: Tensor,
+    pub(super) class: Option<ClassToken>,
     pub(super) blocks: Vec<Block>,
-    pub(super) post_norm: LayerNorm,
+    /// Which every token goes through before the last norm.
+    pub(super) inside: Option<Inside>,
+    pub(super) post_norm: Option<LayerNorm>,
     pub(super) head: ImageHead,
     pub(super) grid: usize,
     pub(super) patch: usize,
 }
 
-/// How the states of the patches become one embedding.
+/// A token that goes through the blocks before the patches, and a norm of them all.
+pub(super) struct ClassToken {
+    /// (1, 1, dim): class embedding plus its position.
+    pub(super) token: Tensor,
+    pub(super) pre_norm: LayerNorm,
+}
+
+/// How the states become one embedding.
 pub(super) enum ImageHead {
-    /// By a token that went through the blocks before the patches.
-    ClassToken {
-        /// (1, 1, dim): class embedding plus its position.
-        token: Tensor,
-        pre_norm: LayerNorm,
-        projection: Linear,
-    },
+    /// By the class token.
+    Class(Linear),
     AttentionPool(AttentionPool),
+    /// By the mean of what becomes of each patch.
+    Mean(Projector),
 }
 
 impl ImageTower {
@@ -70,19 +78,24 @@ impl ImageTower {
     pub(super) fn forward(&self, pixels: &Tensor) -> candle_core::Result<(Tensor, Tensor)> {
         let patches = self.patch_embedding.forward(&self.cut_patches(pixels)?)?;
         let patches = patches.broadcast_add(&self.positions)?; // (batch, patches, dim)
-        match &self.head {
-            ImageHead::ClassToken { token, pre_norm, projection } => {
-                let (batch, _, dim) = patches.dims3()?;
-                let class = token.broadcast_as((batch, 1, dim))?;
-                let states = pre_norm.forward(&Tensor::cat(&[&class, &patches], 1)?)?; // (batch, 1 + patches, dim)
-                let states = self.post_norm.forward(&run(&self.blocks, states, None)?)?;
-                Ok((projection.forward(&states.i((.., 0))?.contiguous()?)?, states.i((.., 1..))?))
-            }
-            ImageHead::AttentionPool(pool) => {
-                let states = self.post_norm.forward(&run(&self.blocks, patches, None)?)?;
-                Ok((pool.forward(&states)?, states))
-            }
+        let mut states = match &self.class {
+            Some(class) => class.before(&patches)?, // (batch, 1 + patches, dim)
+            None => patches,
+        };
+        states = run(&self.blocks, states, None)?;
+        if let Some(inside) = &self.inside {
+            states = inside.forward(&states)?;
         }
+        if let Some(norm) = &self.post_norm {
+            states = norm.forward(&states)?;
+        }
+        let patches = states.i((.., usize::from(self.class.is_some())..))?;
+        let embeddings = match &self.head {
+            ImageHead::Class(projection) => projection.forward(&states.i((.., 0))?.contiguous()?)?,
+            ImageHead::AttentionPool(pool) => pool.forward(&states)?,
+            ImageHead::Mean(projector) => projector.forward(&patches.contiguous()?)?.mean(1)?,
+        };
+        Ok((embeddings, patches))
     }
 
     /// Pixels that no whole patch covers are left out, as a strided convolution leaves them.
@@ -94,6 +107,27 @@ impl ImageTower {
             grid * grid,
             3 * patch * patch,
         ))
+    }
+}
+
+impl ClassToken {
+    fn before(&self, patches: &Tensor) -> candle_core::Result<Tensor> {
+        let (batch, _, dim) = patches.dims3()?;
+        let token = self.token.broadcast_as((batch, 1, dim))?;
+        self.pre_norm.forward(&Tensor::cat(&[&token, patches], 1)?)
+    }
+}
+
+/// From the space of patches to that of texts, each token alone.
+pub(super) struct Projector {
+    pub(super) up: Linear,
+    pub(super) out: Linear,
+    pub(super) norm: LayerNorm,
+}
+
+impl Projector {
+    fn forward(&self, states: &Tensor) -> candle_core::Result<Tensor> {
+        self.norm.forward(&self.out.forward(&self.up.forward(states)?.gelu_erf()?)?)
     }
 }
 

@@ -151,3 +151,35 @@ fn a_checkpoint_whose_activation_nobody_knows_is_refused() {
     let error = answer(odd).unwrap_err();
     assert!(error.contains("expected places of a square of patches and a class token, received [8, 8]"), "{error}");
 }
+
+#[test]
+fn tokens_are_kept_of_both_sides() {
+    for model in ["open-clip", "open-clip-custom", "clip-long-original"] {
+        let copy = folder(model);
+        let clip = load(copy.path()).unwrap();
+        let pixels = [clip.preprocess(&formula_picture(61, 43)).unwrap()];
+        for grid in Grid::ALL {
+            let shapes = clip.info().token_shapes(grid);
+            let image = &clip.embed_images(&pixels, Keep::Tokens(grid)).unwrap()[0];
+            assert_eq!(image.fusion_tokens.as_ref().map(FusionTokens::shape), shapes.image, "{model}");
+            assert_close(&image.embedding, &embed_images(&*clip, &pixels)[0]);
+            let text = &clip.embed_texts(&["a photo of a cat"], Keep::Tokens(grid)).unwrap()[0];
+            assert_eq!(text.fusion_tokens.as_ref().map(FusionTokens::shape), shapes.text, "{model}");
+        }
+    }
+}
+
+#[test]
+fn a_number_that_is_none_is_named_by_the_check() {
+    let copy = folder("open-clip");
+    let path = copy.path().join("open_clip_model.safetensors");
+    let mut tensors = candle_core::safetensors::load(&path, &Device::Cpu).unwrap();
+    let nan = Tensor::full(f32::NAN, 32, &Device::Cpu).unwrap();
+    tensors.insert("visual.ln_post.bias".to_owned(), nan);
+    candle_core::safetensors::save(&tensors, &path).unwrap();
+    let report = check(copy.path().to_str().unwrap()).unwrap();
+    assert!(!report.ok && report.tensor_faults.is_empty(), "{report:?}");
+    let expected =
+        "open_clip_model.safetensors: tensor visual.ln_post.bias: expected finite numbers, received NaN or infinity";
+    assert!(report.faults[0].ends_with(expected), "{:?}", report.faults);
+}

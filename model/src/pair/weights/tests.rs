@@ -214,3 +214,22 @@ fn names_of_open_clip_are_answered_for_those_of_transformers() {
     let fault = plain.fault("text_model.final_layer_norm.other", &[1]).unwrap();
     assert_eq!((&*fault.tensor, &*fault.received), ("ln_final.other", "no such tensor"));
 }
+
+#[test]
+fn files_of_weights_are_found_best_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+    let names = || file_names(dir.path(), CANDIDATES).map_err(|e| e.to_string());
+    assert!(names().unwrap_err().ends_with("model.safetensors is missing"));
+    write("pytorch_model.bin.index.json", r#"{"weight_map": {"a": "b.bin", "c": "d.bin"}}"#);
+    write("b.bin", "");
+    assert!(names().unwrap_err().ends_with("d.bin is missing"));
+    write("d.bin", "");
+    assert_eq!(names().unwrap(), ["b.bin", "d.bin", "pytorch_model.bin.index.json"]);
+    write("pytorch_model.bin", "");
+    assert_eq!(names().unwrap(), ["pytorch_model.bin"]);
+    write("model.safetensors", "");
+    assert_eq!(names().unwrap(), ["model.safetensors"]);
+    let odd = serde_json::json!({"weight_map": {"a": "../b.bin", "c": "d.exe"}});
+    assert!(shard_names(&odd).unwrap_err().contains("expected plain names of .safetensors or .bin files"));
+}
