@@ -15,6 +15,7 @@ mod fusion_tokens;
 mod hub;
 pub mod long_clip;
 mod pair;
+mod pickle;
 pub mod picture;
 mod preprocess;
 mod product;
@@ -32,3 +33,4 @@ pub use encoder::{
 pub use error::{Error, Result};
 pub use fusion_tokens::{FusionTokens, Grid, Keep, TEXT_TOKENS, TokenShape, TokenShapes};
 pub use pair::TensorFault;
+pub use pickle::read_tensor;
