@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
+use crate::{Result, Tokens, check};
+
 /// Limits as DEFAULT / MIN / MAX in one place.
 pub struct Limits;
 
@@ -121,6 +123,14 @@ pub struct CollectionConfig {
     pub hnsw: HnswConfig,
     /// By the name of the vector they are kept beside; none: no tokens are kept.
     pub tokens: BTreeMap<String, TokenConfig>,
+}
+
+impl CollectionConfig {
+    /// Whether these are tokens that the collection keeps beside the vector of that name: `Error::UnknownTokens`,
+    /// `Error::WrongTokens`, `Error::TokensNotFinite`.
+    pub fn check_tokens(&self, of: &str, tokens: &Tokens) -> Result<()> {
+        check::tokens(self, of, tokens)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -90,6 +90,7 @@ impl Prepared {
 /// Checks one input, decodes and preprocesses its picture. Needs no network, so many threads may do it.
 pub fn prepare(encoder: Option<&dyn Encoder>, config: &CollectionConfig, input: Input) -> Result<Prepared, ItemError> {
     check_vectors(config, &input.vectors)?;
+    input.tokens.iter().try_for_each(|(of, tokens)| config.check_tokens(of, tokens))?;
     check_texts(&input.texts)?;
     let embed_image = needs_image(config, &input)?;
     let embed_texts = needs_texts(config, &input)?;

@@ -394,6 +394,9 @@ impl Writing<'_> {
         self.bytes = 0;
         let mut batch = Vec::with_capacity(self.batch.len());
         for (label, input) in self.batch.drain(..) {
+            if let Some(key) = label.key {
+                self.sink.announce(self.next_ticket, key);
+            }
             self.on_their_way.insert(self.next_ticket, label);
             batch.push((self.next_ticket, input));
             self.next_ticket += 1;

@@ -36,4 +36,4 @@ pub use encoder::{
 };
 pub use error::{Error, Result};
 pub use fusion_tokens::{FusionTokens, Grid, Keep, TEXT_TOKENS, TokenShape, TokenShapes};
-pub use pair::{FrozenBlock, TensorFault};
+pub use pair::{FrozenBlock, TensorFault, read_tensor};

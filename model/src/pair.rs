@@ -32,7 +32,10 @@ pub(crate) use self::{
         CANDIDATES as WEIGHT_FILES, Candidates, Weights, file_names as weight_file_names, is_finite, shard_names,
     },
 };
-pub use self::{frozen_block::FrozenBlock, weights::TensorFault};
+pub use self::{
+    frozen_block::FrozenBlock,
+    weights::{TensorFault, read_tensor},
+};
 use crate::{
     Embedding, Error, FusionTokens, ImageEmbedding, Keep, Pixels, Result, TEXT_TOKENS, TextEmbedding, TokenShape,
     check::Memory,

@@ -17,6 +17,7 @@ use safetensors::Dtype;
 use serde_json::Value;
 
 pub(crate) use self::naming::Naming;
+pub use self::torch::read_tensor;
 use self::{naming::Origin, torch::TorchFile};
 use crate::{Error, Result, folder};
 

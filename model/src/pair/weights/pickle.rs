@@ -41,6 +41,10 @@ impl Pickle {
         Ok(Pickle { objects: machine.objects, root })
     }
 
+    pub(super) fn root_id(&self) -> Id {
+        self.root
+    }
+
     pub(super) fn root(&self) -> &Object {
         self.at(self.root)
     }

@@ -233,3 +233,44 @@ fn files_of_weights_are_found_best_first() {
     let odd = serde_json::json!({"weight_map": {"a": "../b.bin", "c": "d.exe"}});
     assert!(shard_names(&odd).unwrap_err().contains("expected plain names of .safetensors or .bin files"));
 }
+
+/// Written by `fixtures/make_pickle.py`.
+fn pickle(name: &str) -> std::path::PathBuf {
+    crate::testing::fixture("pickle").join(name)
+}
+
+#[test]
+fn one_tensor_is_read_as_torch_wrote_it() {
+    let half = [0.0, 0.25, 0.5, 0.75, 1.0, 1.25].to_vec();
+    assert_eq!(read_tensor(&pickle("half.pth"), 6).unwrap(), (vec![2, 3], half));
+    let view = (3..9).map(|i| i as f32).collect();
+    assert_eq!(read_tensor(&pickle("view.pth"), 6).unwrap(), (vec![2, 3], view));
+    let transposed = [0.0, 3.0, 6.0, 1.0, 4.0, 7.0, 2.0, 5.0, 8.0].to_vec();
+    assert_eq!(read_tensor(&pickle("transposed.pth"), 9).unwrap(), (vec![3, 3], transposed));
+}
+
+#[test]
+fn what_is_no_tensor_is_named() {
+    let check = |name: &str, max, expected: &str| {
+        let error = read_tensor(&pickle(name), max).unwrap_err().to_string();
+        assert!(error.contains(name) && error.contains(expected), "{error}");
+    };
+    check("half.pth", 5, "a tensor of shape [2, 3]: at most 5 numbers");
+    check("dictionary.pth", 9, "expected one tensor, received a dict");
+    check("no.pth", 9, "is missing");
+    let dir = tempfile::tempdir().unwrap();
+    let whole = std::fs::read(pickle("half.pth")).unwrap();
+    for cut in [0, 10, whole.len() / 2, whole.len() - 1] {
+        let path = dir.path().join("cut.pth");
+        std::fs::write(&path, &whole[..cut]).unwrap();
+        assert!(matches!(read_tensor(&path, 6), Err(Error::BadFile { .. })), "cut at {cut}");
+    }
+    // Whatever a flipped bit makes of it, the answer is a tensor or an error.
+    for at in 0..whole.len() {
+        let path = dir.path().join("flipped.pth");
+        let mut flipped = whole.clone();
+        flipped[at] ^= 1 << (at % 8);
+        std::fs::write(&path, flipped).unwrap();
+        let _ = read_tensor(&path, 6);
+    }
+}

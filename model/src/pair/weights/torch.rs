@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use safetensors::Dtype;
 use zip::{CompressionMethod, ZipArchive};
 
@@ -45,7 +45,7 @@ impl TorchFile {
     pub(super) fn open(path: &Path) -> Result<TorchFile> {
         let bad = |detail: String| Error::BadFile { file: path.to_owned(), detail };
         let file = folder::open(path)?;
-        let tensors = read_tensors(file).map_err(bad)?;
+        let tensors = read_pickle(file, |reader| reader.state_dict()).map_err(bad)?;
         Ok(TorchFile { path: path.to_owned(), tensors })
     }
 
@@ -104,7 +104,25 @@ struct Part {
     length: u64,
 }
 
-fn read_tensors(file: File) -> Result<BTreeMap<String, Stored>, String> {
+/// Shape and numbers, row after row, of a file that holds one tensor of at most `max_numbers`.
+pub fn read_tensor(path: &Path, max_numbers: usize) -> Result<(Vec<usize>, Vec<f32>)> {
+    let bad = |detail: String| Error::BadFile { file: path.to_owned(), detail };
+    let stored = read_pickle(folder::open(path)?, |reader| reader.one_tensor()).map_err(bad)?;
+    let shape = stored.shape.clone();
+    if shape.iter().product::<usize>() > max_numbers {
+        return Err(bad(format!("a tensor of shape {shape:?}: at most {max_numbers} numbers")));
+    }
+    if candle_dtype(stored.dtype).is_none() {
+        let received = format!("{:?}", stored.dtype).to_lowercase();
+        return Err(bad(format!("expected a tensor of f32, f16 or bf16, received {received}")));
+    }
+    let file = TorchFile { path: path.to_owned(), tensors: BTreeMap::from([(String::new(), stored)]) };
+    let numbers = file.load("", &Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+    Ok((shape, numbers))
+}
+
+/// What `take` makes of the pickle in a file.
+fn read_pickle<T>(file: File, take: impl Fn(&Reader) -> Result<T, String>) -> Result<T, String> {
     let mut zip = ZipArchive::new(BufReader::new(file)).map_err(|e| {
         format!("not a zip file of torch.save ({e}); hint: what PyTorch before 1.6 saved must be loaded and saved anew")
     })?;
@@ -127,7 +145,7 @@ fn read_tensors(file: File) -> Result<BTreeMap<String, Stored>, String> {
         return Err("numbers are stored with their highest byte first: expected little-endian".to_owned());
     }
     let pickle = Pickle::read(&read_part(&mut file, &parts[&format!("{at}data.pkl")])?)?;
-    Reader { pickle: &pickle, parts: &parts, at: &at }.state_dict()
+    take(&Reader { pickle: &pickle, parts: &parts, at: &at })
 }
 
 fn read_parts(zip: &mut ZipArchive<BufReader<File>>) -> Result<HashMap<String, Part>, String> {
@@ -163,6 +181,13 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
+    fn one_tensor(&self) -> Result<Stored, String> {
+        match self.tensor_arguments(self.pickle.root_id()) {
+            Some(arguments) => self.tensor(arguments),
+            None => Err(format!("expected one tensor, received {}", self.describe(self.pickle.root()))),
+        }
+    }
+
     fn state_dict(&self) -> Result<BTreeMap<String, Stored>, String> {
         let mut object = self.pickle.root();
         for _ in 0..MAX_DEPTH {
@@ -200,6 +225,7 @@ impl Reader<'_> {
                 None => "an object".to_owned(),
             },
             Object::Row(_) => "a list".to_owned(),
+            Object::Dict(_) => "a dict".to_owned(),
             _ => "something else".to_owned(),
         }
     }
