@@ -5,8 +5,9 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use firn_index::{CollectionConfig, Database, HnswConfig, ModelRef, VectorConfig};
-use firn_model::{Device, Encoder};
+use firn_index::{CollectionConfig, Database, HnswConfig, ModelRef, TokenConfig, VectorConfig};
+use firn_ingest::embed::{IMAGE_VECTOR, TEXT_VECTOR};
+use firn_model::{Device, Encoder, Grid, ModelInfo, TokenShape};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -20,6 +21,8 @@ pub enum Error {
     ModelGone { name: String, hash: String },
     #[error("model {name:?} is not loaded here")]
     NotLoaded { name: String },
+    #[error("tokens: model {name:?} keeps none that go with the vectors {vectors:?}")]
+    NoTokens { name: String, vectors: Vec<String> },
 }
 
 /// Whether an encoder that is not there yet may be loaded by the name a collection keeps.
@@ -111,15 +114,40 @@ fn mismatch(expected: &ModelRef, received: &dyn Encoder) -> Error {
     }
 }
 
-/// A collection for an encoder's embeddings: the given vectors, else "image" and "text" in its dimension.
+/// A collection for an encoder's embeddings: the given vectors, else "image" and "text" in its dimension, as far as it takes
+/// them; with its tokens, if there is a grid for those of images.
 pub fn collection_config(
     encoder: &dyn Encoder,
     mut vectors: BTreeMap<String, VectorConfig>,
     hnsw: HnswConfig,
-) -> CollectionConfig {
+    grid: Option<Grid>,
+) -> Result<CollectionConfig, Error> {
     if vectors.is_empty() {
-        let dim = encoder.info().dim;
-        vectors = ["image", "text"].map(|name| (name.to_owned(), VectorConfig { dim })).into();
+        let ModelInfo { dim, image_side_px, max_text_tokens, .. } = *encoder.info();
+        let taken = [(IMAGE_VECTOR, image_side_px > 0), (TEXT_VECTOR, max_text_tokens > 0)].into_iter();
+        let config = |(name, _): (&str, bool)| (name.to_owned(), VectorConfig { dim });
+        vectors = taken.filter(|(_, is_taken)| *is_taken).map(config).collect();
     }
-    CollectionConfig { model: Some(model_ref(encoder)), vectors, hnsw }
+    let tokens = grid.map(|grid| tokens_of(encoder, &vectors, grid)).transpose()?.unwrap_or_default();
+    Ok(CollectionConfig { model: Some(model_ref(encoder)), vectors, hnsw, tokens })
+}
+
+/// The tokens that an encoder makes beside these vectors, those of images in this grid.
+pub fn tokens_of(
+    encoder: &dyn Encoder,
+    vectors: &BTreeMap<String, VectorConfig>,
+    grid: Grid,
+) -> Result<BTreeMap<String, TokenConfig>, Error> {
+    let shapes = encoder.info().token_shapes(grid);
+    let config = |(of, shape): (&str, Option<TokenShape>)| {
+        let TokenShape { n, dim } = shape.filter(|_| vectors.contains_key(of))?;
+        Some((of.to_owned(), TokenConfig { n, dim }))
+    };
+    let tokens: BTreeMap<_, _> =
+        [(IMAGE_VECTOR, shapes.image), (TEXT_VECTOR, shapes.text)].into_iter().filter_map(config).collect();
+    if tokens.is_empty() {
+        let (name, vectors) = (encoder.info().name.clone(), vectors.keys().cloned().collect());
+        return Err(Error::NoTokens { name, vectors });
+    }
+    Ok(tokens)
 }

@@ -68,7 +68,9 @@ fn code_of_cause(cause: &(dyn StdError + 'static)) -> Option<Exit> {
         return Some(Exit::Usage);
     }
     match cause.downcast_ref() {
-        Some(crate::engine::Error::ModelMismatch { .. }) => return Some(Exit::Usage),
+        Some(crate::engine::Error::ModelMismatch { .. } | crate::engine::Error::NoTokens { .. }) => {
+            return Some(Exit::Usage);
+        }
         Some(crate::engine::Error::ModelGone { .. }) => return Some(Exit::NotFound),
         _ => {}
     }
@@ -81,6 +83,12 @@ fn code_of_cause(cause: &(dyn StdError + 'static)) -> Option<Exit> {
     ) = cause.downcast_ref()
     {
         return Some(Exit::Usage);
+    }
+    use firn_ingest::shards::ShardsError as Shards;
+    match cause.downcast_ref() {
+        Some(Shards::Others { .. }) => return Some(Exit::Usage),
+        Some(Shards::Damaged { .. }) => return Some(Exit::Damaged),
+        _ => {}
     }
     if let Some(firn_ingest::journal::JournalError::Locked { .. }) = cause.downcast_ref() {
         return Some(Exit::Locked);
@@ -104,6 +112,9 @@ fn code_of_model(error: &firn_model::Error) -> Exit {
     match error {
         UnknownModel { .. } => Exit::NotFound,
         UnknownDevice { .. }
+        | UnknownGrid { .. }
+        | NoImageSide { .. }
+        | NoTextSide { .. }
         | EmptyText
         | TextTooLong { .. }
         | TooManyTokens { .. }
@@ -112,9 +123,12 @@ fn code_of_model(error: &firn_model::Error) -> Exit {
         | ImageTooHeavy { .. }
         | UnknownImage { .. }
         | BrokenImage { .. } => Exit::Usage,
-        MissingFile { .. } | WrongTensor { .. } | BadFile { .. } | Checksum { .. } | UnknownFamily { .. } => {
-            Exit::Damaged
-        }
+        MissingFile { .. }
+        | WrongTensor { .. }
+        | BadFile { .. }
+        | Checksum { .. }
+        | UnknownFamily { .. }
+        | SidesDisagree { .. } => Exit::Damaged,
         _ => Exit::Failure,
     }
 }

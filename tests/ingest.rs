@@ -22,7 +22,8 @@ fn points(data_dir: &Path, collection: &str) -> BTreeMap<String, Point> {
     let reader = db.collection(collection).unwrap().reader();
     let (mut points, mut from) = (BTreeMap::new(), Some(0));
     while let Some(row) = from {
-        let page = reader.scroll(row, 1000, Fields { payload: true, texts: true, vectors: true }).unwrap();
+        let page =
+            reader.scroll(row, 1000, Fields { payload: true, texts: true, vectors: true, tokens: true }).unwrap();
         points.extend(page.points.into_iter().map(|p| (p.id.to_string(), Point { row: 0, version: 0, ..p })));
         from = page.next;
     }

@@ -7,9 +7,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    AliasChange, CollectionConfig, CollectionInfo, Error, HnswConfig, Result, Status, check, state::CollectionState,
-};
+use crate::{AliasChange, CollectionConfig, CollectionInfo, Error, Result, Status, check, state::CollectionState};
 
 #[derive(Clone, Default)]
 pub struct Catalog {
@@ -90,10 +88,9 @@ impl Catalog {
 
 impl Quarantined {
     pub fn info(&self, name: &str, aliases: Vec<String>) -> CollectionInfo {
-        let no_config = CollectionConfig { model: None, vectors: BTreeMap::new(), hnsw: HnswConfig::default() };
         let record = self.record.clone();
         let CollectionRecord { uuid, config } =
-            record.unwrap_or(CollectionRecord { uuid: String::new(), config: no_config });
+            record.unwrap_or(CollectionRecord { uuid: String::new(), config: CollectionConfig::default() });
         CollectionInfo {
             name: name.to_owned(),
             uuid,

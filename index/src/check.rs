@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use crate::{
-    CollectionConfig, Error, Limits, NewPoint, Options, Payload, PointId, Result, Search, Text,
+    CollectionConfig, Error, Limits, NewPoint, Options, Payload, PointId, Result, Search, Text, TokenConfig, Tokens,
     distance::{NotADirection, to_unit},
 };
 
@@ -26,6 +26,14 @@ pub fn config(config: &CollectionConfig) -> Result<()> {
         name(vector)?;
         in_range("dim", settings.dim, 1, Limits::MAX_DIM)?;
     }
+    for (of, shape) in &config.tokens {
+        if !config.vectors.contains_key(of) {
+            let names: Vec<&String> = config.vectors.keys().collect();
+            let expected = format!("the name of a vector, one of {names:?}");
+            return Err(Error::InvalidSetting { field: "tokens", expected, received: format!("{of:?}") });
+        }
+        token_shape(*shape)?;
+    }
     let hnsw = &config.hnsw;
     in_range("m", hnsw.m, Limits::MIN_M, Limits::MAX_M)?;
     let (min, max) = (Limits::MIN_EF_CONSTRUCTION, Limits::MAX_EF_CONSTRUCTION);
@@ -36,6 +44,12 @@ pub fn config(config: &CollectionConfig) -> Result<()> {
         at_most("bytes of a model's hash", Limits::MAX_MODEL_BYTES, model.hash.len())?;
     }
     Ok(())
+}
+
+fn token_shape(shape: TokenConfig) -> Result<()> {
+    in_range("tokens.n", shape.n, 1, Limits::MAX_TOKENS)?;
+    in_range("tokens.dim", shape.dim, 1, Limits::MAX_DIM)?;
+    at_most("bytes of tokens", Limits::MAX_TOKEN_BYTES, shape.bytes())
 }
 
 /// A whole batch: each point, and that no id stands twice.
@@ -57,7 +71,8 @@ pub fn point(config: &CollectionConfig, point: &NewPoint) -> Result<()> {
     if point.vectors.is_empty() {
         return Err(Error::NoVector { id: point.id.clone() });
     }
-    point.vectors.iter().try_for_each(|(name, numbers)| vector(config, name, numbers).map(drop))
+    point.vectors.iter().try_for_each(|(name, numbers)| vector(config, name, numbers).map(drop))?;
+    point.tokens.iter().try_for_each(|(name, given)| tokens(config, name, given))
 }
 
 pub fn id(id: &PointId) -> Result<()> {
@@ -101,6 +116,26 @@ pub fn vector(config: &CollectionConfig, name: &str, numbers: &[f32]) -> Result<
         NotADirection::NotFinite(position) => Error::NotFinite { vector: name.to_owned(), position },
         NotADirection::Zero => Error::ZeroVector { vector: name.to_owned() },
     })
+}
+
+/// Tokens of the shape that the collection keeps beside the vector of that name.
+pub fn tokens(config: &CollectionConfig, name: &str, tokens: &Tokens) -> Result<()> {
+    let Some(&expected) = config.tokens.get(name) else {
+        return Err(Error::UnknownTokens {
+            expected: config.tokens.keys().cloned().collect(),
+            received: name.to_owned(),
+        });
+    };
+    let received = TokenConfig { n: tokens.n, dim: tokens.dim };
+    let n_values = tokens.values.len();
+    if received != expected || n_values != expected.n * expected.dim {
+        let received = if received == expected { n_values.to_string() } else { received.to_string() };
+        return Err(Error::WrongTokens { tokens: name.to_owned(), expected, received });
+    }
+    match tokens.values.iter().position(|number| !number.is_finite()) {
+        Some(position) => Err(Error::TokensNotFinite { tokens: name.to_owned(), position }),
+        None => Ok(()),
+    }
 }
 
 /// `Error::LimitExceeded` if `received` is more than `max`.

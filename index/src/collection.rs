@@ -70,6 +70,7 @@ pub struct Damage {
 pub struct VerifyReport {
     pub points_checked: u64,
     pub vectors_checked: u64,
+    pub tokens_checked: u64,
     pub segments_checked: u64,
     /// Vectors in segments that a search for themselves does not find.
     pub unreachable_vectors: u64,
@@ -164,7 +165,13 @@ impl Collection {
                 vectors.push((place as u8, check::vector(config, name, numbers)?));
             }
         }
-        Ok(PreparedPoint { id: point.id, rest, vectors })
+        let mut tokens = Vec::with_capacity(point.tokens.len());
+        for (place, name) in config.tokens.keys().enumerate() {
+            if let Some(given) = point.tokens.get(name) {
+                tokens.push((place as u8, stored::encode_tokens(&given.values)));
+            }
+        }
+        Ok(PreparedPoint { id: point.id, rest, vectors, tokens })
     }
 }
 

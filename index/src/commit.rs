@@ -70,6 +70,8 @@ pub struct PreparedPoint {
     pub rest: Vec<u8>,
     /// Unit vectors by their place in the configuration.
     pub vectors: Vec<(u8, Vec<f32>)>,
+    /// Tokens as they are stored, by their place in the configuration.
+    pub tokens: Vec<(u8, Vec<u8>)>,
 }
 
 /// Answers requests until nobody can send any.
@@ -306,7 +308,7 @@ mod tests {
     use std::sync::mpsc::channel;
 
     use super::*;
-    use crate::{CollectionConfig, HnswConfig, Options, VectorConfig, store::Store, stored};
+    use crate::{CollectionConfig, Options, VectorConfig, store::Store, stored};
 
     #[test]
     fn operations_that_wait_share_one_sync() {
@@ -317,14 +319,19 @@ mod tests {
         let config = CollectionConfig {
             model: None,
             vectors: [("v".to_owned(), VectorConfig { dim: 1 })].into(),
-            hnsw: HnswConfig::default(),
+            ..CollectionConfig::default()
         };
         let record = CollectionRecord { uuid: String::new(), config };
         let collection = Arc::new(load::empty(0, "c".to_owned(), record));
         let rest = |n| stored::encode_rest(&PointId::Num(n), &[], &Payload::new());
         let upsert = |n| Operation::Upsert {
             collection: collection.clone(),
-            points: vec![PreparedPoint { id: PointId::Num(n), rest: rest(n), vectors: vec![(0, vec![1.0])] }],
+            points: vec![PreparedPoint {
+                id: PointId::Num(n),
+                rest: rest(n),
+                vectors: vec![(0, vec![1.0])],
+                tokens: Vec::new(),
+            }],
         };
         let payload = || [("a".to_owned(), 1.into())].into_iter().collect();
         let set_payload = |n| Operation::SetPayload {

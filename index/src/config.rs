@@ -1,8 +1,10 @@
 //! Settings and descriptions of collections, and the limits on them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
+
+use crate::{Result, Tokens, check};
 
 /// Limits as DEFAULT / MIN / MAX in one place.
 pub struct Limits;
@@ -20,6 +22,10 @@ impl Limits {
     pub const MAX_EF_SEARCH: usize = 4096;
     pub const MAX_DIM: usize = 16_384;
     pub const MAX_VECTORS_PER_POINT: usize = 16;
+    /// Rows of the tokens that are kept of one image or text.
+    pub const MAX_TOKENS: usize = 256;
+    /// The tokens of one image or text, as they are stored.
+    pub const MAX_TOKEN_BYTES: usize = 1024 * 1024;
     pub const MAX_ID_BYTES: usize = 512;
     pub const MAX_NAME_BYTES: usize = 128;
     pub const MAX_TEXTS: usize = 256;
@@ -70,6 +76,26 @@ pub struct VectorConfig {
     pub dim: usize,
 }
 
+/// The shape of the tokens that are kept beside a named vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenConfig {
+    pub n: usize,
+    pub dim: usize,
+}
+
+impl TokenConfig {
+    /// What the tokens of one image or text take on disk, in half precision.
+    pub fn bytes(self) -> usize {
+        self.n * self.dim * 2
+    }
+}
+
+impl fmt::Display for TokenConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} x {}", self.n, self.dim)
+    }
+}
+
 /// Parameters of the HNSW graph, by the letters of Malkov and Yashunin (arXiv 1603.09320).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HnswConfig {
@@ -89,12 +115,22 @@ impl Default for HnswConfig {
 }
 
 /// What a collection is made with; it never changes afterwards.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CollectionConfig {
     /// None: every point brings its vectors.
     pub model: Option<ModelRef>,
     pub vectors: BTreeMap<String, VectorConfig>,
     pub hnsw: HnswConfig,
+    /// By the name of the vector they are kept beside; none: no tokens are kept.
+    pub tokens: BTreeMap<String, TokenConfig>,
+}
+
+impl CollectionConfig {
+    /// Whether these are tokens that the collection keeps beside the vector of that name: `Error::UnknownTokens`,
+    /// `Error::WrongTokens`, `Error::TokensNotFinite`.
+    pub fn check_tokens(&self, of: &str, tokens: &Tokens) -> Result<()> {
+        check::tokens(self, of, tokens)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

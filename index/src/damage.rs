@@ -9,6 +9,7 @@ use crate::{
 
 const DIM: usize = 8;
 const N: u64 = 300;
+const TOKENS: TokenConfig = TokenConfig { n: 3, dim: 5 };
 
 fn open(dir: &Path) -> Database {
     let options = Options { buffer_limit: 100, build_threads: 1, min_free_bytes: 0, ..Options::default() };
@@ -21,7 +22,13 @@ fn vector(i: u64) -> Vec<f32> {
 
 fn point(i: u64) -> NewPoint {
     let texts = vec![Text { text: format!("text {i}"), language: String::new() }];
-    NewPoint { id: i.into(), texts, payload: Payload::new(), vectors: [("v".to_owned(), vector(i))].into() }
+    let (vectors, tokens) = ([("v".to_owned(), vector(i))].into(), [("v".to_owned(), tokens(i))].into());
+    NewPoint { id: i.into(), texts, payload: Payload::new(), vectors, tokens }
+}
+
+fn tokens(i: u64) -> Tokens {
+    let number = |j: usize| half::f16::from_f32((i * 13 + j as u64) as f32 / 4.0);
+    Tokens { n: TOKENS.n, dim: TOKENS.dim, values: (0..TOKENS.n * TOKENS.dim).map(number).collect() }
 }
 
 /// Two collections of N points each, both in one segment.
@@ -29,7 +36,8 @@ fn two_collections(dir: &Path) {
     let database = open(dir);
     for name in ["one", "two"] {
         let vectors = [("v".to_owned(), VectorConfig { dim: DIM })].into();
-        let config = CollectionConfig { model: None, vectors, hnsw: HnswConfig::default() };
+        let tokens = [("v".to_owned(), TOKENS)].into();
+        let config = CollectionConfig { vectors, tokens, ..CollectionConfig::default() };
         let collection = database.create_collection(name, config).unwrap();
         collection.upsert((0..N).map(point).collect()).unwrap();
         collection.optimize().unwrap();
@@ -80,7 +88,10 @@ fn check_serves(database: &Database, name: &str) {
         let vector = vector(i);
         let hits = reader.search(&Search { vector: &vector, using: "v", limit: 5, ef: Some(5), exact: false }).unwrap();
         assert!(hits[0].score > 0.999_99, "{name}: {i} finds {hits:?}");
-        assert_eq!(reader.get(&[i.into()], Fields { texts: true, ..Fields::default() }).unwrap()[0].texts.len(), 1);
+        let fields = Fields { texts: true, tokens: true, ..Fields::default() };
+        let point = reader.get(&[i.into()], fields).unwrap().pop().unwrap();
+        assert_eq!((point.texts.len(), &point.tokens["v"]), (1, &tokens(i)));
+        assert_eq!(point.n_bytes, point.texts[0].text.len() + TOKENS.bytes());
     }
 }
 
@@ -143,11 +154,13 @@ fn verify_names_what_is_damaged() {
     let database = open(dir.path());
     let collection = database.collection("one").unwrap();
     let report = collection.verify().unwrap();
-    assert_eq!((report.points_checked, report.vectors_checked, report.segments_checked), (N, N, 1));
+    let checked = (report.points_checked, report.vectors_checked, report.tokens_checked, report.segments_checked);
+    assert_eq!(checked, (N, N, N, 1));
     assert_eq!((report.damages, report.unreachable_vectors), (Vec::new(), 0));
     let places = [
         (Tree::Points, key::point(0, 3), "point in row 3"),
         (Tree::Points, key::vector(0, 0, 5), "vector 0 in row 5"),
+        (Tree::Points, key::tokens(0, 0, 6), "tokens 0 in row 6"),
         (Tree::Segments, key::chunk(0, 0, collection.first_segment(), 0), "segment"),
     ];
     for (i, (tree, key, what)) in places.into_iter().enumerate() {
@@ -159,6 +172,57 @@ fn verify_names_what_is_damaged() {
     let broken = collection.reader().fetch(&[3], Fields::default());
     assert!(matches!(broken, Err(Error::Damaged { .. })));
     assert_eq!(collection.reader().fetch(&[4], Fields::default()).unwrap().len(), 1);
+}
+
+#[test]
+fn damaged_tokens_are_named_and_the_rest_serves() {
+    for change in SPOILS {
+        let dir = tempfile::tempdir().unwrap();
+        two_collections(dir.path());
+        spoil(dir.path(), Tree::Points, &key::tokens(0, 0, 7), change);
+        let database = open(dir.path());
+        let collection = database.collection("one").unwrap();
+        let reader = collection.reader();
+        let damages = collection.verify().unwrap().damages;
+        assert_eq!(damages.iter().map(|damage| damage.what.as_str()).collect::<Vec<_>>(), ["tokens 0 in row 7"]);
+        let fields = Fields { tokens: true, ..Fields::default() };
+        for broken in [reader.tokens(7, "v").map(drop), reader.fetch(&[7], fields).map(drop)] {
+            assert!(matches!(&broken, Err(Error::Damaged { what, .. }) if what == "tokens 0 in row 7"), "{broken:?}");
+        }
+        assert_eq!(reader.tokens(8, "v").unwrap(), Some(tokens(8)));
+        assert_eq!(reader.fetch(&[7], Fields { vectors: true, ..Fields::default() }).unwrap().len(), 1);
+        collection.upsert(vec![point(7)]).unwrap();
+        assert_eq!(collection.verify().unwrap().damages, []);
+    }
+}
+
+#[test]
+fn tokens_count_when_space_is_admitted() {
+    let dir = tempfile::tempdir().unwrap();
+    let large = TokenConfig { n: 256, dim: 2048 };
+    let options = || Options { min_free_bytes: 0, ..Options::default() };
+    let config = CollectionConfig {
+        vectors: [("v".to_owned(), VectorConfig { dim: DIM })].into(),
+        tokens: [("v".to_owned(), large)].into(),
+        ..CollectionConfig::default()
+    };
+    let database = Database::open(dir.path(), options()).unwrap();
+    database.create_collection("c", config).unwrap();
+    database.close().unwrap();
+    // Between what the points need with their tokens and without them.
+    let free = fs2::available_space(dir.path()).unwrap();
+    let database = Database::open(dir.path(), Options { min_free_bytes: free - (32 << 20), ..options() }).unwrap();
+    let collection = database.collection("c").unwrap();
+    let values = vec![half::f16::ONE; large.n * large.dim];
+    let with = |i| NewPoint {
+        tokens: [("v".to_owned(), Tokens { n: large.n, dim: large.dim, values: values.clone() })].into(),
+        ..point(i)
+    };
+    let refused = collection.upsert((0..64).map(with).collect());
+    assert!(matches!(refused, Err(Error::DiskFull { .. })), "{refused:?}");
+    let without = |i| NewPoint { tokens: Default::default(), ..point(i) };
+    collection.upsert((0..64).map(without).collect()).unwrap();
+    assert_eq!(collection.reader().tokens(3, "v").unwrap(), None);
 }
 
 #[test]
@@ -230,16 +294,36 @@ fn dropped_rows_leave_the_disk() {
     }
     collection.optimize().unwrap();
     assert!(collection.n_keys(&key::points(0)) >= 2 * N as usize, "a reader keeps its rows");
-    assert_eq!(reader.get(&[7.into()], Fields::default()).unwrap()[0].row, 7);
+    let fields = Fields { tokens: true, ..Fields::default() };
+    let kept = reader.get(&[7.into()], fields).unwrap().pop().unwrap();
+    assert_eq!((kept.row, &kept.tokens["v"]), (7, &tokens(7)));
     drop(reader);
     collection.delete(&[0.into()]).unwrap();
     collection.delete(&[1.into()]).unwrap();
     // The row dropped last goes with the next commit; its vector with the segment.
     assert_eq!(collection.n_keys(&key::points(0)), N as usize - 1);
+    assert_eq!(collection.n_keys(&key::all_tokens(0, 0)), N as usize - 1);
     assert_eq!(collection.n_keys(&key::vectors(0, 0)), N as usize);
     database.delete_collection("two").unwrap();
     assert!(collection.wait_until_indexed(Duration::MAX));
     for prefix in key::owned(1) {
         assert_eq!(collection.n_keys(&prefix), 0, "of a deleted collection");
     }
+}
+
+#[test]
+fn rows_that_readers_held_when_it_closed_leave_the_disk_at_the_next_opening() {
+    let dir = tempfile::tempdir().unwrap();
+    two_collections(dir.path());
+    let database = open(dir.path());
+    let reader = database.collection("one").unwrap().reader();
+    database.collection("one").unwrap().upsert((0..N).map(point).collect()).unwrap();
+    drop(reader);
+    database.close().unwrap();
+    let database = open(dir.path());
+    let collection = database.collection("one").unwrap();
+    for prefix in [key::points(0), key::all_tokens(0, 0)] {
+        assert_eq!(collection.n_keys(&prefix), N as usize);
+    }
+    check_serves(&database, "one");
 }

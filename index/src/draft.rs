@@ -14,7 +14,7 @@ use crate::{
     commit::{PreparedPoint, Staging},
     fetch, key,
     state::{CollectionState, Garbage},
-    stored::{self, Prefix},
+    stored::{self, Places, Prefix},
 };
 
 pub struct Draft {
@@ -22,14 +22,21 @@ pub struct Draft {
     next_row: Row,
     /// The rows of ids that this commit changes; None: deleted.
     rows: HashMap<PointId, Option<Row>>,
-    /// New rows and their vectors.
-    added: BTreeMap<Row, Vec<(u8, Vec<f32>)>>,
+    /// New rows.
+    added: BTreeMap<Row, Added>,
     /// Records that this commit writes.
     records: HashMap<Row, Vec<u8>>,
     /// Rows that were there before this commit and are not after it.
     dropped: Vec<(PointId, Row)>,
     /// Records that were there before: row, version and bytes.
     replaced: BTreeMap<Row, (u64, Arc<[u8]>)>,
+}
+
+/// What a new row has besides its record.
+struct Added {
+    /// By their place in the configuration.
+    vectors: Vec<(u8, Vec<f32>)>,
+    tokens: Places,
 }
 
 impl Draft {
@@ -93,9 +100,9 @@ impl Draft {
             let mut point = stored::decode(&old, true, true)?;
             apply(&mut point.payload, payload, change);
             check::payload(&point.payload)?;
-            let prefix = Prefix { version: staging.sequence, vectors: point.vectors };
+            let prefix = Prefix { version: staging.sequence, ..point.prefix };
             let new = stored::with_prefix(prefix, &stored::encode_rest(&point.id, &point.texts, &point.payload));
-            changed.insert(row, (point.version, old, new));
+            changed.insert(row, (point.prefix.version, old, new));
         }
         let n_changed = changed.len() as u64;
         for (row, (version, old, new)) in changed {
@@ -130,8 +137,8 @@ impl Draft {
             *live -= dropped;
             live.extend(self.added.keys());
             let mut blocks: Vec<Block> = generation.vectors.iter().map(|_| Block::default()).collect();
-            for (row, vectors) in self.added {
-                for (place, vector) in vectors {
+            for (row, added) in self.added {
+                for (place, vector) in added.vectors {
                     let block = &mut blocks[usize::from(place)];
                     block.rows.push(row);
                     block.numbers.extend(vector);
@@ -146,24 +153,31 @@ impl Draft {
     fn add_row(&mut self, point: PreparedPoint, staging: &mut Staging<'_>) {
         let (collection, row) = (self.state.number, self.next_row);
         self.next_row += 1;
-        let vectors = point.vectors.iter().fold(0, |bits, (place, _)| bits | 1 << place);
-        let record = stored::with_prefix(Prefix { version: staging.sequence, vectors }, &point.rest);
+        let vectors = point.vectors.iter().map(|(place, _)| *place).collect();
+        let tokens = point.tokens.iter().map(|(place, _)| *place).collect();
+        let record = stored::with_prefix(Prefix { version: staging.sequence, vectors, tokens }, &point.rest);
         staging.put(key::point(collection, row), &record);
         staging.put(key::row_of(collection, &point.id), &row.to_le_bytes());
         for (place, vector) in &point.vectors {
             staging.put(key::vector(collection, *place, row), &stored::encode_vector(vector));
         }
+        for (place, bytes) in &point.tokens {
+            staging.put(key::tokens(collection, *place, row), bytes);
+        }
         self.records.insert(row, record);
         self.rows.insert(point.id, Some(row));
-        self.added.insert(row, point.vectors);
+        self.added.insert(row, Added { vectors: point.vectors, tokens });
     }
 
     fn drop_row(&mut self, id: PointId, row: Row, staging: &mut Staging<'_>) {
         let collection = self.state.number;
-        if let Some(vectors) = self.added.remove(&row) {
+        if let Some(added) = self.added.remove(&row) {
             staging.take_back(&key::point(collection, row));
-            for (place, _) in vectors {
+            for (place, _) in added.vectors {
                 staging.take_back(&key::vector(collection, place, row));
+            }
+            for place in added.tokens.of(self.state.config.tokens.len()) {
+                staging.take_back(&key::tokens(collection, place as u8, row));
             }
             return;
         }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::PointId;
+use crate::{PointId, TokenConfig};
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -35,6 +35,12 @@ pub enum Error {
     NotFinite { vector: String, position: usize },
     #[error("vector {vector:?} has length zero: it has no direction to compare")]
     ZeroVector { vector: String },
+    #[error("no tokens named {received:?}: expected one of {expected:?}")]
+    UnknownTokens { expected: Vec<String>, received: String },
+    #[error("tokens {tokens:?}: expected {expected} numbers, received {received}")]
+    WrongTokens { tokens: String, expected: TokenConfig, received: String },
+    #[error("tokens {tokens:?}: the number at position {position} is not finite")]
+    TokensNotFinite { tokens: String, position: usize },
     #[error("{what}: at most {max}, received {received}")]
     LimitExceeded { what: &'static str, max: u64, received: u64 },
     #[error("disk full: {free} bytes free at {path}, {needed} needed")]

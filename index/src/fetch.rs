@@ -1,6 +1,8 @@
 //! Reading rows, records and vectors from disk, checked.
 
-use crate::{Error, PointId, Result, Row, key, record, store::Store, store::Tree, stored};
+use std::fmt;
+
+use crate::{Error, PointId, Result, Row, TokenConfig, Tokens, key, record, store::Store, store::Tree, stored};
 
 /// The row that `id` has now.
 pub fn row_on_disk(store: &Store, collection: u32, id: &PointId) -> Result<Option<Row>> {
@@ -28,6 +30,25 @@ pub fn vector_on_disk(store: &Store, collection: u32, place: u8, row: Row, dim: 
     Ok(vector)
 }
 
+/// The tokens of `row` at a place of the configuration's tokens, if they are there.
+pub fn tokens_on_disk(
+    store: &Store,
+    collection: u32,
+    place: u8,
+    row: Row,
+    shape: TokenConfig,
+) -> Result<Option<Tokens>> {
+    let key = key::tokens(collection, place, row);
+    let Some(value) = store.get(Tree::Points, &key)? else { return Ok(None) };
+    let bytes = record::unseal(&key, &value, || tokens_name(place, row))?;
+    stored::decode_tokens(bytes, shape).map(Some)
+}
+
+/// How damage calls the tokens of a row.
+pub fn tokens_name(place: impl fmt::Display, row: Row) -> String {
+    format!("tokens {place} in row {row}")
+}
+
 /// The row in the value of a `row_of` key.
 pub fn decode_row(key: &[u8], value: &[u8]) -> Result<Row> {
     let what = || format!("row of an id, key {}", hex(key));
@@ -48,6 +69,6 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-fn missing(what: String) -> Error {
+pub fn missing(what: String) -> Error {
     Error::Damaged { what, detail: "it is missing".to_owned() }
 }

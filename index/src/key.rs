@@ -14,12 +14,13 @@ const NEXT_ROW: u8 = 0x06;
 const POINT: u8 = 0x10;
 const ROW_OF: u8 = 0x11;
 const VECTOR: u8 = 0x12;
+const TOKENS: u8 = 0x13;
 const MANIFEST: u8 = 0x20;
 const CHUNK: u8 = 0x21;
 
 /// The kinds whose keys go on with a collection's number: everything a collection owns in the points tree but its
 /// catalog record.
-const OWNED: [u8; 4] = [NEXT_ROW, POINT, ROW_OF, VECTOR];
+const OWNED: [u8; 5] = [NEXT_ROW, POINT, ROW_OF, VECTOR, TOKENS];
 
 pub fn sequence() -> Key {
     vec![SEQUENCE]
@@ -75,7 +76,7 @@ pub fn parse_doomed(key: &[u8]) -> Option<u32> {
 }
 
 /// The prefixes of everything a collection owns in the points tree.
-pub fn owned(collection: u32) -> [Key; 4] {
+pub fn owned(collection: u32) -> [Key; 5] {
     OWNED.map(|kind| of_kind(kind, collection))
 }
 
@@ -118,7 +119,16 @@ pub fn vectors(collection: u32, vector: u8) -> Key {
     [&of_kind(VECTOR, collection)[..], &[vector]].concat()
 }
 
-/// The row at the end of a point's or vector's key.
+/// The tokens of a row, at a place of the configuration's tokens.
+pub fn tokens(collection: u32, place: u8, row: Row) -> Key {
+    [&all_tokens(collection, place)[..], &row.to_be_bytes()].concat()
+}
+
+pub fn all_tokens(collection: u32, place: u8) -> Key {
+    [&of_kind(TOKENS, collection)[..], &[place]].concat()
+}
+
+/// The row at the end of the key of a point, its vector or its tokens.
 pub fn parse_row(key: &[u8]) -> Option<Row> {
     Some(Row::from_be_bytes(*key.last_chunk::<4>()?))
 }
@@ -166,6 +176,7 @@ mod tests {
         assert_eq!(parse_doomed(&doomed(9)), Some(9));
         assert_eq!(parse_row(&point(1, 258)), Some(258));
         assert_eq!(parse_row(&vector(1, 3, 259)), Some(259));
+        assert_eq!(parse_row(&tokens(1, 3, 260)), Some(260));
         assert_eq!(parse_segment(&chunk(1, 2, 3, 4)), Some(3));
     }
 

@@ -38,8 +38,10 @@ mod vectors;
 mod verify;
 
 pub use collection::{Candidate, Collection, Commit, Damage, PayloadChange, RebuildReport, Search, VerifyReport};
-pub use config::{CollectionConfig, CollectionInfo, HnswConfig, Limits, ModelRef, Options, Status, VectorConfig};
+pub use config::{
+    CollectionConfig, CollectionInfo, HnswConfig, Limits, ModelRef, Options, Status, TokenConfig, VectorConfig,
+};
 pub use database::{AliasChange, Database};
 pub use error::{Error, Result};
-pub use point::{Fields, NewPoint, Page, Payload, Point, PointId, Row, Text};
+pub use point::{Fields, NewPoint, Page, Payload, Point, PointId, Row, Text, Tokens};
 pub use reader::Reader;

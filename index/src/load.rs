@@ -1,21 +1,22 @@
 //! From disk to memory when a database is opened: the catalog, then each collection, every value checked.
 //!
 //! The `row_of` keys say which points exist. Rows that no id points to are leftovers of an update that had readers; they
-//! are reported for removal. A live point without its record or one of its vectors is damage.
+//! are reported for removal. A live point without its record or one of its vectors is damage. Tokens are not read here: `verify`
+//! and whoever asks for them find what is wrong with them.
 
 use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc};
 
 use roaring::RoaringBitmap;
 
 use crate::{
-    Error, Result, Row,
+    CollectionConfig, Error, Result, Row,
     catalog::{Catalog, CollectionRecord, Entry, Quarantined},
     fetch,
     generation::{Generation, VectorView},
     key::{self, Key},
     manifest::Place,
     record,
-    state::CollectionState,
+    state::{self, CollectionState},
     store::{Store, Tree},
     stored, vectors,
 };
@@ -77,8 +78,7 @@ struct Opened {
 fn collection(store: &Store, number: u32, name: &str, record: &CollectionRecord) -> Result<Opened> {
     let next_row = counter(store, key::next_row(number))?;
     let live = live_rows(store, number, next_row)?;
-    let n_vectors = record.config.vectors.len();
-    let Points { with_vector, version, mut leftovers } = points(store, number, n_vectors, &live)?;
+    let Points { with_vector, version, mut leftovers } = points(store, number, &record.config, &live)?;
     let (mut views, mut leftover_chunks, mut found) = (Vec::new(), Vec::new(), Vec::new());
     for (place, settings) in record.config.vectors.values().enumerate() {
         let at = Place { collection: number, vector: place as u8 };
@@ -123,20 +123,20 @@ struct Points {
     leftovers: Vec<Key>,
 }
 
-fn points(store: &Store, number: u32, n_vectors: usize, live: &RoaringBitmap) -> Result<Points> {
+fn points(store: &Store, number: u32, config: &CollectionConfig, live: &RoaringBitmap) -> Result<Points> {
+    let n_vectors = config.vectors.len();
     let mut points = Points { with_vector: vec![RoaringBitmap::new(); n_vectors], version: 0, leftovers: Vec::new() };
     let mut missing = live.clone();
     store.scan(Tree::Points, &key::points(number), |key, value| {
         let Some(row) = key::parse_row(key).filter(|row| live.contains(*row)) else {
-            points.leftovers.push(key.to_vec());
+            let keys = key::parse_row(key).map(|row| state::keys_of_point(number, config, row));
+            points.leftovers.extend(keys.unwrap_or_else(|| vec![key.to_vec()]));
             return Ok(ControlFlow::Continue(()));
         };
         let prefix = stored::decode_prefix(record::unseal(key, value, || format!("point in row {row}"))?)?;
         points.version = points.version.max(prefix.version);
-        for (place, rows) in points.with_vector.iter_mut().enumerate() {
-            if prefix.vectors >> place & 1 == 1 {
-                rows.insert(row);
-            }
+        for place in prefix.vectors.of(n_vectors) {
+            points.with_vector[place].insert(row);
         }
         missing.remove(row);
         Ok(ControlFlow::Continue(()))

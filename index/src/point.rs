@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
+use half::f16;
 use serde::{Deserialize, Serialize};
 
 /// The JSON object kept with a point.
@@ -48,6 +49,31 @@ pub struct Text {
     pub language: String,
 }
 
+/// The short sequence that is kept of an image or a text for fusion, in half precision.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Tokens {
+    pub n: usize,
+    pub dim: usize,
+    /// (n, dim), row after row.
+    #[serde(with = "as_numbers")]
+    pub values: Vec<f16>,
+}
+
+/// Half precision written as numbers, for people and other programs.
+mod as_numbers {
+    use half::f16;
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(values: &[f16], to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(values.iter().map(|value| value.to_f32()))
+    }
+
+    pub fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<Vec<f16>, D::Error> {
+        let values = Vec::<f32>::deserialize(from)?;
+        Ok(values.into_iter().map(f16::from_f32).collect())
+    }
+}
+
 /// A point to write. Vectors are scaled to unit length on the way in.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewPoint {
@@ -56,6 +82,8 @@ pub struct NewPoint {
     pub payload: Payload,
     /// By vector name; at least one, each with the collection's dimension.
     pub vectors: BTreeMap<String, Vec<f32>>,
+    /// By vector name; each as the collection's configuration has it, or left out.
+    pub tokens: BTreeMap<String, Tokens>,
 }
 
 /// A stored point. Fields that were not asked for are empty.
@@ -68,7 +96,8 @@ pub struct Point {
     pub texts: Vec<Text>,
     pub payload: Payload,
     pub vectors: BTreeMap<String, Vec<f32>>,
-    /// Size of the texts, the payload as JSON and the vectors that were asked for.
+    pub tokens: BTreeMap<String, Tokens>,
+    /// Size of the texts, the payload as JSON, the vectors and the tokens that were asked for.
     pub n_bytes: usize,
 }
 
@@ -78,6 +107,7 @@ pub struct Fields {
     pub payload: bool,
     pub texts: bool,
     pub vectors: bool,
+    pub tokens: bool,
 }
 
 /// A stretch of points in the order they were written.

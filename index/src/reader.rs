@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
-    Candidate, Error, Fields, Limits, Page, Point, PointId, Result, Row, Search, check, distance,
+    Candidate, Error, Fields, Limits, Page, Point, PointId, Result, Row, Search, Tokens, check, distance,
     engine::Engine,
     fetch,
     generation::{Generation, SegmentView, VectorView},
@@ -88,8 +88,23 @@ impl Reader {
     pub fn vector(&self, id: &PointId, using: &str) -> Result<Option<Vec<f32>>> {
         let place = self.place(using)?;
         let row = self.row(id)?.ok_or_else(|| Error::PointNotFound { id: id.clone() })?;
-        let has = stored::decode_prefix(&self.record(row)?)?.vectors >> place & 1 == 1;
+        let has = stored::decode_prefix(&self.record(row)?)?.vectors.has(place);
         if has { self.stored_vector(place, row).map(Some) } else { Ok(None) }
+    }
+
+    /// The tokens that a row keeps beside the vector of that name; none if it has none, or is not in this generation.
+    pub fn tokens(&self, row: Row, of: &str) -> Result<Option<Tokens>> {
+        let place = self.token_place(of)?;
+        if !self.generation.is_live(row) {
+            return Ok(None);
+        }
+        match self.stored_tokens(place, row)? {
+            // Only now is it worth reading whether there should be some.
+            None if stored::decode_prefix(&self.record(row)?)?.tokens.has(place) => {
+                Err(fetch::missing(fetch::tokens_name(place, row)))
+            }
+            found => Ok(found),
+        }
     }
 
     /// Up to `limit` points from `from` on, in the order they were written.
@@ -113,13 +128,23 @@ impl Reader {
         let mut vectors = BTreeMap::new();
         if fields.vectors {
             let names = self.state.config.vectors.keys().enumerate();
-            for (place, name) in names.filter(|(place, _)| point.vectors >> place & 1 == 1) {
+            for (place, name) in names.filter(|(place, _)| point.prefix.vectors.has(*place)) {
                 vectors.insert(name.clone(), self.stored_vector(place, row)?);
             }
         }
-        let stored::StoredPoint { id, version, texts, payload, n_bytes, .. } = point;
-        let n_bytes = n_bytes + vectors.values().map(|vector| vector.len() * 4).sum::<usize>();
-        Ok(Point { id, row, version, texts, payload, vectors, n_bytes })
+        let mut tokens = BTreeMap::new();
+        if fields.tokens {
+            let names = self.state.config.tokens.keys().enumerate();
+            for (place, name) in names.filter(|(place, _)| point.prefix.tokens.has(*place)) {
+                let found = self.stored_tokens(place, row)?;
+                tokens.insert(name.clone(), found.ok_or_else(|| fetch::missing(fetch::tokens_name(place, row)))?);
+            }
+        }
+        let stored::StoredPoint { prefix, id, texts, payload, n_bytes } = point;
+        let n_bytes = n_bytes
+            + vectors.values().map(|vector| vector.len() * 4).sum::<usize>()
+            + tokens.values().map(|tokens: &Tokens| tokens.values.len() * 2).sum::<usize>();
+        Ok(Point { id, row, version: prefix.version, texts, payload, vectors, tokens, n_bytes })
     }
 
     /// The record of a live row as this generation has it.
@@ -142,6 +167,19 @@ impl Reader {
     fn stored_vector(&self, place: usize, row: Row) -> Result<Vec<f32>> {
         let dim = self.generation.vectors[place].dim;
         fetch::vector_on_disk(&self.engine.store, self.state.number, place as u8, row, dim)
+    }
+
+    fn stored_tokens(&self, place: usize, row: Row) -> Result<Option<Tokens>> {
+        let shape = *self.state.config.tokens.values().nth(place).expect("a place of the configuration");
+        fetch::tokens_on_disk(&self.engine.store, self.state.number, place as u8, row, shape)
+    }
+
+    fn token_place(&self, of: &str) -> Result<usize> {
+        let mut names = self.state.config.tokens.keys();
+        names.position(|name| name == of).ok_or_else(|| Error::UnknownTokens {
+            expected: self.state.config.tokens.keys().cloned().collect(),
+            received: of.to_owned(),
+        })
     }
 
     fn place(&self, using: &str) -> Result<usize> {

@@ -183,7 +183,7 @@ impl CollectionState {
         let mut keys = Vec::new();
         while keys.len() < limit && past.garbage.front().is_some_and(|(since, _)| *since <= oldest) {
             let (_, garbage) = past.garbage.pop_front().expect("the front was just seen");
-            keys.extend(past.forget(self.number, garbage));
+            keys.extend(past.forget(self, garbage));
         }
         keys
     }
@@ -202,9 +202,16 @@ impl CollectionState {
     }
 }
 
+/// What goes from disk with a dropped row; its vectors stay until no segment has them. The record is the last: while it is
+/// there, the next opening finds the rest.
+pub fn keys_of_point(collection: u32, config: &CollectionConfig, row: Row) -> Vec<Key> {
+    let tokens = (0..config.tokens.len()).map(|place| key::tokens(collection, place as u8, row));
+    tokens.chain([key::point(collection, row)]).collect()
+}
+
 impl Past {
-    /// The key to remove from disk, if any.
-    fn forget(&mut self, collection: u32, garbage: Garbage) -> Option<Key> {
+    /// The keys to remove from disk.
+    fn forget(&mut self, collection: &CollectionState, garbage: Garbage) -> Vec<Key> {
         match garbage {
             Garbage::Point { id, row } => {
                 if let Some(rows) = self.rows.get_mut(&id) {
@@ -213,7 +220,7 @@ impl Past {
                         self.rows.remove(&id);
                     }
                 }
-                Some(key::point(collection, row))
+                keys_of_point(collection.number, &collection.config, row)
             }
             Garbage::Record { row, version } => {
                 if let Some(records) = self.records.get_mut(&row) {
@@ -222,9 +229,9 @@ impl Past {
                         self.records.remove(&row);
                     }
                 }
-                None
+                Vec::new()
             }
-            Garbage::Vector { vector, row } => Some(key::vector(collection, vector, row)),
+            Garbage::Vector { vector, row } => vec![key::vector(collection.number, vector, row)],
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Reads everything a collection has, and compares: every checksum, ids against records, records against vectors, segments
-//! against their structure, and every graph against itself.
+//! Reads everything a collection has, and compares: every checksum, ids against records, records against vectors and tokens,
+//! segments against their structure, and every graph against itself.
 
 use std::{ops::ControlFlow, sync::atomic::AtomicBool};
 
@@ -13,52 +13,56 @@ use crate::{
     record,
     state::CollectionState,
     store::{Store, Tree},
-    stored,
+    stored::{self, Prefix},
 };
 
 /// `Error::Damaged` is a finding; other errors end the reading.
 pub fn verify(store: &Store, state: &CollectionState, reader: &Reader) -> Result<VerifyReport> {
     let generation = reader.generation();
     let mut report = VerifyReport::default();
-    let with_vector = points(store, state, reader, &mut report)?;
-    for (place, expected) in with_vector.iter().enumerate() {
+    let expected = points(store, state, reader, &mut report)?;
+    for (place, expected) in expected.with_vector.iter().enumerate() {
         vectors(store, state, generation, place, expected, &mut report)?;
         segments(store, state, place, &mut report)?;
         audit(generation, place, &mut report);
     }
+    for (place, expected) in expected.with_tokens.into_iter().enumerate() {
+        tokens(store, state, place, expected, &mut report)?;
+    }
     Ok(report)
 }
 
-/// Checks every live point and the row of its id; gives the rows that have each vector.
-fn points(
-    store: &Store,
-    state: &CollectionState,
-    reader: &Reader,
-    report: &mut VerifyReport,
-) -> Result<Vec<RoaringBitmap>> {
-    let mut with_vector = vec![RoaringBitmap::new(); state.config.vectors.len()];
+/// By their place in the configuration, the rows that have a vector, and those that have tokens.
+struct Expected {
+    with_vector: Vec<RoaringBitmap>,
+    with_tokens: Vec<RoaringBitmap>,
+}
+
+/// Checks every live point and the row of its id.
+fn points(store: &Store, state: &CollectionState, reader: &Reader, report: &mut VerifyReport) -> Result<Expected> {
+    let none = |n| vec![RoaringBitmap::new(); n];
+    let config = &state.config;
+    let mut expected = Expected { with_vector: none(config.vectors.len()), with_tokens: none(config.tokens.len()) };
     for row in reader.generation().live.iter() {
         report.points_checked += 1;
         let checked = reader.record(row).and_then(|record| check_point(store, state, reader, row, &record));
-        match finding(checked, report)? {
-            Some(vectors) => {
-                for (place, rows) in with_vector.iter_mut().enumerate() {
-                    if vectors >> place & 1 == 1 {
-                        rows.insert(row);
-                    }
-                }
+        if let Some(prefix) = finding(checked, report)? {
+            for place in prefix.vectors.of(config.vectors.len()) {
+                expected.with_vector[place].insert(row);
             }
-            None => continue,
+            for place in prefix.tokens.of(config.tokens.len()) {
+                expected.with_tokens[place].insert(row);
+            }
         }
     }
-    Ok(with_vector)
+    Ok(expected)
 }
 
-fn check_point(store: &Store, state: &CollectionState, reader: &Reader, row: Row, record: &[u8]) -> Result<u16> {
+fn check_point(store: &Store, state: &CollectionState, reader: &Reader, row: Row, record: &[u8]) -> Result<Prefix> {
     let point = stored::decode(record, true, true)?;
     let on_disk = fetch::row_on_disk(store, state.number, &point.id)?;
     match state.row_in(reader.generation(), &point.id, on_disk) {
-        Some(its_row) if its_row == row => Ok(point.vectors),
+        Some(its_row) if its_row == row => Ok(point.prefix),
         other => Err(Error::Damaged {
             what: format!("point {} in row {row}", point.id),
             detail: format!("its id leads to {other:?}"),
@@ -96,6 +100,29 @@ fn vectors(
     for row in expected - indexed {
         let what = format!("vector {place} in row {row}");
         report.damages.push(Damage { what, detail: "it is neither buffered nor in a segment".to_owned() });
+    }
+    Ok(())
+}
+
+fn tokens(
+    store: &Store,
+    state: &CollectionState,
+    place: usize,
+    mut missing: RoaringBitmap,
+    report: &mut VerifyReport,
+) -> Result<()> {
+    let shape = *state.config.tokens.values().nth(place).expect("a place of the configuration");
+    store.scan(Tree::Points, &key::all_tokens(state.number, place as u8), |key, value| {
+        let Some(row) = key::parse_row(key).filter(|row| missing.remove(*row)) else {
+            return Ok(ControlFlow::Continue(()));
+        };
+        report.tokens_checked += 1;
+        let bytes = record::unseal(key, value, || fetch::tokens_name(place, row));
+        finding(bytes.and_then(|bytes| stored::decode_tokens(bytes, shape)), report)?;
+        Ok(ControlFlow::Continue(()))
+    })?;
+    for row in missing {
+        finding(Err::<(), _>(fetch::missing(fetch::tokens_name(place, row))), report)?;
     }
     Ok(())
 }

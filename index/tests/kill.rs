@@ -18,7 +18,7 @@ const KILLS: usize = 20;
 const DIR: &str = "FIRN_TEST_KILL_DIR";
 const FIRST: &str = "FIRN_TEST_KILL_FIRST";
 
-/// The payload's number and the vector of each point.
+/// The payload's number and the vector of each point; its tokens follow from the vector.
 type Model = BTreeMap<u64, (u64, Vec<f32>)>;
 
 /// What operation number `n` does; parent and child agree on it.
@@ -47,6 +47,13 @@ fn vector(n: u64, id: u64) -> Vec<f32> {
     vector.iter().map(|x| x / length).collect()
 }
 
+/// A point in three has none.
+fn tokens(id: u64, vector: &[f32]) -> BTreeMap<String, Tokens> {
+    let values = vector.iter().chain(vector).map(|x| half::f16::from_f32(*x)).collect();
+    let tokens = (!id.is_multiple_of(3)).then(|| ("v".to_owned(), Tokens { n: 2, dim: DIM, values }));
+    tokens.into_iter().collect()
+}
+
 fn payload(n: u64) -> Payload {
     [("n".to_owned(), n.into())].into_iter().collect()
 }
@@ -63,9 +70,17 @@ fn apply_to_collection(n: u64, model: &Model, collection: &Collection) {
     let num = |ids: Vec<u64>| ids.into_iter().map(PointId::Num).collect::<Vec<_>>();
     match step(n, model) {
         Step::Upsert(ids) => {
-            let vectors = |id| BTreeMap::from([("v".to_owned(), vector(n, id))]);
-            let point =
-                |id| NewPoint { id: PointId::Num(id), texts: Vec::new(), payload: payload(n), vectors: vectors(id) };
+            let point = |id| {
+                let (texts, vector) = (Vec::new(), vector(n, id));
+                let tokens = tokens(id, &vector);
+                NewPoint {
+                    id: id.into(),
+                    texts,
+                    payload: payload(n),
+                    vectors: [("v".to_owned(), vector)].into(),
+                    tokens,
+                }
+            };
             collection.upsert(ids.into_iter().map(point).collect()).map(drop).unwrap();
         }
         Step::Delete(ids) => collection.delete(&num(ids)).map(drop).unwrap(),
@@ -80,9 +95,9 @@ fn open(dir: &Path) -> (Database, Collection) {
     let options = Options { buffer_limit: 40, build_threads: 1, min_free_bytes: 0, ..Options::default() };
     let database = Database::open(dir, options).unwrap();
     let config = CollectionConfig {
-        model: None,
         vectors: [("v".to_owned(), VectorConfig { dim: DIM })].into(),
-        hnsw: HnswConfig::default(),
+        tokens: [("v".to_owned(), TokenConfig { n: 2, dim: DIM })].into(),
+        ..CollectionConfig::default()
     };
     let collection = database.collection("c").or_else(|_| database.create_collection("c", config)).unwrap();
     (database, collection)
@@ -91,13 +106,23 @@ fn open(dir: &Path) -> (Database, Collection) {
 /// What is stored, as the model has it.
 fn stored(collection: &Collection) -> Model {
     let reader = collection.reader();
-    let page = reader.scroll(0, 1000, Fields { payload: true, texts: false, vectors: true }).unwrap();
+    let page = reader.scroll(0, 1000, Fields { payload: true, texts: false, vectors: true, tokens: true }).unwrap();
     assert_eq!(page.next, None);
     let entry = |point: Point| {
         let PointId::Num(id) = point.id else { panic!("no such id was written") };
+        assert!(close_tokens(&point.tokens, &tokens(id, &point.vectors["v"])), "point {id}");
         (id, (point.payload["n"].as_u64().unwrap(), point.vectors["v"].clone()))
     };
     page.points.into_iter().map(entry).collect()
+}
+
+/// A stored vector was scaled once more than the one that tokens were made of, which may round them otherwise.
+fn close_tokens(a: &BTreeMap<String, Tokens>, b: &BTreeMap<String, Tokens>) -> bool {
+    let close = |a: &Tokens, b: &Tokens| {
+        a.values.len() == b.values.len()
+            && a.values.iter().zip(&b.values).all(|(x, y)| (x.to_f32() - y.to_f32()).abs() < 1e-3)
+    };
+    a.len() == b.len() && a.iter().zip(b).all(|((i, a), (j, b))| i == j && close(a, b))
 }
 
 fn same(a: &Model, b: &Model) -> bool {

@@ -14,6 +14,7 @@ struct Known {
     texts: Vec<Text>,
     payload: Payload,
     vectors: BTreeMap<String, Vec<f32>>,
+    tokens: BTreeMap<String, Tokens>,
     /// When it was written: rows grow in this order.
     written: u64,
 }
@@ -55,7 +56,8 @@ impl World {
             held: None,
         };
         let vectors = [("image", DIM), ("text", DIM + 3)].map(|(n, dim)| (n.to_owned(), VectorConfig { dim }));
-        let config = CollectionConfig { model: None, vectors: vectors.into(), hnsw: HnswConfig::default() };
+        let tokens = [("image", 4), ("text", 2)].map(|(of, n)| (of.to_owned(), TokenConfig { n, dim: DIM }));
+        let config = CollectionConfig { vectors: vectors.into(), tokens: tokens.into(), ..CollectionConfig::default() };
         world.open().create_collection("c", config).unwrap();
         world
     }
@@ -103,6 +105,11 @@ impl World {
         (0..dim).map(|i| (if i == centre { 2.0 } else { 0.0 }) + noise * self.rng.random_range(-1.0f32..1.0)).collect()
     }
 
+    fn tokens(&mut self, n: usize) -> Tokens {
+        let values = (0..n * DIM).map(|_| half::f16::from_f32(self.rng.random_range(-9.0f32..9.0))).collect();
+        Tokens { n, dim: DIM, values }
+    }
+
     fn upsert(&mut self) {
         let n = self.rng.random_range(1..12);
         let mut points = BTreeMap::new();
@@ -113,15 +120,18 @@ impl World {
                 vectors.insert("text".to_owned(), self.vector(DIM + 3));
             }
             let texts = vec![Text { text: format!("text of {id}"), language: "en".into() }];
-            points.insert(id.clone(), NewPoint { id, texts, payload: self.payload(), vectors });
+            let tokens =
+                [("image", 4), ("text", 2)].into_iter().filter(|_| self.rng.random_bool(0.6)).collect::<Vec<_>>();
+            let tokens = tokens.into_iter().map(|(of, n)| (of.to_owned(), self.tokens(n))).collect();
+            points.insert(id.clone(), NewPoint { id, texts, payload: self.payload(), vectors, tokens });
         }
         let points: Vec<NewPoint> = points.into_values().collect();
         let commit = self.collection().upsert(points.clone()).unwrap();
         assert_eq!(commit.changed, points.len() as u64);
-        for NewPoint { id, texts, payload, vectors } in points {
+        for NewPoint { id, texts, payload, vectors, tokens } in points {
             let vectors = vectors.into_iter().map(|(name, v)| (name, unit(&v))).collect();
             self.writes += 1;
-            self.model.insert(id, Known { texts, payload, vectors, written: self.writes });
+            self.model.insert(id, Known { texts, payload, vectors, tokens, written: self.writes });
         }
     }
 
@@ -190,7 +200,7 @@ impl World {
 
 /// Everything a reader can tell agrees with the model.
 fn compare(reader: &Reader, model: &Model) {
-    let all = Fields { payload: true, texts: true, vectors: true };
+    let all = Fields { payload: true, texts: true, vectors: true, tokens: true };
     assert_eq!(reader.count(), model.len() as u64);
     let mut scrolled = Vec::new();
     let mut from = Some(0);
@@ -208,6 +218,8 @@ fn compare(reader: &Reader, model: &Model) {
     for (point, (id, known)) in scrolled.iter().zip(in_order) {
         assert_eq!((&point.texts, &point.payload), (&known.texts, &known.payload), "{id}");
         assert!(close(&point.vectors, &known.vectors), "{id}");
+        assert_eq!(point.tokens, known.tokens, "{id}");
+        assert_eq!(reader.tokens(point.row, "text").unwrap().as_ref(), known.tokens.get("text"), "{id}");
         assert_eq!(reader.row(id).unwrap(), Some(point.row));
         assert_eq!(reader.get(std::slice::from_ref(id), all).unwrap(), std::slice::from_ref(point));
         assert_eq!(reader.vector(id, "text").unwrap().is_some(), known.vectors.contains_key("text"));

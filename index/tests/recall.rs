@@ -26,9 +26,8 @@ fn grouped(seed: u64, n_clusters: usize, per_cluster: usize, spread: f32) -> Vec
 
 fn filled(database: &Database, name: &str, vectors: &[Vec<f32>]) -> Collection {
     let config = CollectionConfig {
-        model: None,
         vectors: [("v".to_owned(), VectorConfig { dim: DIM })].into(),
-        hnsw: HnswConfig::default(),
+        ..CollectionConfig::default()
     };
     let collection = database.create_collection(name, config).unwrap();
     let ids: Vec<usize> = (0..vectors.len()).collect();
@@ -38,6 +37,7 @@ fn filled(database: &Database, name: &str, vectors: &[Vec<f32>]) -> Collection {
             texts: Vec::new(),
             payload: Payload::new(),
             vectors: BTreeMap::from([("v".to_owned(), vectors[i].clone())]),
+            tokens: BTreeMap::new(),
         };
         collection.upsert(batch.iter().map(point).collect()).unwrap();
     }
@@ -136,7 +136,7 @@ fn a_reader_keeps_its_generation_while_others_write() {
     let vectors = grouped(10, 10, 20, 0.3);
     let collection = filled(&database, "c", &vectors);
     let reader = collection.reader();
-    let all = Fields { payload: true, texts: true, vectors: true };
+    let all = Fields { payload: true, texts: true, vectors: true, tokens: false };
     let points = reader.scroll(0, 1000, all).unwrap().points;
     let hits: Vec<_> = vectors.iter().map(|v| search(&reader, v, true)).collect();
     std::thread::scope(|scope| {
@@ -146,7 +146,13 @@ fn a_reader_keeps_its_generation_while_others_write() {
                 for i in (writer..200).step_by(3) {
                     let vectors = [("v".to_owned(), vectors[(i as usize + 50) % 200].clone())].into();
                     let id = PointId::Num(i);
-                    let new = NewPoint { id: id.clone(), texts: Vec::new(), payload: Payload::new(), vectors };
+                    let new = NewPoint {
+                        id: id.clone(),
+                        texts: Vec::new(),
+                        payload: Payload::new(),
+                        vectors,
+                        tokens: BTreeMap::new(),
+                    };
                     match i % 3 {
                         0 => drop(collection.delete(&[id]).unwrap()),
                         1 => drop(collection.upsert(vec![new]).unwrap()),

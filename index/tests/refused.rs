@@ -9,7 +9,8 @@ fn vectors(list: &[(&str, &[f32])]) -> BTreeMap<String, Vec<f32>> {
 }
 
 fn point(id: impl Into<PointId>, list: &[(&str, &[f32])]) -> NewPoint {
-    NewPoint { id: id.into(), texts: Vec::new(), payload: Payload::new(), vectors: vectors(list) }
+    let tokens = BTreeMap::new();
+    NewPoint { id: id.into(), texts: Vec::new(), payload: Payload::new(), vectors: vectors(list), tokens }
 }
 
 fn good(id: u64) -> NewPoint {
@@ -18,7 +19,16 @@ fn good(id: u64) -> NewPoint {
 
 fn config(list: &[(&str, usize)]) -> CollectionConfig {
     let vectors = list.iter().map(|(name, dim)| ((*name).to_owned(), VectorConfig { dim: *dim })).collect();
-    CollectionConfig { model: None, vectors, hnsw: HnswConfig::default() }
+    CollectionConfig { vectors, ..CollectionConfig::default() }
+}
+
+fn with_tokens(config: CollectionConfig, list: &[(&str, usize, usize)]) -> CollectionConfig {
+    let tokens = list.iter().map(|&(of, n, dim)| (of.to_owned(), TokenConfig { n, dim })).collect();
+    CollectionConfig { tokens, ..config }
+}
+
+fn tokens(n: usize, dim: usize, values: &[f32]) -> Tokens {
+    Tokens { n, dim, values: values.iter().map(|x| half::f16::from_f32(*x)).collect() }
 }
 
 fn database() -> (tempfile::TempDir, Database) {
@@ -34,9 +44,11 @@ fn message<T>(result: Result<T>) -> String {
 #[test]
 fn points_that_cannot_be_kept() {
     let (_dir, database) = database();
-    let collection = database.create_collection("c", config(&[("a", 2), ("b", 3)])).unwrap();
+    let config = with_tokens(config(&[("a", 2), ("b", 3)]), &[("a", 2, 3)]);
+    let collection = database.create_collection("c", config).unwrap();
     collection.upsert(vec![good(1)]).unwrap();
     let text = |text: String| NewPoint { texts: vec![Text { text, language: String::new() }], ..good(2) };
+    let with = |of: &str, tokens| NewPoint { tokens: [(of.to_owned(), tokens)].into(), ..good(2) };
     let payload = |json: &str| NewPoint { payload: serde_json::from_str(json).unwrap(), ..good(2) };
     let deep = format!("{{\"a\":{}1{}}}", "[".repeat(20), "]".repeat(20));
     let cases: Vec<(NewPoint, &str)> = vec![
@@ -60,6 +72,14 @@ fn points_that_cannot_be_kept() {
             "bytes of a payload: at most 1048576, received 1048584",
         ),
         (payload(&deep), "levels of a payload: at most 20, received 21"),
+        (with("b", tokens(2, 3, &[0.0; 6])), r#"no tokens named "b": expected one of ["a"]"#),
+        (with("a", tokens(3, 2, &[0.0; 6])), r#"tokens "a": expected 2 x 3 numbers, received 3 x 2"#),
+        (with("a", tokens(2, 3, &[0.0; 7])), r#"tokens "a": expected 2 x 3 numbers, received 7"#),
+        (with("a", tokens(2, 3, &[])), r#"tokens "a": expected 2 x 3 numbers, received 0"#),
+        (
+            with("a", tokens(2, 3, &[0.0, 0.0, 0.0, 0.0, 1e9, 0.0])),
+            r#"tokens "a": the number at position 4 is not finite"#,
+        ),
     ];
     for (new, expected) in cases {
         assert_eq!(message(collection.check(&new)), expected);
@@ -72,17 +92,22 @@ fn points_that_cannot_be_kept() {
 #[test]
 fn limits_themselves_are_allowed() {
     let (_dir, database) = database();
-    let collection = database.create_collection("c", config(&[("a", 2)])).unwrap();
+    let config = with_tokens(config(&[("a", 2)]), &[("a", 256, 2048)]);
+    let collection = database.create_collection("c", config).unwrap();
     let deep = format!("{{\"a\":{}1{}}}", "[".repeat(19), "]".repeat(19));
     let points = vec![
         point("x".repeat(512).as_str(), &[("a", &[f32::MAX, f32::MAX])]),
         point(1, &[("a", &[1e-45, 0.0])]),
         NewPoint { payload: serde_json::from_str(&deep).unwrap(), ..good(2) },
         NewPoint { texts: vec![Text { text: "x".repeat(256 * 1024), language: "en".into() }; 3], ..good(3) },
+        NewPoint { tokens: [("a".to_owned(), tokens(256, 2048, &[65_504.0; 256 * 2048]))].into(), ..good(4) },
     ];
     collection.upsert(points.clone()).unwrap();
     let ids: Vec<PointId> = points.iter().map(|p| p.id.clone()).collect();
-    let stored = collection.reader().get(&ids, Fields { payload: true, texts: true, vectors: true }).unwrap();
+    let all = Fields { payload: true, texts: true, vectors: true, tokens: true };
+    let stored = collection.reader().get(&ids, all).unwrap();
+    assert_eq!(stored[4].tokens, points[4].tokens);
+    assert_eq!(stored[4].n_bytes, 1024 * 1024 + 2 * 4 + 2);
     assert_eq!(
         stored.iter().map(|p| &p.payload).collect::<Vec<_>>(),
         points.iter().map(|p| &p.payload).collect::<Vec<_>>()
@@ -116,6 +141,7 @@ fn searches_that_mean_nothing() {
         assert_eq!(message(reader.search(&search)), expected);
     }
     assert_eq!(message(reader.vector(&1.into(), "b")), r#"no vector named "b": expected one of ["a"]"#);
+    assert_eq!(message(reader.tokens(0, "a")), r#"no tokens named "a": expected one of []"#);
     assert_eq!(message(reader.vector(&2.into(), "a")), "no point with id 2");
     assert_eq!(message(reader.scroll(0, 10_001, Fields::default())), "points of a page: at most 10000, received 10001");
     let missing = collection.set_payload(&[1.into(), "1".into()], Payload::new(), PayloadChange::Overwrite);
@@ -140,6 +166,21 @@ fn names_and_settings() {
         (config(&[("", 2)]), not_a_name("")),
         (config(&[("a", 0)]), "dim: expected 1 to 16384, received 0".to_owned()),
         (config(&[("a", 16_385)]), "dim: expected 1 to 16384, received 16385".to_owned()),
+        (
+            with_tokens(config(&[("a", 2)]), &[("b", 2, 2)]),
+            r#"tokens: expected the name of a vector, one of ["a"], received "b""#.to_owned(),
+        ),
+        (with_tokens(config(&[("a", 2)]), &[("a", 0, 2)]), "tokens.n: expected 1 to 256, received 0".into()),
+        (with_tokens(config(&[("a", 2)]), &[("a", 257, 2)]), "tokens.n: expected 1 to 256, received 257".into()),
+        (with_tokens(config(&[("a", 2)]), &[("a", 2, 0)]), "tokens.dim: expected 1 to 16384, received 0".into()),
+        (
+            with_tokens(config(&[("a", 2)]), &[("a", 2, 16_385)]),
+            "tokens.dim: expected 1 to 16384, received 16385".into(),
+        ),
+        (
+            with_tokens(config(&[("a", 2)]), &[("a", 256, 2049)]),
+            "bytes of tokens: at most 1048576, received 1049088".into(),
+        ),
         (CollectionConfig { hnsw: hnsw(3, 200, 64), ..config(&[("a", 2)]) }, "m: expected 4 to 64, received 3".into()),
         (
             CollectionConfig { hnsw: hnsw(16, 199, 64), ..config(&[("a", 2)]) },

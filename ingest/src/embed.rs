@@ -1,15 +1,15 @@
 //! The embed stage: what a point brings becomes what is stored. The command and the server both call it.
 //!
-//! A vector that is given is never computed anew. One bad input never fails the others, and batches of any size give the
-//! same points.
+//! A vector that is given is never computed anew, and nor are tokens: where a collection keeps them, they come with the vector
+//! that is computed. One bad input never fails the others, and batches of any size give the same points.
 
 use std::{
     collections::BTreeMap,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
 };
 
-use firn_index::{self as index, CollectionConfig, Limits, NewPoint, Payload, PointId, Text};
-use firn_model::{Encoder, Pixels, TextEmbedding, picture};
+use firn_index::{self as index, CollectionConfig, Limits, NewPoint, Payload, PointId, Text, Tokens};
+use firn_model::{Encoder, FusionTokens, Grid, Keep, Pixels, TextEmbedding, picture};
 use rayon::prelude::*;
 
 use crate::ItemError;
@@ -34,6 +34,8 @@ pub struct Input {
     pub payload: Payload,
     /// Precomputed vectors by name, any length but zero.
     pub vectors: BTreeMap<String, Vec<f32>>,
+    /// Precomputed tokens, by the name of the vector they are kept beside.
+    pub tokens: BTreeMap<String, Tokens>,
 }
 
 /// A point ready to be written, and what of its texts was not read.
@@ -66,7 +68,7 @@ pub fn points(
             return answers;
         }
         let prepared = chunk.into_par_iter().map(|input| prepare(encoder, config, input)).collect();
-        answers.extend(finish(encoder, prepared, &AtomicBool::new(false)));
+        answers.extend(finish(encoder, config, prepared, &AtomicBool::new(false)));
     }
 }
 
@@ -88,21 +90,22 @@ impl Prepared {
 /// Checks one input, decodes and preprocesses its picture. Needs no network, so many threads may do it.
 pub fn prepare(encoder: Option<&dyn Encoder>, config: &CollectionConfig, input: Input) -> Result<Prepared, ItemError> {
     check_vectors(config, &input.vectors)?;
+    input.tokens.iter().try_for_each(|(of, tokens)| config.check_tokens(of, tokens))?;
     check_texts(&input.texts)?;
     let embed_image = needs_image(config, &input)?;
     let embed_texts = needs_texts(config, &input)?;
     let pixels = match input.image {
         Some(bytes) if embed_image => {
             let encoder = ready(encoder, config, IMAGE_VECTOR)?;
-            Some(encoder.preprocess(&picture::decode(&bytes)?.rgb))
+            Some(encoder.preprocess(&picture::decode(&bytes)?.rgb)?)
         }
         _ => None,
     };
     if embed_texts {
         ready(encoder, config, TEXT_VECTOR)?;
     }
-    let Input { id, texts, payload, vectors, .. } = input;
-    Ok(Prepared { point: NewPoint { id, texts, payload, vectors }, pixels, embed_texts })
+    let Input { id, texts, payload, vectors, tokens, .. } = input;
+    Ok(Prepared { point: NewPoint { id, texts, payload, vectors, tokens }, pixels, embed_texts })
 }
 
 /// Items that are embedded between two looks at whether to stop. On a CPU an item may take seconds; eight a core are as many
@@ -116,6 +119,7 @@ pub fn step(encoder: Option<&dyn Encoder>) -> usize {
 /// batch that is on its way is the last, and what it leaves undone is `ItemError::Stopped`.
 pub fn finish(
     encoder: Option<&dyn Encoder>,
+    config: &CollectionConfig,
     prepared: Vec<Result<Prepared, ItemError>>,
     stop: &AtomicBool,
 ) -> Vec<Result<Embedded, ItemError>> {
@@ -126,30 +130,38 @@ pub fn finish(
     let Some(encoder) = encoder else {
         return answers.into_iter().map(|answer| answer.map(|(embedded, ..)| embedded)).collect();
     };
-    embed_images(encoder, &mut answers, stop);
-    embed_texts(encoder, &mut answers, stop);
+    embed_images(encoder, keep(config, IMAGE_VECTOR), &mut answers, stop);
+    embed_texts(encoder, keep(config, TEXT_VECTOR), &mut answers, stop);
     answers.into_iter().map(|answer| answer.map(|(embedded, ..)| embedded)).collect()
+}
+
+/// What a collection keeps beside that vector. A grid says nothing of texts.
+fn keep(config: &CollectionConfig, vector: &str) -> Keep {
+    let Some(shape) = config.tokens.get(vector) else { return Keep::Nothing };
+    let grid = Grid::ALL.into_iter().find(|grid| grid.cells() * grid.cells() == shape.n);
+    Keep::Tokens(grid.unwrap_or(Grid::Four))
 }
 
 type Answer = Result<(Embedded, Option<Pixels>, bool), ItemError>;
 
-fn embed_images(encoder: &dyn Encoder, answers: &mut [Answer], stop: &AtomicBool) {
+fn embed_images(encoder: &dyn Encoder, keep: Keep, answers: &mut [Answer], stop: &AtomicBool) {
     let (places, pixels): (Vec<usize>, Vec<Pixels>) = answers
         .iter_mut()
         .enumerate()
         .filter_map(|(place, answer)| Some((place, answer.as_mut().ok()?.1.take()?)))
         .unzip();
-    let embeddings = each(&pixels, IMAGES_PER_CALL, stop, |batch| encoder.embed_images(batch));
+    let embeddings = each(&pixels, IMAGES_PER_CALL, stop, |batch| encoder.embed_images(batch, keep));
     for (place, embedding) in places.into_iter().zip(embeddings) {
         set(&mut answers[place], embedding, |answer, embedding| {
-            answer.point.vectors.insert(IMAGE_VECTOR.to_owned(), embedding);
+            answer.point.vectors.insert(IMAGE_VECTOR.to_owned(), embedding.embedding);
+            add_tokens(&mut answer.point, IMAGE_VECTOR, embedding.fusion_tokens);
             Ok(())
         });
     }
 }
 
 /// Texts of all items go through the encoder sorted by length: a batch is padded to its longest.
-fn embed_texts(encoder: &dyn Encoder, answers: &mut [Answer], stop: &AtomicBool) {
+fn embed_texts(encoder: &dyn Encoder, keep: Keep, answers: &mut [Answer], stop: &AtomicBool) {
     let mut texts: Vec<(usize, &str)> = Vec::new();
     for (place, answer) in answers.iter().enumerate() {
         if let Ok((embedded, _, true)) = answer {
@@ -159,7 +171,7 @@ fn embed_texts(encoder: &dyn Encoder, answers: &mut [Answer], stop: &AtomicBool)
     let mut order: Vec<usize> = (0..texts.len()).collect();
     order.sort_by_key(|&at| texts[at].1.len());
     let sorted: Vec<&str> = order.iter().map(|&at| texts[at].1).collect();
-    let embeddings = each(&sorted, TEXTS_PER_CALL, stop, |batch| encoder.embed_texts(batch));
+    let embeddings = each(&sorted, TEXTS_PER_CALL, stop, |batch| encoder.embed_texts(batch, keep));
 
     let mut by_text: Vec<Option<Result<TextEmbedding, ItemError>>> = (0..texts.len()).map(|_| None).collect();
     for (at, embedding) in order.into_iter().zip(embeddings) {
@@ -174,8 +186,15 @@ fn embed_texts(encoder: &dyn Encoder, answers: &mut [Answer], stop: &AtomicBool)
         set(&mut answers[place], in_order(embeddings), |answer, embeddings| {
             answer.truncations = truncations(&embeddings);
             answer.point.vectors.insert(TEXT_VECTOR.to_owned(), mean(&embeddings)?);
+            add_tokens(&mut answer.point, TEXT_VECTOR, mean_tokens(embeddings)?);
             Ok(())
         });
+    }
+}
+
+fn add_tokens(point: &mut NewPoint, vector: &str, tokens: Option<FusionTokens>) {
+    if let Some(FusionTokens { n, dim, values }) = tokens {
+        point.tokens.entry(vector.to_owned()).or_insert(Tokens { n, dim, values });
     }
 }
 
@@ -245,6 +264,12 @@ fn mean(embeddings: &[TextEmbedding]) -> Result<Vec<f32>, ItemError> {
         return Err(index::Error::ZeroVector { vector: TEXT_VECTOR.to_owned() }.into());
     }
     Ok(sum.into_iter().map(|number| (number / length) as f32).collect())
+}
+
+/// Slot by slot over the texts of a point; none if the model gave none.
+fn mean_tokens(embeddings: Vec<TextEmbedding>) -> Result<Option<FusionTokens>, ItemError> {
+    let all: Option<Vec<FusionTokens>> = embeddings.into_iter().map(|embedding| embedding.fusion_tokens).collect();
+    Ok(all.map(|all| FusionTokens::mean(&all)).transpose()?)
 }
 
 fn needs_image(config: &CollectionConfig, input: &Input) -> Result<bool, ItemError> {
@@ -336,5 +361,6 @@ fn limit(what: &'static str, max: usize, received: usize) -> Result<(), ItemErro
 fn point_bytes(point: &NewPoint) -> usize {
     let texts: usize = point.texts.iter().map(|text| text.text.len() + text.language.len()).sum();
     let vectors: usize = point.vectors.values().map(|vector| vector.len() * 4).sum();
-    texts + vectors
+    let tokens: usize = point.tokens.values().map(|tokens| tokens.values.len() * 2).sum();
+    texts + vectors + tokens
 }

@@ -33,9 +33,9 @@ pub struct Identified {
 
 /// Gives an item its id, and the key that goes with it.
 pub fn identify(item: Item, from: IdFrom) -> Identified {
-    let Item { name, id, image, texts, payload, vectors } = item;
+    let Item { name, id, image, texts, payload, vectors, tokens } = item;
     let picture = image.as_deref().map(blake3::hash);
-    let mut input = Input { id: PointId::Num(0), image, texts, payload, vectors };
+    let mut input = Input { id: PointId::Num(0), image, texts, payload, vectors, tokens };
     input.id = match (id, from) {
         (Some(id), _) => id,
         (None, IdFrom::Path) => PointId::Text(path_of(&input).unwrap_or(name)),
@@ -88,6 +88,7 @@ fn key(input: &Input, picture: Option<blake3::Hash>) -> (Key, u128) {
         part(&mut hasher, text.language.as_bytes());
     }
     hash_vectors(&mut hasher, input);
+    hash_tokens(&mut hasher, input);
     let mut payload = input.payload.clone();
     let path = payload.remove("path");
     part(&mut hasher, serde_json::Value::Object(payload).to_string().as_bytes());
@@ -104,6 +105,15 @@ fn hash_vectors(hasher: &mut Hasher, input: &Input) {
     for (name, vector) in &input.vectors {
         part(hasher, name.as_bytes());
         let bytes: Vec<u8> = vector.iter().flat_map(|number| number.to_le_bytes()).collect();
+        part(hasher, &bytes);
+    }
+}
+
+fn hash_tokens(hasher: &mut Hasher, input: &Input) {
+    for (name, tokens) in &input.tokens {
+        part(hasher, name.as_bytes());
+        part(hasher, &(tokens.n as u64).to_le_bytes());
+        let bytes: Vec<u8> = tokens.values.iter().flat_map(|number| number.to_le_bytes()).collect();
         part(hasher, &bytes);
     }
 }
@@ -125,7 +135,7 @@ pub fn hex(number: u128) -> String {
 
 #[cfg(test)]
 mod tests {
-    use firn_index::Text;
+    use firn_index::{Text, Tokens};
 
     use super::*;
 
@@ -168,6 +178,11 @@ mod tests {
         check(|item| item.texts[0].language = "de".to_owned(), true);
         check(|item| drop(item.payload.insert("n".to_owned(), 1.into())), true);
         check(|item| drop(item.vectors.insert("image".to_owned(), vec![0.5])), true);
+        let tokens = |item: &mut Item| {
+            let tokens = Tokens { n: 1, dim: 1, values: vec![half::f16::ONE] };
+            item.tokens.insert("image".to_owned(), tokens);
+        };
+        check(tokens, true);
         check(|item| item.id = Some(1.into()), false);
         check(|item| item.texts.swap(0, 1), false);
         check(|item| drop(item.payload.insert("path".to_owned(), "a.jpg".into())), true);

@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use firn_index::CollectionConfig;
+use firn_index::{CollectionConfig, NewPoint};
 use firn_model::Encoder;
 use rayon::prelude::*;
 
@@ -99,7 +99,7 @@ pub fn run(job: Job, sink: &mut dyn Sink) -> (Report, Result<(), RunError>) {
             scope.spawn(move || stage(read_in, PREPARE, stop, &prepare_out, |batch| prepare(encoder, config, batch)));
             let step = embed::step(encoder);
             scope.spawn(move || {
-                stage_of_batches(prepare_in, step, stop, &write_out, |batch| finish(encoder, batch, stop));
+                stage_of_batches(prepare_in, step, stop, &write_out, |batch| finish(encoder, config, batch, stop));
             });
         } else {
             scope.spawn(move || stage(read_in, PREPARE, stop, &write_out, |batch| batch));
@@ -237,7 +237,8 @@ fn duplicate_id(input: &Input, kind: Kind) -> Outcome {
 fn bytes(input: &Input) -> usize {
     let texts: usize = input.texts.iter().map(|text| text.text.len() + text.language.len()).sum();
     let vectors: usize = input.vectors.values().map(|vector| vector.len() * 4).sum();
-    input.image.as_ref().map_or(0, Vec::len) + texts + vectors + 256
+    let tokens: usize = input.tokens.values().map(|tokens| tokens.values.len() * 2).sum();
+    input.image.as_ref().map_or(0, Vec::len) + texts + vectors + tokens + 256
 }
 
 /// A stage that takes what is ready, up to `most` items at a time.
@@ -296,7 +297,12 @@ fn prepare(
 }
 
 /// What is not embedded because the run was stopped goes no further, and is settled in no way.
-fn finish(encoder: Option<&dyn Encoder>, batch: Vec<Parcel<Prepared>>, stop: &AtomicBool) -> Vec<Parcel<Input>> {
+fn finish(
+    encoder: Option<&dyn Encoder>,
+    config: &CollectionConfig,
+    batch: Vec<Parcel<Prepared>>,
+    stop: &AtomicBool,
+) -> Vec<Parcel<Input>> {
     let mut refused = Vec::new();
     let (mut labels, mut prepared) = (Vec::new(), Vec::new());
     for Parcel { label, content } in batch {
@@ -308,15 +314,14 @@ fn finish(encoder: Option<&dyn Encoder>, batch: Vec<Parcel<Prepared>>, stop: &At
             Err(outcome) => refused.push(Parcel { label, content: Err(outcome) }),
         }
     }
-    let embedded = embed::finish(encoder, prepared, stop);
+    let embedded = embed::finish(encoder, config, prepared, stop);
     let settled = labels.into_iter().zip(embedded).filter(|(_, e)| !matches!(e, Err(ItemError::Stopped)));
     let done = settled.map(|(label, embedded)| {
         Parcel { label, content: Ok(embedded) }.map(|embedded, label| {
             let embedded = embedded?;
             label.truncated_texts = embedded.truncations.len();
-            let point = embedded.point;
-            let input =
-                Input { id: point.id, image: None, texts: point.texts, payload: point.payload, vectors: point.vectors };
+            let NewPoint { id, texts, payload, vectors, tokens } = embedded.point;
+            let input = Input { id, image: None, texts, payload, vectors, tokens };
             if let Some(permit) = &mut label.permit {
                 permit.resize(bytes(&input));
             }
@@ -389,6 +394,9 @@ impl Writing<'_> {
         self.bytes = 0;
         let mut batch = Vec::with_capacity(self.batch.len());
         for (label, input) in self.batch.drain(..) {
+            if let Some(key) = label.key {
+                self.sink.announce(self.next_ticket, key);
+            }
             self.on_their_way.insert(self.next_ticket, label);
             batch.push((self.next_ticket, input));
             self.next_ticket += 1;

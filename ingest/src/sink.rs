@@ -4,7 +4,7 @@ use std::error::Error;
 
 use firn_index::{Collection, Fields, Limits, NewPoint, PointId};
 
-use crate::{ItemError, embed::Input};
+use crate::{ItemError, embed::Input, identity::Key};
 
 /// A point on its way; the number is the pipeline's own.
 pub type Ticket = u64;
@@ -33,6 +33,9 @@ pub trait Sink {
 
     /// Shows the id of every point that is there.
     fn each_id(&mut self, see: &mut dyn FnMut(&PointId)) -> Result<(), SinkError>;
+
+    /// Says what a point was made from that comes next under this ticket, for a sink that keeps its own book.
+    fn announce(&mut self, _ticket: Ticket, _key: Key) {}
 
     /// Takes a batch (an empty one only asks for answers) and adds the answers that are known to `settled`. They count even
     /// when an error follows.
@@ -75,8 +78,8 @@ impl Sink for CollectionSink {
     fn put(&mut self, batch: Vec<(Ticket, Input)>, settled: &mut Vec<(Ticket, Outcome)>) -> Result<(), SinkError> {
         let mut tickets = Vec::with_capacity(batch.len());
         let mut points = Vec::with_capacity(batch.len());
-        for (ticket, Input { id, texts, payload, vectors, .. }) in batch {
-            let point = NewPoint { id, texts, payload, vectors };
+        for (ticket, Input { id, texts, payload, vectors, tokens, .. }) in batch {
+            let point = NewPoint { id, texts, payload, vectors, tokens };
             match self.collection.check(&point) {
                 Ok(()) => {
                     tickets.push(ticket);

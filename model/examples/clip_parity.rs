@@ -2,7 +2,7 @@
 
 use std::{path::Path, process::exit};
 
-use firn_model::{Device, Embedding, load};
+use firn_model::{Device, Embedding, Keep, load};
 use safetensors::SafeTensors;
 use serde_json::json;
 
@@ -29,9 +29,10 @@ fn main() {
         .map_while(|i| std::fs::read(Path::new(&folder).join(format!("{i}.png"))).ok())
         .map(|bytes| firn_model::picture::decode(&bytes).expect("the script wrote pictures").rgb)
         .collect();
-    let pixels: Vec<_> = pictures.iter().map(|p| encoder.preprocess(p)).collect();
-    let images = encoder.embed_images(&pixels).expect("the reference embeds them");
-    let words = encoder.embed_texts(&texts).expect("the reference embeds them");
+    let pixels: Vec<_> = pictures.iter().map(|p| encoder.preprocess(p).expect("a CLIP takes pictures")).collect();
+    let images = encoder.embed_images(&pixels, Keep::Nothing).expect("the reference embeds them");
+    let images: Vec<Embedding> = images.into_iter().map(|image| image.embedding).collect();
+    let words = encoder.embed_texts(&texts, Keep::Nothing).expect("the reference embeds them");
     let words: Vec<Embedding> = words.into_iter().map(|t| t.embedding).collect();
     let values: Vec<f32> = pixels.iter().flat_map(|p| p.values.iter().copied()).collect();
     let answer = json!({

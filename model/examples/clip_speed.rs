@@ -15,7 +15,7 @@ use candle_transformers::models::clip::{
     text_model::{Activation, ClipTextConfig},
     vision_model::ClipVisionConfig,
 };
-use firn_model::{Device, Encoder, Pixels, load, picture};
+use firn_model::{Device, Encoder, Keep, Pixels, load, picture};
 use serde_json::{Value, json};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
@@ -51,13 +51,16 @@ fn main() -> Outcome<()> {
 
 fn run(encoder: &dyn Encoder, candle: &ClipModel, inputs: &Inputs, job: (&str, &str, usize)) -> Outcome<()> {
     match job {
-        ("firn", "image", n) => drop(encoder.embed_images(&inputs.pixels[..n])?),
+        ("firn", "image", n) => drop(encoder.embed_images(&inputs.pixels[..n], Keep::Nothing)?),
         ("firn", "text", n) => {
-            drop(encoder.embed_texts(&inputs.texts[..n].iter().map(String::as_str).collect::<Vec<_>>())?);
+            drop(
+                encoder
+                    .embed_texts(&inputs.texts[..n].iter().map(String::as_str).collect::<Vec<_>>(), Keep::Nothing)?,
+            );
         }
         ("firn", "photo", n) => {
             for _ in 0..n {
-                encoder.preprocess(&picture::decode(&inputs.photo)?.rgb);
+                encoder.preprocess(&picture::decode(&inputs.photo)?.rgb)?;
             }
         }
         ("candle", "image", n) => {

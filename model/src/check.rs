@@ -1,14 +1,21 @@
 //! `firn model check`: everything that is wrong with a model at once, where `load` stops at the first fault.
 
+mod decoder;
+mod family;
+mod join;
+mod sentences;
+mod towers;
+
 use std::path::{Path, PathBuf};
 
 use image::{Rgb, RgbImage};
 use serde::Serialize;
 
+use self::family::Family;
 use crate::{
-    Device, Encoder, Error, ModelSpec, Result, encoder, hub, load,
-    pair::{self, Config, TensorFault, Tokenizer, Weights},
-    preprocess::Preprocessor,
+    Device, Encoder, Error, Keep, ModelSpec, Result, folder, hub, load,
+    pair::{TensorFault, Weights},
+    side::Want,
 };
 
 /// Names of tensors that are listed of those nobody reads.
@@ -45,27 +52,40 @@ pub struct Memory {
     pub batch_bytes: u64,
 }
 
-/// One text and one picture, embedded on the CPU.
+/// One text and one picture, as far as the model takes them, embedded on the CPU.
 #[derive(Clone, Debug, Serialize)]
 pub struct Trial {
     pub text: &'static str,
+    /// 0: it takes no texts.
     pub tokens_used: usize,
     pub dim: usize,
-    /// First numbers of the embeddings of the text and of a grey picture.
+    /// First numbers of the embeddings of the text and of a grey picture; none of what it does not take.
     pub text_embedding_head: Vec<f32>,
     pub image_embedding_head: Vec<f32>,
 }
 
 /// Looks at every part of a model. An `Err` means that there is no model to look at.
 pub fn check(name: &str) -> Result<CheckReport> {
+    look_at(name, None)
+}
+
+/// Looks at what is missing to make a model one of a family, such as `clip` or `mistral`. `Error::UnknownFamily` names all.
+pub fn check_against(name: &str, family: &str) -> Result<CheckReport> {
+    look_at(name, Some(Family::of_name(family)?))
+}
+
+fn look_at(name: &str, family: Option<Family>) -> Result<CheckReport> {
     let mut report = CheckReport { name: name.to_owned(), ..CheckReport::default() };
     match name.parse()? {
         ModelSpec::Builtin => {}
         ModelSpec::Folder(folder) if !folder.is_dir() => return Err(Error::UnknownModel { name: name.to_owned() }),
-        ModelSpec::Folder(folder) => report.look_into(&folder),
-        ModelSpec::Hub { repo, revision } => report.look_into(&hub::fetch(&repo, &revision)?),
+        ModelSpec::Folder(folder) => report.look_into(&folder, family),
+        ModelSpec::Hub { repo, revision } => report.look_into(&hub::fetch(&repo, &revision)?, family),
     }
+    // A decoder alone embeds nothing.
+    let is_decoder = report.folder.as_deref().is_some_and(|folder| Family::kind_of(folder) == family::Kind::Decoder);
     if report.has_no_fault()
+        && !is_decoder
         && let Some(encoder) = report.keep(load(name, Device::Cpu))
     {
         report.family = Some(encoder.info().family.clone());
@@ -85,151 +105,99 @@ impl CheckReport {
     fn keep<T>(&mut self, result: Result<T>) -> Option<T> {
         match result {
             Ok(value) => return Some(value),
-            Err(Error::MissingFile { file, .. }) => self.missing_files.push(file),
+            Err(Error::MissingFile { folder, file }) => self.keep_missing(&folder.join(file)),
             Err(error) => self.faults.push(error.to_string()),
         }
         None
     }
 
-    fn look_into(&mut self, folder: &Path) {
+    /// Named from the model's folder on.
+    fn keep_missing(&mut self, path: &Path) {
+        let within = self.folder.as_deref().and_then(|root| path.strip_prefix(root).ok());
+        let name = within.unwrap_or(path).display().to_string();
+        if !self.missing_files.contains(&name) {
+            self.missing_files.push(name);
+        }
+    }
+
+    fn look_into(&mut self, folder: &Path, family: Option<Family>) {
         self.folder = Some(folder.to_owned());
-        let family = encoder::family(folder);
-        if let Err(Error::UnknownFamily { received, .. }) = &family {
-            self.family = Some(received.clone());
-            self.keep(family);
-            return;
-        }
-        let family = self.keep(family);
-        self.family = family.map(|family| family.name().to_owned());
-        let config = family.and_then(|family| self.keep(Config::read(&folder.join(pair::CONFIG_FILE), family)));
-        let weights = self.keep(Weights::open(folder));
-        match config {
-            Some(config) => self.look_at_parts(folder, &config, weights.as_ref()),
-            None => self.look_for_files(folder),
+        match family.map_or_else(|| Family::kind_of(folder), Family::kind) {
+            family::Kind::Join => self.look_at_join(folder),
+            family::Kind::Sentences => self.look_at_sentences(folder, family.and_then(Family::sentences)),
+            family::Kind::Decoder => self.look_at_decoder(folder, family.and_then(Family::decoder)),
+            family::Kind::Pair => self.look_at_towers(folder, family.and_then(Family::pair), Want::Both),
         }
     }
 
-    fn look_at_parts(&mut self, folder: &Path, config: &Config, weights: Option<&Weights>) {
-        self.keep(Tokenizer::read(&folder.join(pair::TOKENIZER_FILE), &config.text));
-        let preprocessor = folder.join(pair::preprocessor_file(folder));
-        self.keep(Preprocessor::read(&preprocessor, config.vision.image_size, config.family.preprocessing()));
-        self.parameters = Some(config.n_parameters());
-        self.memory = pair::memory(config);
-        if let Some(weights) = weights {
-            let tensors = config.tensors();
-            self.tensor_faults = tensors.iter().filter_map(|(name, shape)| weights.fault(name, shape)).collect();
-            let read = |name: &String| tensors.iter().any(|(n, _)| n == name) || pair::is_known_spare(name);
-            self.unread_tensors = weights.names().into_iter().filter(|name| !read(name)).take(MAX_LISTED).collect();
+    /// A family that was asked for is the one that the config names.
+    fn look_at_family(&mut self, config: &Path, family: &str) {
+        let said = folder::read_json(config).unwrap_or_default()["model_type"].clone();
+        if said != family {
+            self.faults.push(format!("{}: model_type: expected {family}, received {said}", config.display()));
         }
     }
 
-    /// Without a config, all that can be said is what is not there.
-    fn look_for_files(&mut self, folder: &Path) {
-        for name in [pair::TOKENIZER_FILE, pair::preprocessor_file(folder)] {
-            if !folder.join(name).is_file() {
-                self.missing_files.push(name.to_owned());
+    fn look_at_files(&mut self, folder: &Path, names: impl IntoIterator<Item = String>) {
+        for path in names.into_iter().map(|name| folder.join(name)).filter(|path| !path.is_file()) {
+            self.keep_missing(&path);
+        }
+    }
+
+    /// Those that must be there, and whether there are others beside all that are `known`.
+    fn look_at_tensors(&mut self, weights: &Weights, needed: &[Shaped], known: &[Shaped], is_spare: fn(&str) -> bool) {
+        for fault in needed.iter().filter_map(|(name, shape)| weights.fault(name, shape)) {
+            // Several tensors may be made of one.
+            if !self.tensor_faults.contains(&fault) {
+                self.tensor_faults.push(fault);
+            }
+        }
+        let unread = weights.unread(known).into_iter().filter(|name| !is_spare(name)).map(str::to_owned);
+        self.unread_tensors.extend(unread.take(MAX_LISTED - self.unread_tensors.len().min(MAX_LISTED)));
+    }
+
+    /// Of one more part: its parameters, and what it takes beside the others.
+    fn add(&mut self, parameters: u64, memory: Vec<Memory>) {
+        self.parameters = Some(self.parameters.unwrap_or(0) + parameters);
+        for part in memory {
+            match self.memory.iter_mut().find(|memory| (memory.device, memory.dtype) == (part.device, part.dtype)) {
+                Some(memory) => {
+                    memory.weights_bytes += part.weights_bytes;
+                    memory.batch_bytes = memory.batch_bytes.max(part.batch_bytes);
+                }
+                None => self.memory.push(part),
             }
         }
     }
 
+    /// Of the sides that there are.
     fn keep_trial(&mut self, encoder: &dyn Encoder) -> Option<Trial> {
         const TEXT: &str = "a photo of a cat";
-        let side = encoder.info().image_side_px as u32;
-        let grey = encoder.preprocess(&RgbImage::from_pixel(side, side, Rgb([128; 3])));
-        let text = self.keep(encoder.embed_texts(&[TEXT]))?.pop()?;
-        let image = self.keep(encoder.embed_images(&[grey]))?.pop()?;
         let head = |embedding: &[f32]| embedding[..embedding.len().min(4)].to_vec();
-        Some(Trial {
+        let info = encoder.info();
+        let mut trial = Trial {
             text: TEXT,
-            tokens_used: text.tokens_used,
-            dim: text.embedding.len(),
-            text_embedding_head: head(&text.embedding),
-            image_embedding_head: head(&image),
-        })
+            tokens_used: 0,
+            dim: info.dim,
+            text_embedding_head: Vec::new(),
+            image_embedding_head: Vec::new(),
+        };
+        if info.max_text_tokens > 0 {
+            let text = self.keep(encoder.embed_texts(&[TEXT], Keep::Nothing))?.pop()?;
+            (trial.tokens_used, trial.text_embedding_head) = (text.tokens_used, head(&text.embedding));
+        }
+        if info.image_side_px > 0 {
+            let side = info.image_side_px as u32;
+            let grey = self.keep(encoder.preprocess(&RgbImage::from_pixel(side, side, Rgb([128; 3]))))?;
+            let image = self.keep(encoder.embed_images(&[grey], Keep::Nothing))?.pop()?;
+            trial.image_embedding_head = head(&image.embedding);
+        }
+        Some(trial)
     }
 }
+
+/// Name and shape of a tensor.
+type Shaped = (String, Vec<usize>);
 
 #[cfg(test)]
-mod tests {
-    use rand::{Rng, SeedableRng};
-    use rand_chacha::ChaCha8Rng;
-
-    use super::*;
-    use crate::testing::{copy_of_fixture, fixture};
-
-    fn check_folder(folder: &Path) -> CheckReport {
-        check(folder.to_str().unwrap()).unwrap()
-    }
-
-    #[test]
-    fn a_good_model_passes_with_a_trial() {
-        for (model, parameters) in
-            [("clip-quick", 48_128), ("clip-gelu", 28_160), ("siglip-1", 32_834), ("siglip-2", 17_322)]
-        {
-            let report = check_folder(&fixture(model));
-            assert!(report.ok, "{report:?}");
-            assert_eq!((report.parameters, report.unread_tensors.len()), (Some(parameters), 0));
-            assert_eq!((report.memory[0].device, report.memory[0].weights_bytes), ("cpu", 4 * parameters));
-            let trial = report.trial.as_ref().unwrap();
-            assert_eq!(trial.text_embedding_head.len(), 4);
-            let json = serde_json::to_value(&report).unwrap();
-            assert_eq!(json["ok"], true);
-        }
-        assert!(check("builtin").unwrap().ok);
-    }
-
-    #[test]
-    fn everything_wrong_is_named_at_once() {
-        let copy = copy_of_fixture("clip-gelu");
-        std::fs::remove_file(copy.path().join("tokenizer.json")).unwrap();
-        std::fs::remove_file(copy.path().join("preprocessor_config.json")).unwrap();
-        let config = copy.path().join("config.json");
-        let text = std::fs::read_to_string(&config).unwrap();
-        std::fs::write(&config, text.replace("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3")).unwrap();
-        let report = check_folder(copy.path());
-        assert!(!report.ok && report.trial.is_none());
-        assert_eq!(report.missing_files, ["tokenizer.json", "preprocessor_config.json"]);
-        assert_eq!(report.tensor_faults.len(), 2 * 16, "a layer of each tower");
-        assert_eq!(report.tensor_faults[0].received, "no such tensor");
-    }
-
-    #[test]
-    fn a_folder_of_something_else_is_told_apart() {
-        let dir = tempfile::tempdir().unwrap();
-        let report = check_folder(dir.path());
-        assert_eq!(
-            report.missing_files,
-            ["config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json"]
-        );
-        std::fs::write(dir.path().join("config.json"), r#"{"model_type": "siglip2"}"#).unwrap();
-        let report = check_folder(dir.path());
-        assert_eq!(report.faults, ["model family \"siglip2\" is not known: expected one of clip, siglip"]);
-        assert!(matches!(check("/no/such/folder"), Err(Error::UnknownModel { .. })));
-        assert!(matches!(check("hf:no-slash"), Err(Error::UnknownModel { .. })));
-    }
-
-    /// Seeded damage to every file: whatever comes out, it is an answer.
-    #[test]
-    fn rubbish_is_answered() {
-        const SEED: u64 = 7;
-        println!("seed {SEED}");
-        let mut rng = ChaCha8Rng::seed_from_u64(SEED);
-        let files = ["config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json"];
-        for (model, name) in ["clip-quick", "siglip-1"].into_iter().flat_map(|model| files.map(|name| (model, name))) {
-            let whole = std::fs::read(fixture(model).join(name)).unwrap();
-            let copy = copy_of_fixture(model);
-            // Headers and settings stand at the start.
-            let n_sensitive = whole.len().min(6000);
-            for round in 0..40 {
-                let mut damaged = whole.clone();
-                match round % 4 {
-                    0 => damaged.truncate(rng.random_range(0..whole.len())),
-                    _ => (0..round).for_each(|_| damaged[rng.random_range(0..n_sensitive)] = rng.random_range(32..127)),
-                }
-                std::fs::write(copy.path().join(name), &damaged).unwrap();
-                let report = check_folder(copy.path());
-                assert!(report.ok || !report.has_no_fault(), "{model} {name} {round}");
-            }
-        }
-    }
-}
+mod tests;

@@ -5,26 +5,31 @@
 //! judged by transformers on the same weights, see `model/fixtures/make_decoders.py`. Only the blocks that are asked
 //! for are loaded.
 
+mod alone;
 mod config;
 mod gguf;
+mod tensors;
 mod weights;
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{Module, RmsNorm, ops::softmax_last_dim, rotary_emb::rope};
 
+pub use self::alone::FinalNorm;
+pub(crate) use self::alone::LoneBlock;
 pub use self::config::{Biases, Config, Family, Llama3Scaling, Rope, Scaling};
+pub(crate) use self::tensors::{is_known_spare, tensors};
 use self::{
     gguf::Gguf,
     weights::{Matrix, Source, Store},
 };
 use crate::{
-    Error, Result, device,
-    pair::{CONFIG_FILE, Weights},
+    Error, Result, device, folder, memory,
+    pair::{CONFIG_FILE, TOKENIZER_FILE, WEIGHT_FILES, Weights, n_numbers, weight_file_names},
 };
 
 pub struct Decoder {
@@ -39,6 +44,7 @@ pub struct Decoder {
     head: Option<Matrix>,
     /// (head_dim / 2): turn per position of each pair of a head.
     frequencies: Tensor,
+    n_parameters: u64,
     n_computed: AtomicU64,
 }
 
@@ -99,7 +105,8 @@ pub fn mask(
 }
 
 impl Decoder {
-    /// From a folder in the Hugging Face layout, or a `.gguf` file.
+    /// From a folder in the Hugging Face layout, or a `.gguf` file. `Error::TooLittleMemory`, before anything is read, if
+    /// the CPU has no room for the weights.
     pub fn load(path: &Path, options: &Options) -> Result<Decoder> {
         let device = device::open(options.device)?;
         let (config, store) = open(path)?;
@@ -108,6 +115,10 @@ impl Decoder {
         let n_blocks = options.depth.n_blocks(&config).map_err(|detail| bad(path, detail))?;
 
         let from = Source { store: &store, device: &device, dtype };
+        let tensors = tensors(&config, options.depth).map_err(|detail| bad(path, detail))?;
+        if device.is_cpu() {
+            memory::check(path, tensors.iter().map(|tensor| from.n_bytes(tensor)).sum())?;
+        }
         let norm = || norm(&from, "model.norm.weight", config.hidden_size, &config);
         let tokens = from.matrix("model.embed_tokens", [config.vocab_size, config.hidden_size], false)?;
         let head = match options.depth {
@@ -119,6 +130,7 @@ impl Decoder {
             blocks: (0..n_blocks).map(|i| Block::load(&from, i, &config)).collect::<Result<_>>()?,
             final_norm: matches!(options.depth, Depth::Norm | Depth::Head).then(norm).transpose()?,
             frequencies: Tensor::new(config.rope.frequencies(config.head_dim), &device)?,
+            n_parameters: tensors.iter().map(n_numbers).sum(),
             n_computed: AtomicU64::new(0),
             tokens,
             head,
@@ -139,6 +151,11 @@ impl Decoder {
     /// Blocks that are loaded.
     pub fn n_blocks(&self) -> usize {
         self.blocks.len()
+    }
+
+    /// Those that are loaded.
+    pub fn n_parameters(&self) -> u64 {
+        self.n_parameters
     }
 
     /// Tokens that went through the blocks since loading, pads among them.
@@ -164,7 +181,7 @@ impl Decoder {
         let mut kept = vec![states.clone(); after.len()];
         for (i, block) in self.blocks[..deepest].iter().enumerate() {
             let cached = cache.as_deref_mut().map(|cache| cache.block(i));
-            states = block.forward(&states, &rotation, pass.mask, cached)?;
+            states = block.forward(&states, Some(&rotation), pass.mask, cached)?;
             for (_, kept) in after.iter().zip(&mut kept).filter(|(n, _)| **n == i + 1) {
                 *kept = states.clone();
             }
@@ -265,11 +282,18 @@ impl Block {
         })
     }
 
-    /// (batch, tokens, dim) to the same.
+    /// Of states `dim` wide.
+    fn n_parameters(&self, dim: usize) -> u64 {
+        let matrices = [&self.query, &self.key, &self.value, &self.out, &self.gate, &self.up, &self.down];
+        let head_norms = if self.head_norms.is_some() { 2 * self.head_dim } else { 0 };
+        matrices.into_iter().map(Matrix::n_parameters).sum::<u64>() + (2 * dim + head_norms) as u64
+    }
+
+    /// (batch, tokens, dim) to the same; without a rotation, the order of the tokens says nothing.
     fn forward(
         &self,
         states: &Tensor,
-        rotation: &Rotation,
+        rotation: Option<&Rotation>,
         mask: Option<&Tensor>,
         kept: Option<&mut KeyValues>,
     ) -> candle_core::Result<Tensor> {
@@ -282,7 +306,7 @@ impl Block {
     fn attend(
         &self,
         states: &Tensor,
-        rotation: &Rotation,
+        rotation: Option<&Rotation>,
         mask: Option<&Tensor>,
         kept: Option<&mut KeyValues>,
     ) -> candle_core::Result<Tensor> {
@@ -291,8 +315,10 @@ impl Block {
         if let Some((query_norm, key_norm)) = &self.head_norms {
             (query, key) = (query_norm.forward(&query)?, key_norm.forward(&key)?);
         }
-        let query = (rope(&query, &rotation.cos, &rotation.sin)? / (self.head_dim as f64).sqrt())?;
-        let key = rope(&key, &rotation.cos, &rotation.sin)?;
+        if let Some(Rotation { cos, sin }) = rotation {
+            (query, key) = (rope(&query, cos, sin)?, rope(&key, cos, sin)?);
+        }
+        let query = (query / (self.head_dim as f64).sqrt())?;
         let value = self.heads(&self.value, states)?;
         let (key, value) = match kept {
             Some(kept) => extend(kept, key, value)?,
@@ -334,6 +360,24 @@ fn open(path: &Path) -> Result<(Config, Store)> {
     }
     let gguf = Gguf::open(path)?;
     Ok((gguf.config()?, Store::Gguf(gguf)))
+}
+
+/// Beside weights.
+pub(crate) const SMALL_FILES: [&str; 2] = [CONFIG_FILE, TOKENIZER_FILE];
+
+/// Whether the config of a folder is that of a decoder.
+pub(crate) fn is_in(folder: &Path) -> bool {
+    let config = folder::read_json(&folder.join(CONFIG_FILE)).unwrap_or_default();
+    config["model_type"].as_str().is_some_and(|name| Family::by_name(name).is_ok())
+}
+
+/// Every file that is read, as (name, path); the name of a `.gguf` file says nothing.
+pub(crate) fn files(path: &Path) -> Result<Vec<(String, PathBuf)>> {
+    if !path.is_dir() {
+        return Ok(vec![("model.gguf".to_owned(), path.to_owned())]);
+    }
+    let names = [CONFIG_FILE.to_owned()].into_iter().chain(weight_file_names(path, WEIGHT_FILES)?);
+    Ok(names.map(|name| (name.clone(), path.join(name))).collect())
 }
 
 fn norm(from: &Source, name: &str, dim: usize, config: &Config) -> Result<RmsNorm> {

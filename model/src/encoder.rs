@@ -9,8 +9,12 @@ use std::{
 use image::RgbImage;
 
 use crate::{
-    Error, Result, device, folder, hub,
-    pair::{self, Family, Pair},
+    Error, Result, decoder, device,
+    fusion_tokens::{FusionTokens, Grid, Keep, TokenShape, TokenShapes},
+    hub, join,
+    pair::{self, FrozenBlock},
+    sentence,
+    side::{Opened, Want},
 };
 
 /// Unit length, `ModelInfo::dim` numbers.
@@ -23,6 +27,13 @@ pub struct Pixels {
     pub values: Vec<f32>,
 }
 
+#[derive(Clone, Debug, PartialEq)]
+pub struct ImageEmbedding {
+    pub embedding: Embedding,
+    /// If they were wanted.
+    pub fusion_tokens: Option<FusionTokens>,
+}
+
 /// An embedded text, with what was read of it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TextEmbedding {
@@ -30,6 +41,8 @@ pub struct TextEmbedding {
     pub tokens_used: usize,
     /// Tokens beyond the model's limit, which were not read.
     pub tokens_cut: usize,
+    /// If they were wanted.
+    pub fusion_tokens: Option<FusionTokens>,
 }
 
 /// What an encoder is.
@@ -42,14 +55,29 @@ pub struct ModelInfo {
     /// First 32 hexadecimal digits of the BLAKE3 hash of every file that shapes an embedding.
     pub hash: String,
     pub dim: usize,
+    /// 0: it takes no images.
     pub image_side_px: usize,
+    /// 0: it takes no texts.
     pub max_text_tokens: usize,
+    /// Width of the tokens that are kept of an image for fusion.
+    pub image_token_dim: usize,
+    /// Those that are kept of a text.
+    pub text_tokens: Option<TokenShape>,
     pub parameters: u64,
     /// `cpu` or `cuda:0`.
     pub device: String,
     /// Of a model that was trained to say whether an image and a text belong together.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sigmoid: Option<Sigmoid>,
+}
+
+impl ModelInfo {
+    /// What is kept for fusion, if the patches of an image are pooled to `grid`.
+    pub fn token_shapes(&self, grid: Grid) -> TokenShapes {
+        let n = grid.cells() * grid.cells();
+        let image = (self.image_token_dim > 0).then_some(TokenShape { n, dim: self.image_token_dim });
+        TokenShapes { image, text: self.text_tokens }
+    }
 }
 
 /// What makes a probability of a cosine: two learnt numbers, as the weights hold them.
@@ -67,17 +95,19 @@ impl Sigmoid {
     }
 }
 
-/// A frozen image and text encoder pair. Batches give the same embeddings as single calls.
+/// A frozen encoder of images, of texts, or of both into one space. Batches give the same embeddings as single calls.
 pub trait Encoder: Send + Sync {
     fn info(&self) -> &ModelInfo;
 
     /// Resizes, crops and normalises one picture; safe to call from many threads while a batch is embedded.
-    fn preprocess(&self, picture: &RgbImage) -> Pixels;
+    /// `Error::NoImageSide` if the model takes texts only.
+    fn preprocess(&self, picture: &RgbImage) -> Result<Pixels>;
 
-    fn embed_images(&self, images: &[Pixels]) -> Result<Vec<Embedding>>;
+    /// `Error::NoImageSide`, `Error::WrongPixels`.
+    fn embed_images(&self, images: &[Pixels], keep: Keep) -> Result<Vec<ImageEmbedding>>;
 
-    /// `Error::EmptyText` for a text without a word.
-    fn embed_texts(&self, texts: &[&str]) -> Result<Vec<TextEmbedding>>;
+    /// `Error::EmptyText` for a text without a word, `Error::NoTextSide` if the model takes images only.
+    fn embed_texts(&self, texts: &[&str], keep: Keep) -> Result<Vec<TextEmbedding>>;
 }
 
 /// Where a model comes from.
@@ -130,29 +160,60 @@ impl FromStr for Device {
     }
 }
 
-/// Loads an encoder by name: `builtin`, a folder in the Hugging Face layout, or `hf:org/name@rev`.
+/// Loads an encoder by name: `builtin`, a folder (in the layout of Hugging Face, OpenCLIP or sentence-transformers, or with
+/// a `model.toml`), or `hf:org/name@rev`.
 pub fn load(name: &str, device: Device) -> Result<Arc<dyn Encoder>> {
+    load_inside(name, None, device)
+}
+
+/// The same with a frozen block of a decoder LLM inside the image tower; not of `builtin`.
+pub fn load_with_block(name: &str, block: &FrozenBlock, device: Device) -> Result<Arc<dyn Encoder>> {
+    load_inside(name, Some(block), device)
+}
+
+fn load_inside(name: &str, block: Option<&FrozenBlock>, device: Device) -> Result<Arc<dyn Encoder>> {
     let spec: ModelSpec = name.parse()?;
     let device = device::open(device)?;
     match spec {
+        ModelSpec::Builtin if block.is_some() => Err(Error::UnknownModel { name: name.to_owned() }),
         ModelSpec::Builtin => crate::builtin::load(&device),
         ModelSpec::Folder(folder) if !folder.is_dir() => Err(Error::UnknownModel { name: name.to_owned() }),
-        ModelSpec::Folder(folder) => load_folder(name, &folder, &device),
-        ModelSpec::Hub { repo, revision } => load_folder(name, &hub::fetch(&repo, &revision)?, &device),
+        ModelSpec::Folder(folder) => load_folder(name, &folder, block, &device),
+        ModelSpec::Hub { repo, revision } => load_folder(name, &hub::fetch(&repo, &revision)?, block, &device),
     }
 }
 
-fn load_folder(name: &str, folder: &Path, device: &candle_core::Device) -> Result<Arc<dyn Encoder>> {
-    Pair::load(name, folder, family(folder)?, device)
+fn load_folder(
+    name: &str,
+    folder: &Path,
+    block: Option<&FrozenBlock>,
+    device: &candle_core::Device,
+) -> Result<Arc<dyn Encoder>> {
+    let is_joined = join::is_in(folder) || sentence::Layout::is_in(folder);
+    match block.filter(|_| is_joined) {
+        Some(_) => Err(Error::NoImageSide { model: name.to_owned() }),
+        None => open_folder(folder, Want::Both, block, device)?.joined(name, device),
+    }
 }
 
-/// `model_type` of config.json.
-pub(crate) fn family(folder: &Path) -> Result<Family> {
-    let path = folder.join(pair::CONFIG_FILE);
-    let config = folder::read_json(&path)?;
-    match config["model_type"].as_str() {
-        Some(name) => Family::of_name(name),
-        None => Err(Error::BadFile { file: path, detail: "model_type: expected a name".to_owned() }),
+/// By what stands in it; the block is for the image tower of a pair.
+pub(crate) fn open_folder(
+    folder: &Path,
+    want: Want,
+    block: Option<&FrozenBlock>,
+    device: &candle_core::Device,
+) -> Result<Opened> {
+    if join::is_in(folder) {
+        join::open(folder, device)
+    } else if sentence::Layout::is_in(folder) {
+        sentence::open(folder, device)
+    } else if decoder::is_in(folder) {
+        Err(Error::BadFile {
+            file: folder.join(pair::CONFIG_FILE),
+            detail: "a decoder alone is no encoder; hint: name its folder as `facets` in a model.toml".to_owned(),
+        })
+    } else {
+        pair::open(folder, want, block, device)
     }
 }
 
@@ -200,6 +261,8 @@ mod tests {
         let config = |text: &str| std::fs::write(copy.path().join("config.json"), text).unwrap();
         config(r#"{"model_type": "bert"}"#);
         check(folder, "model family \"bert\" is not known: expected one of clip, siglip");
+        config(r#"{"model_type": "mistral"}"#);
+        check(folder, "config.json: a decoder alone is no encoder; hint: name its folder as `facets` in a model.toml");
         config("{}");
         check(folder, "config.json: model_type: expected a name");
         config("{");

@@ -17,12 +17,22 @@ pub enum Error {
     BadFile { file: PathBuf, detail: String },
     #[error("model family {received:?} is not known: expected one of {expected}")]
     UnknownFamily { expected: String, received: String },
+    #[error("model {model} takes no images")]
+    NoImageSide { model: String },
+    #[error("model {model} takes no texts")]
+    NoTextSide { model: String },
+    #[error("model {model}: images become {image_dim} numbers, texts {text_dim}: expected as many")]
+    SidesDisagree { model: String, image_dim: usize, text_dim: usize },
+    #[error("tokens {received:?} are not known: expected 4x4 or 7x7")]
+    UnknownGrid { received: String },
     #[error("device {received:?} is not known: expected auto, cpu or cuda")]
     UnknownDevice { received: String },
     #[error("device {device} cannot be used: {detail}")]
     NoDevice { device: String, detail: String },
-    #[error("the texts of this model were frozen: it has no text tower")]
-    NoTextTower,
+    #[error(
+        "{file}: needs {needed_bytes} bytes of memory, {available_bytes} are available; hint: a GGUF file of the same model is smaller"
+    )]
+    TooLittleMemory { file: PathBuf, needed_bytes: u64, available_bytes: u64 },
     #[error("the text is empty")]
     EmptyText,
     #[error("the text has {bytes} bytes: at most {max_bytes}")]

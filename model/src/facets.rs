@@ -6,6 +6,7 @@
 //! any padding.
 
 mod prompt;
+mod side;
 mod template;
 mod tokenizer;
 
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Tensor};
 
+pub(crate) use self::side::{Facets, files};
 pub use self::template::Template;
 use self::{
     prompt::{Batch, Prompt},

@@ -78,6 +78,11 @@ fn hash_file(path: &Path) -> Result<(u64, blake3::Hash)> {
     Ok((length, hash))
 }
 
+/// The name of a file within a folder of the model, which may be the model's own.
+pub(crate) fn join(within: &str, name: &str) -> String {
+    if within.is_empty() { name.to_owned() } else { format!("{within}/{name}") }
+}
+
 /// A name that stays within its folder.
 pub(crate) fn is_plain_name(name: &str) -> bool {
     !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\', ':', '\0'])

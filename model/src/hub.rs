@@ -15,8 +15,10 @@ use self::{
     http::{Answer, Failure, Http},
 };
 use crate::{
-    Error, Result,
-    pair::{self, shard_names},
+    Error, Result, decoder, facets,
+    folder::join,
+    pair::{Candidates, Layout, WEIGHT_FILES, shard_names},
+    sentence,
 };
 
 const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
@@ -25,9 +27,6 @@ const MAX_LIST_BYTES: u64 = 32 << 20;
 const MAX_FILE_BYTES: u64 = 64 << 30;
 /// How often a cut download is taken up again before it is given up.
 const MAX_TRIES: usize = 5;
-
-const WEIGHTS: &str = "model.safetensors";
-const WEIGHTS_INDEX: &str = "model.safetensors.index.json";
 
 /// The folder of a model, fetched if need be.
 pub(crate) fn fetch(repo: &str, revision: &str) -> Result<PathBuf> {
@@ -90,7 +89,7 @@ impl Hub {
             return Err(Error::Offline { repo: repo.to_owned(), revision: revision.to_owned() });
         }
         match (self.list(repo, revision), cached) {
-            (Ok(listing), _) => self.download(repo, revision, &listing, &cache),
+            (Ok(listing), _) => Download { hub: self, repo, revision, listing, cache: &cache }.run(),
             (Err(failure), Some(folder)) if failure.unreachable => {
                 tracing::warn!("{}; using the cached {repo}@{revision}", Error::from(failure));
                 Ok(folder)
@@ -104,30 +103,6 @@ impl Hub {
         let path = format!("/api/models/{repo}/revision/{}", revision.replace('/', "%2F"));
         let bytes = self.http.read(&path, MAX_LIST_BYTES)?;
         Listing::parse(&bytes).map_err(|detail| self.http.failure(&path, detail))
-    }
-
-    fn download(&self, repo: &str, revision: &str, listing: &Listing, cache: &Cache) -> Result<PathBuf> {
-        let missing = |file: &str| Error::MissingFile {
-            folder: PathBuf::from(format!("hf:{repo}@{revision}")),
-            file: file.to_owned(),
-        };
-        for file in listing.small_files().map_err(missing)? {
-            self.download_file(repo, file, &listing.commit, cache)?;
-        }
-        if listing.has(WEIGHTS) {
-            self.download_file(repo, WEIGHTS, &listing.commit, cache)?;
-        } else if listing.has(WEIGHTS_INDEX) {
-            self.download_file(repo, WEIGHTS_INDEX, &listing.commit, cache)?;
-            let index = cache.folder(&listing.commit).join(WEIGHTS_INDEX);
-            let shards = shard_names(&crate::folder::read_json(&index)?);
-            for shard in shards.map_err(|detail| Error::BadFile { file: index, detail })? {
-                self.download_file(repo, &shard, &listing.commit, cache)?;
-            }
-        } else {
-            return Err(missing(WEIGHTS));
-        }
-        cache.remember(revision, &listing.commit)?;
-        Ok(cache.folder(&listing.commit))
     }
 
     fn download_file(&self, repo: &str, file: &str, commit: &str, cache: &Cache) -> Result<()> {
@@ -185,6 +160,79 @@ impl Hub {
     }
 }
 
+/// A model on its way into the cache.
+struct Download<'a> {
+    hub: &'a Hub,
+    repo: &'a str,
+    revision: &'a str,
+    listing: Listing,
+    cache: &'a Cache,
+}
+
+impl Download<'_> {
+    /// What the first file says decides which others are read.
+    fn run(&self) -> Result<PathBuf> {
+        match self.listing.has(sentence::MODULES_FILE) {
+            true => self.sentences()?,
+            false => self.towers_or_decoder()?,
+        }
+        self.cache.remember(self.revision, &self.listing.commit)?;
+        Ok(self.folder())
+    }
+
+    fn sentences(&self) -> Result<()> {
+        self.get(sentence::MODULES_FILE)?;
+        let layout = sentence::Layout::read(&self.folder())?;
+        let optional = layout.optional_files().into_iter().filter(|file| self.listing.has(file));
+        layout.small_files().into_iter().chain(optional).try_for_each(|file| self.get(&file))?;
+        layout.weight_folders().into_iter().try_for_each(|within| self.weights(within, WEIGHT_FILES))
+    }
+
+    fn towers_or_decoder(&self) -> Result<()> {
+        let layout = self.listing.layout();
+        let small = layout.small_files(|name| self.listing.has(name));
+        self.get(small[0])?;
+        let is_decoder = decoder::is_in(&self.folder());
+        let needed = |file: &&&str| !is_decoder || decoder::SMALL_FILES.contains(file);
+        small[1..].iter().filter(needed).try_for_each(|file| self.get(file))?;
+        self.weights("", layout.weight_files())
+    }
+
+    /// Of a folder of the model: the best one file that the hub has, or an index and its shards.
+    fn weights(&self, within: &str, candidates: &Candidates) -> Result<()> {
+        for (file, index) in candidates {
+            let (file, index) = (join(within, file), index.map(|index| join(within, index)));
+            if self.listing.has(&file) {
+                return self.get(&file);
+            }
+            if let Some(index) = index.filter(|index| self.listing.has(index)) {
+                self.get(&index)?;
+                let path = self.folder().join(index);
+                let shards = shard_names(&crate::folder::read_json(&path)?);
+                let shards = shards.map_err(|detail| Error::BadFile { file: path, detail })?;
+                return shards.iter().try_for_each(|shard| self.get(&join(within, shard)));
+            }
+        }
+        Err(self.missing(&join(within, candidates[0].0)))
+    }
+
+    fn get(&self, file: &str) -> Result<()> {
+        match self.listing.has(file) {
+            true => self.hub.download_file(self.repo, file, &self.listing.commit, self.cache),
+            false => Err(self.missing(file)),
+        }
+    }
+
+    fn missing(&self, file: &str) -> Error {
+        let folder = PathBuf::from(format!("hf:{}@{}", self.repo, self.revision));
+        Error::MissingFile { folder, file: file.to_owned() }
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.cache.folder(&self.listing.commit)
+    }
+}
+
 fn cache_home(var: impl Fn(&str) -> Option<String>) -> Result<PathBuf> {
     let under = |base: String, rest: &str| Path::new(&base).join(rest);
     var("HF_HOME")
@@ -216,14 +264,8 @@ impl Listing {
         self.files.iter().any(|file| file == name)
     }
 
-    /// All but the weights; an `Err` names what is missing.
-    fn small_files(&self) -> Result<Vec<&'static str>, &'static str> {
-        let preprocessor = pair::PREPROCESSOR_FILES.iter().find(|name| self.has(name)).copied();
-        let files = [pair::CONFIG_FILE, pair::TOKENIZER_FILE, preprocessor.unwrap_or(pair::PREPROCESSOR_FILES[0])];
-        match files.iter().find(|name| !self.has(name)) {
-            Some(missing) => Err(missing),
-            None => Ok(files.to_vec()),
-        }
+    fn layout(&self) -> Layout {
+        Layout::of_files(|name| self.has(name)).unwrap_or(Layout::HuggingFace)
     }
 }
 
@@ -233,7 +275,18 @@ fn is_commit(revision: &str) -> bool {
 
 /// Everything that loading reads is there.
 fn is_whole(folder: &Path) -> bool {
-    pair::files(folder).is_ok_and(|files| files.iter().all(|(_, path)| path.is_file()))
+    files(folder).is_ok_and(|files| files.iter().all(|(_, path)| path.is_file()))
+}
+
+/// Every file that a folder is loaded from, as (name, path).
+fn files(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
+    if sentence::Layout::is_in(folder) {
+        sentence::Layout::read(folder)?.files()
+    } else if decoder::is_in(folder) {
+        facets::files(folder)
+    } else {
+        Layout::of(folder).files(folder)
+    }
 }
 
 #[cfg(test)]

@@ -11,20 +11,30 @@ mod device;
 mod encoder;
 mod error;
 pub mod facets;
+mod flat;
 mod folder;
+mod fusion_tokens;
 mod hub;
+mod join;
 pub mod long_clip;
+mod memory;
 mod pair;
 pub mod picture;
 mod preprocess;
 mod product;
 pub mod scenes;
+mod sentence;
+mod side;
 #[cfg(test)]
 mod testing;
 pub mod train;
 mod vector_unit;
 
-pub use check::{CheckReport, Memory, Trial, check};
-pub use encoder::{Device, Embedding, Encoder, ModelInfo, ModelSpec, Pixels, Sigmoid, TextEmbedding, load};
+pub use check::{CheckReport, Memory, Trial, check, check_against};
+pub use encoder::{
+    Device, Embedding, Encoder, ImageEmbedding, ModelInfo, ModelSpec, Pixels, Sigmoid, TextEmbedding, load,
+    load_with_block,
+};
 pub use error::{Error, Result};
-pub use pair::TensorFault;
+pub use fusion_tokens::{FusionTokens, Grid, Keep, TEXT_TOKENS, TokenShape, TokenShapes};
+pub use pair::{FrozenBlock, TensorFault, read_tensor};

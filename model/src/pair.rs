@@ -1,4 +1,4 @@
-//! CLIP and SigLIP in the Hugging Face layout: one image tower, one text tower, one space.
+//! CLIP and SigLIP: one image tower, one text tower, one space; in the layout of Hugging Face, CLIP in that of OpenCLIP too.
 //!
 //! What the families share stands here and in the files below; what is a family's own in `clip` and `siglip`. Judged by
 //! `transformers` on the same weights; see `model/fixtures/make*.py` and `benches/README.md`.
@@ -6,9 +6,13 @@
 mod clip;
 mod config;
 mod cpu;
+pub(crate) mod flame;
+mod frozen_block;
+mod layout;
+mod open_clip;
 mod siglip;
 mod source;
-mod tokenizer;
+pub(crate) mod tokenizer;
 mod towers;
 mod weights;
 
@@ -18,18 +22,26 @@ use candle_core::{Device, Tensor};
 use image::RgbImage;
 use rayon::prelude::*;
 
-pub use self::weights::TensorFault;
+use self::{config::VisionConfig, frozen_block::Inside, tokenizer::Tokens};
 pub(crate) use self::{
-    config::Config,
+    config::{Activation, Config, Fields, TowerConfig, is_of_images, n_numbers, with_bias},
+    layout::Layout,
+    source::Source,
     tokenizer::Tokenizer,
-    weights::{Weights, shard_names},
+    weights::{
+        CANDIDATES as WEIGHT_FILES, Candidates, Weights, file_names as weight_file_names, is_finite, shard_names,
+    },
 };
-use self::{config::TowerConfig, tokenizer::Tokens};
+pub use self::{
+    frozen_block::FrozenBlock,
+    weights::{TensorFault, read_tensor},
+};
 use crate::{
-    Embedding, Encoder, Error, ModelInfo, Pixels, Result, TextEmbedding,
+    Embedding, Error, FusionTokens, ImageEmbedding, Keep, Pixels, Result, TEXT_TOKENS, TextEmbedding, TokenShape,
     check::Memory,
-    device, folder,
+    folder,
     preprocess::{self, Preprocessor},
+    side::{ImageInfo, ImageSide, Opened, Sides, TextInfo, TextSide, Want},
 };
 
 pub(crate) const CONFIG_FILE: &str = "config.json";
@@ -38,8 +50,8 @@ pub(crate) const TOKENIZER_FILE: &str = "tokenizer.json";
 pub(crate) const PREPROCESSOR_FILES: [&str; 2] = ["preprocessor_config.json", "processor_config.json"];
 
 /// Images or texts that go through a network at once, on the CPU in each thread; more would gain nothing and take memory.
-const CPU_BATCH: usize = 8;
-const CUDA_BATCH: usize = 128;
+pub(crate) const CPU_BATCH: usize = 8;
+pub(crate) const CUDA_BATCH: usize = 128;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Family {
@@ -48,7 +60,7 @@ pub(crate) enum Family {
 }
 
 impl Family {
-    const ALL: [Family; 2] = [Family::Clip, Family::Siglip];
+    pub(crate) const ALL: [Family; 2] = [Family::Clip, Family::Siglip];
 
     /// Of a `model_type`.
     pub(crate) fn of_name(name: &str) -> Result<Family> {
@@ -73,112 +85,151 @@ impl Family {
     }
 }
 
-pub(crate) struct Pair {
-    info: ModelInfo,
-    device: Device,
+/// Opens a folder, or a checkpoint that stands alone; only the towers that are wanted are loaded. Images go through the block if
+/// there is one.
+pub(crate) fn open(path: &Path, want: Want, block: Option<&FrozenBlock>, device: &Device) -> Result<Opened> {
+    let (folder, layout) = Layout::at(path);
+    if let Some(checkpoint) = layout.flame(&folder)? {
+        return open_flame(&checkpoint, want, block, device);
+    }
+    let family = layout.family(&folder)?;
+    let config = layout.config(&folder, family)?;
+    let tokenizer = || Tokenizer::read(&folder.join(TOKENIZER_FILE), &config.text);
+    let tokenizer = (want != Want::Image).then(tokenizer).transpose()?;
+    let preprocessor = (want != Want::Text).then(|| layout.preprocessor(&folder, &config)).transpose()?;
+    let weights = layout.weights(&folder)?;
+    let sigmoid = (family == Family::Siglip).then(|| siglip::sigmoid(&weights)).transpose()?;
+    let mut sides = Sides::default();
+    if let Some(preprocessor) = preprocessor {
+        sides.image = Some(Arc::new(Images::load(&weights, &config, preprocessor, block, device)?));
+    }
+    if let Some(tokenizer) = tokenizer {
+        sides.text = Some(Arc::new(Texts::load(&weights, &config, tokenizer, device)?));
+    }
+    // A side alone may do without some of them.
+    let files = layout.files(&folder)?.into_iter().filter(|(_, path)| path.is_file()).collect();
+    Ok(Opened { sides, family: family.name().to_owned(), hash: hash(files, block)?, sigmoid })
+}
+
+/// It takes images only.
+fn open_flame(checkpoint: &Path, want: Want, block: Option<&FrozenBlock>, device: &Device) -> Result<Opened> {
+    let mut sides = Sides::default();
+    if want != Want::Text {
+        sides.image = Some(Arc::new(Images::load_flame(checkpoint, block, device)?));
+    }
+    let file = checkpoint.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let hash = hash(vec![(file, checkpoint.to_owned())], block)?;
+    Ok(Opened { sides, family: flame::FAMILY.to_owned(), hash, sigmoid: None })
+}
+
+/// Of the files and, if there is a block, of its files and of which one it is.
+fn hash(files: Vec<(String, std::path::PathBuf)>, block: Option<&FrozenBlock>) -> Result<String> {
+    let Some(block) = block else { return folder::hash(&files) };
+    let all = folder::hash(&[files, block.files()?].concat())?;
+    let whole = format!("{all} block {} {:?}", block.index, block.norm);
+    Ok(blake3::hash(whole.as_bytes()).to_hex()[..32].to_owned())
+}
+
+/// The image side.
+pub(crate) struct Images {
+    info: ImageInfo,
     preprocessor: Preprocessor,
+    tower: ImageTower,
+}
+
+enum ImageTower {
+    Cpu(Box<cpu::ImageTower>),
+    Card(Box<towers::ImageTower>, Device),
+}
+
+/// The text side.
+pub(crate) struct Texts {
+    info: TextInfo,
     tokenizer: Tokenizer,
-    towers: Towers,
+    tower: TextTower,
 }
 
-enum Towers {
-    Cpu(Box<cpu::ImageTower>, cpu::TextTower),
-    Card(towers::ImageTower, towers::TextTower),
+enum TextTower {
+    Cpu(Box<cpu::TextTower>),
+    Card(Box<towers::TextTower>, Device),
 }
 
-impl Pair {
-    /// Loads a folder; `name` is what the user called it.
-    pub(crate) fn load(name: &str, folder: &Path, family: Family, device: &Device) -> Result<Arc<dyn Encoder>> {
-        let config = Config::read(&folder.join(CONFIG_FILE), family)?;
-        let tokenizer = Tokenizer::read(&folder.join(TOKENIZER_FILE), &config.text)?;
-        let preprocessor = Preprocessor::read(
-            &folder.join(preprocessor_file(folder)),
-            config.vision.image_size,
-            family.preprocessing(),
-        )?;
-        let weights = Weights::open(folder)?;
-        let info = ModelInfo {
-            name: name.to_owned(),
-            family: family.name().to_owned(),
-            hash: folder::hash(&files(folder)?)?,
+/// What a tower makes of a batch.
+#[derive(Debug, Default)]
+pub(crate) struct Encoded {
+    /// (items, dim)
+    pub embeddings: Vec<f32>,
+    /// (items, tokens for fusion, token dim); empty if none are wanted.
+    pub tokens: Vec<f32>,
+}
+
+impl Encoded {
+    fn extend(&mut self, other: Encoded) {
+        self.embeddings.extend(other.embeddings);
+        self.tokens.extend(other.tokens);
+    }
+}
+
+impl Images {
+    fn load(
+        weights: &Weights,
+        config: &Config,
+        preprocessor: Preprocessor,
+        block: Option<&FrozenBlock>,
+        device: &Device,
+    ) -> Result<Images> {
+        let info = ImageInfo {
             dim: config.projection_dim,
-            image_side_px: config.vision.image_size,
-            max_text_tokens: config.text.max_position_embeddings,
-            parameters: config.n_parameters(),
-            device: device::label(device),
-            sigmoid: (family == Family::Siglip).then(|| siglip::sigmoid(&weights)).transpose()?,
+            side_px: config.vision.image_size,
+            token_dim: config.vision.tower.hidden_size,
+            parameters: config.n_image_parameters(),
         };
-        let towers = Towers::load(&weights, &config, device)?;
-        Ok(Arc::new(Pair { info, device: device.clone(), preprocessor, tokenizer, towers }))
+        let mut tower = towers::ImageTower::load(weights, config, device)?;
+        tower.inside = block.map(|block| Inside::load(block, info.token_dim, device)).transpose()?;
+        Images::of_tower(info, preprocessor, tower, device)
     }
 
-    fn image_rows(&self, images: &[Pixels]) -> Result<Vec<f32>> {
-        match &self.towers {
-            Towers::Cpu(tower, _) => Ok(on_cpu(images, |piece, n_threads| tower.forward(piece, n_threads))),
-            Towers::Card(tower, _) => on_card(images, |piece| tower.forward(&self.pixel_tensor(piece)?)),
-        }
+    /// The image side of FLAME, from its checkpoint.
+    pub(crate) fn load_flame(checkpoint: &Path, block: Option<&FrozenBlock>, device: &Device) -> Result<Images> {
+        let weights = Weights::open_file(checkpoint)?;
+        let config = flame::Config::of_tensors(&weights)?;
+        let info = ImageInfo {
+            dim: config.dim,
+            side_px: config.vision.image_size,
+            token_dim: config.vision.tower.hidden_size,
+            parameters: config.n_parameters(),
+        };
+        let preprocessor = Preprocessor::of_clip(config.vision.image_size);
+        let mut tower = flame::image_tower(&weights, &config, device)?;
+        tower.inside = block.map(|block| Inside::load(block, info.token_dim, device)).transpose()?;
+        Images::of_tower(info, preprocessor, tower, device)
     }
 
-    fn text_rows(&self, texts: &[&Tokens]) -> Result<Vec<f32>> {
-        match &self.towers {
-            Towers::Cpu(_, tower) => Ok(on_cpu(texts, |piece, n_threads| tower.forward(piece, n_threads))),
-            Towers::Card(_, tower) => on_card(texts, |piece| {
-                let pooled_at: Vec<usize> = piece.iter().map(|t| t.pooled_at).collect();
-                tower.forward(&self.id_tensor(piece)?, &pooled_at)
-            }),
-        }
+    /// A block of a decoder runs in candle's operations, on the CPU too.
+    fn of_tower(
+        mut info: ImageInfo,
+        preprocessor: Preprocessor,
+        tower: towers::ImageTower,
+        device: &Device,
+    ) -> Result<Images> {
+        info.parameters += tower.inside.as_ref().map_or(0, Inside::n_parameters);
+        let tower = match device.is_cuda() || tower.inside.is_some() {
+            true => ImageTower::Card(Box::new(tower), device.clone()),
+            false => ImageTower::Cpu(Box::new(cpu::ImageTower::new(tower)?)),
+        };
+        Ok(Images { info, preprocessor, tower })
     }
 
     /// (batch, 3, side, side)
-    fn pixel_tensor(&self, images: &[Pixels]) -> candle_core::Result<Tensor> {
-        let side = self.info.image_side_px;
+    fn pixel_tensor(&self, images: &[Pixels], device: &Device) -> candle_core::Result<Tensor> {
+        let side = self.info.side_px;
         let values: Vec<f32> = images.iter().flat_map(|image| image.values.iter().copied()).collect();
-        Tensor::from_vec(values, (images.len(), 3, side, side), &self.device)
-    }
-
-    /// (batch, tokens). Texts of unequal length are those of a causal tower, which cannot see what stands behind its pooled
-    /// token.
-    fn id_tensor(&self, texts: &[&Tokens]) -> candle_core::Result<Tensor> {
-        let length = texts.iter().map(|t| t.ids.len()).max().unwrap_or(0);
-        let padded = |t: &Tokens| t.ids.iter().copied().chain(std::iter::repeat(0)).take(length).collect::<Vec<u32>>();
-        let ids: Vec<u32> = texts.iter().flat_map(|t| padded(t)).collect();
-        Tensor::from_vec(ids, (texts.len(), length), &self.device)
+        Tensor::from_vec(values, (images.len(), 3, side, side), device)
     }
 }
 
-impl Towers {
-    fn load(weights: &Weights, config: &Config, device: &Device) -> Result<Towers> {
-        let image = towers::ImageTower::load(weights, config, device)?;
-        if device.is_cuda() {
-            return Ok(Towers::Card(image, towers::TextTower::load(weights, config, device)?));
-        }
-        let image = Box::new(cpu::ImageTower::new(image)?);
-        Ok(Towers::Cpu(image, cpu::TextTower::new(towers::TextTower::load(weights, config, device)?)?))
-    }
-}
-
-/// Pieces of a batch side by side; threads beyond the number of pieces help inside of them.
-fn on_cpu<T: Sync>(items: &[T], embed: impl Fn(&[T], usize) -> Vec<f32> + Sync) -> Vec<f32> {
-    if items.is_empty() {
-        return Vec::new();
-    }
-    let n_threads = rayon::current_num_threads();
-    let size = items.len().div_ceil(n_threads).min(CPU_BATCH);
-    let spare = n_threads / items.len().div_ceil(size);
-    items.par_chunks(size).flat_map_iter(|piece| embed(piece, spare.max(1))).collect()
-}
-
-/// Pieces of a batch one after the other.
-fn on_card<T>(items: &[T], embed: impl Fn(&[T]) -> candle_core::Result<Tensor>) -> Result<Vec<f32>> {
-    let mut rows = Vec::new();
-    for piece in items.chunks(CUDA_BATCH) {
-        rows.extend(embed(piece)?.flatten_all()?.to_vec1::<f32>()?);
-    }
-    Ok(rows)
-}
-
-impl Encoder for Pair {
-    fn info(&self) -> &ModelInfo {
+impl ImageSide for Images {
+    fn info(&self) -> &ImageInfo {
         &self.info
     }
 
@@ -186,28 +237,63 @@ impl Encoder for Pair {
         self.preprocessor.apply(picture)
     }
 
-    fn embed_images(&self, images: &[Pixels]) -> Result<Vec<Embedding>> {
-        let side = self.info.image_side_px;
-        if let Some(image) = images.iter().find(|i| i.side != side || i.values.len() != 3 * side * side) {
-            return Err(Error::WrongPixels { expected_px: side, received_px: image.side });
-        }
-        unit_rows(&self.image_rows(images)?, self.info.dim)
+    fn embed(&self, images: &[Pixels], keep: Keep) -> Result<Vec<ImageEmbedding>> {
+        let cells = keep.cells();
+        let encoded = match &self.tower {
+            ImageTower::Cpu(tower) => on_cpu(images, |piece, n_threads| tower.forward(piece, cells, n_threads)),
+            ImageTower::Card(tower, device) => {
+                on_card(images, |piece| tower.encode(&self.pixel_tensor(piece, device)?, cells))?
+            }
+        };
+        let embeddings = unit_rows(&encoded.embeddings, self.info.dim)?;
+        let tokens = fusion_tokens(&encoded.tokens, embeddings.len(), self.info.token_dim)?;
+        let whole = |(embedding, fusion_tokens)| ImageEmbedding { embedding, fusion_tokens };
+        Ok(embeddings.into_iter().zip(tokens).map(whole).collect())
+    }
+}
+
+impl Texts {
+    fn load(weights: &Weights, config: &Config, tokenizer: Tokenizer, device: &Device) -> Result<Texts> {
+        let tower = towers::TextTower::load(weights, config, device)?;
+        let tower = match device.is_cuda() {
+            true => TextTower::Card(Box::new(tower), device.clone()),
+            false => TextTower::Cpu(Box::new(cpu::TextTower::new(tower)?)),
+        };
+        let info = TextInfo {
+            dim: config.projection_dim,
+            max_tokens: config.text.max_position_embeddings,
+            tokens: TokenShape { n: TEXT_TOKENS, dim: config.text.tower.hidden_size },
+            parameters: config.n_parameters() - config.n_image_parameters(),
+        };
+        Ok(Texts { info, tokenizer, tower })
+    }
+}
+
+impl TextSide for Texts {
+    fn info(&self) -> &TextInfo {
+        &self.info
     }
 
-    fn embed_texts(&self, texts: &[&str]) -> Result<Vec<TextEmbedding>> {
+    fn embed(&self, texts: &[&str], keep: Keep) -> Result<Vec<TextEmbedding>> {
         let tokens = texts.par_iter().map(|text| self.tokenizer.encode(text)).collect::<Result<Vec<_>>>()?;
         // Neighbours of like length waste little on padding.
         let mut order: Vec<usize> = (0..tokens.len()).collect();
         order.sort_by_key(|&i| tokens[i].ids.len());
         let sorted: Vec<&Tokens> = order.iter().map(|&i| &tokens[i]).collect();
-        let embeddings = unit_rows(&self.text_rows(&sorted)?, self.info.dim)?;
+        let rows = keep.rows();
+        let encoded = match &self.tower {
+            TextTower::Cpu(tower) => on_cpu(&sorted, |piece, n_threads| tower.forward(piece, rows, n_threads)),
+            TextTower::Card(tower, device) => on_card(&sorted, |piece| tower.encode(piece, rows, device))?,
+        };
+        let embeddings = unit_rows(&encoded.embeddings, self.info.dim)?;
+        let kept = fusion_tokens(&encoded.tokens, embeddings.len(), self.info.tokens.dim)?;
 
         let mut answers: Vec<(usize, TextEmbedding)> = order
             .into_iter()
-            .zip(embeddings)
-            .map(|(i, embedding)| {
+            .zip(embeddings.into_iter().zip(kept))
+            .map(|(i, (embedding, fusion_tokens))| {
                 let Tokens { n_used, n_cut, .. } = tokens[i];
-                (i, TextEmbedding { embedding, tokens_used: n_used, tokens_cut: n_cut })
+                (i, TextEmbedding { embedding, tokens_used: n_used, tokens_cut: n_cut, fusion_tokens })
             })
             .collect();
         answers.sort_by_key(|(i, _)| *i);
@@ -215,21 +301,43 @@ impl Encoder for Pair {
     }
 }
 
-/// Every file that shapes an embedding, as (name, path), sorted by name.
-pub(crate) fn files(folder: &Path) -> Result<Vec<(String, std::path::PathBuf)>> {
-    let mut names: Vec<String> = [CONFIG_FILE, TOKENIZER_FILE, preprocessor_file(folder)].map(str::to_owned).into();
-    names.extend(weights::file_names(folder)?);
-    names.sort();
-    Ok(names.into_iter().map(|name| (name.clone(), folder.join(name))).collect())
+/// Pieces of a batch side by side; threads beyond the number of pieces help inside of them.
+pub(crate) fn on_cpu<T: Sync>(items: &[T], embed: impl Fn(&[T], usize) -> Encoded + Sync) -> Encoded {
+    if items.is_empty() {
+        return Encoded::default();
+    }
+    let n_threads = rayon::current_num_threads();
+    let size = items.len().div_ceil(n_threads).min(CPU_BATCH);
+    let spare = n_threads / items.len().div_ceil(size);
+    let pieces: Vec<Encoded> = items.par_chunks(size).map(|piece| embed(piece, spare.max(1))).collect();
+    together(pieces)
 }
 
-pub(crate) fn preprocessor_file(folder: &Path) -> &'static str {
-    PREPROCESSOR_FILES.into_iter().find(|name| folder.join(name).is_file()).unwrap_or(PREPROCESSOR_FILES[0])
+/// Pieces of a batch one after the other.
+pub(crate) fn on_card<T>(items: &[T], embed: impl Fn(&[T]) -> candle_core::Result<Encoded>) -> Result<Encoded> {
+    Ok(together(items.chunks(CUDA_BATCH).map(embed).collect::<candle_core::Result<Vec<_>>>()?))
 }
 
-/// What the published files hold besides: indices that older versions saved, and the temperature of training.
+fn together(pieces: Vec<Encoded>) -> Encoded {
+    let mut all = Encoded::default();
+    pieces.into_iter().for_each(|piece| all.extend(piece));
+    all
+}
+
+/// (items * n, dim) numbers to the tokens of each item; none of each if there are no numbers.
+pub(crate) fn fusion_tokens(rows: &[f32], n_items: usize, dim: usize) -> Result<Vec<Option<FusionTokens>>> {
+    if rows.is_empty() {
+        return Ok(vec![None; n_items]);
+    }
+    rows.chunks_exact(rows.len() / n_items).map(|rows| FusionTokens::new(rows, dim).map(Some)).collect()
+}
+
+/// What the published files hold besides: indices, masks and sizes that older versions saved, and the temperature of training.
 pub(crate) fn is_known_spare(tensor: &str) -> bool {
-    tensor == "logit_scale" || tensor.ends_with(".position_ids")
+    const SPARE: [&str; 6] =
+        ["logit_scale", "logit_bias", "attn_mask", "input_resolution", "context_length", "vocab_size"];
+    let tensor = tensor.strip_prefix("module.").unwrap_or(tensor);
+    SPARE.contains(&tensor) || tensor.ends_with(".position_ids") || tensor.ends_with(".attn_mask")
 }
 
 /// Weights, and the widest states of a batch: those of the MLP beside some copies of the hidden ones. On the CPU the scores of
@@ -237,11 +345,20 @@ pub(crate) fn is_known_spare(tensor: &str) -> bool {
 pub(crate) fn memory(config: &Config) -> Vec<Memory> {
     let (text, vision) = (&config.text, &config.vision);
     let towers = [(&text.tower, text.max_position_embeddings), (&vision.tower, config.image_tokens())];
+    memory_of(&towers, config.n_parameters())
+}
+
+/// The same of an image tower with a class token, alone.
+pub(crate) fn image_memory(vision: &VisionConfig, n_parameters: u64) -> Vec<Memory> {
+    memory_of(&[(&vision.tower, vision.n_patches() + 1)], n_parameters)
+}
+
+fn memory_of(towers: &[(&TowerConfig, usize)], n_parameters: u64) -> Vec<Memory> {
     let widest = |numbers: fn(&TowerConfig, usize) -> usize| {
         let bytes = towers.iter().map(|(tower, length)| 4 * numbers(tower, *length) as u64);
-        bytes.max().expect("there are two towers")
+        bytes.max().expect("there is a tower")
     };
-    let weights_bytes = 4 * config.n_parameters();
+    let weights_bytes = 4 * n_parameters;
     let on = |device, batch_bytes| Memory { device, dtype: "f32", weights_bytes, batch_bytes };
     let on_cpu = widest(|t, length| length * (t.intermediate_size + 6 * t.hidden_size));
     let on_card = widest(|t, length| length * (2 * t.intermediate_size + 6 * t.hidden_size + 2 * t.n_heads * length));
@@ -249,7 +366,7 @@ pub(crate) fn memory(config: &Config) -> Vec<Memory> {
 }
 
 /// (batch * dim) numbers to one vector of unit length each.
-fn unit_rows(rows: &[f32], dim: usize) -> Result<Vec<Embedding>> {
+pub(crate) fn unit_rows(rows: &[f32], dim: usize) -> Result<Vec<Embedding>> {
     let unit = |row: &[f32]| {
         let norm = row.iter().map(|x| x * x).sum::<f32>().sqrt();
         let unit: Embedding = row.iter().map(|x| x / norm).collect();

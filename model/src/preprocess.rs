@@ -37,8 +37,18 @@ pub(crate) struct Preprocessor {
     filter: Filter,
     /// Side of the square that is handed on.
     side: usize,
+    centring: Centring,
     /// What each grey level of each channel becomes.
     levels: [[f32; 256]; 3],
+}
+
+/// Where a crop starts if what it leaves out cannot be halved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Centring {
+    /// One to the left, as transformers does.
+    Left,
+    /// Half of it rounded to an even number, as torchvision does.
+    Even,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +87,43 @@ impl Preprocessor {
                 "expected to make pictures of {side} x {side}, as config.json says; received {received}"
             ));
         }
-        Ok(Preprocessor { resize, filter: read_filter(&json["resample"])?, side, levels: read_levels(json, defaults)? })
+        let (filter, levels) = (read_filter(&json["resample"])?, read_levels(json, defaults)?);
+        Ok(Preprocessor { resize, filter, side, centring: Centring::Left, levels })
+    }
+
+    /// What OpenCLIP does to an image of a tower that takes squares of `side`; FLAME and Long-CLIP do the same.
+    pub(crate) fn of_clip(side: usize) -> Preprocessor {
+        Preprocessor::from_open_clip(&Value::Null, side).expect("silence is understood")
+    }
+
+    /// `preprocess_cfg` of `open_clip_config.json`.
+    pub(crate) fn read_open_clip(path: &Path, side: usize) -> Result<Preprocessor> {
+        let json = folder::read_json(path)?;
+        let bad = |detail| Error::BadFile { file: path.to_owned(), detail: format!("preprocess_cfg.{detail}") };
+        Preprocessor::from_open_clip(&json["preprocess_cfg"], side).map_err(bad)
+    }
+
+    fn from_open_clip(json: &Value, side: usize) -> Result<Preprocessor, String> {
+        let resize = match json["resize_mode"].as_str() {
+            None | Some("shortest") => Resize::ShortestEdge(side),
+            Some("squash") => Resize::Exact { width: side, height: side },
+            Some(other) => return Err(format!("resize_mode: expected shortest or squash, received {other:?}")),
+        };
+        let filter = match json["interpolation"].as_str() {
+            None | Some("bicubic") => Filter::Bicubic,
+            Some("bilinear") => Filter::Bilinear,
+            Some(other) => return Err(format!("interpolation: expected bicubic or bilinear, received {other:?}")),
+        };
+        let size = &json["size"];
+        let sides = if let Some(pair) = size.as_array() { &pair[..] } else { std::slice::from_ref(size) };
+        if !size.is_null() && sides.iter().any(|n| n.as_u64() != Some(side as u64)) {
+            return Err(format!("size: expected {side}, as the image tower takes; received {size}"));
+        }
+        let (mean, std) = (read_triple(json, "mean", CLIP.mean)?, read_deviations(json, "std", CLIP.std)?);
+        // In the precision of torchvision, f32 from the start.
+        let level = |channel: usize, grey: usize| (grey as f32 / 255.0 - mean[channel] as f32) / std[channel] as f32;
+        let levels = std::array::from_fn(|channel| std::array::from_fn(|grey| level(channel, grey)));
+        Ok(Preprocessor { resize: Some(resize), filter, side, centring: Centring::Even, levels })
     }
 
     /// (3, side, side), channel first.
@@ -103,7 +149,8 @@ impl Preprocessor {
             return square;
         }
         let (new_width, new_height) = self.resize.map_or((width, height), |resize| resize.size(width, height));
-        let (across, down) = (Crop::centre(new_width, side), Crop::centre(new_height, side));
+        let (across, down) =
+            (Crop::centre(new_width, side, self.centring), Crop::centre(new_height, side, self.centring));
         let window = Window { width: new_width, height: new_height, columns: across.source(), rows: down.source() };
         let part = resample::resize(picture, &window, self.filter);
         for (y, row) in part.chunks_exact(across.length * 3).enumerate() {
@@ -131,6 +178,16 @@ impl Resize {
     }
 }
 
+impl Centring {
+    /// Of so many that are left out.
+    fn start(self, n: usize) -> usize {
+        match self {
+            Centring::Left => n / 2,
+            Centring::Even => n / 2 + usize::from(n % 4 == 3),
+        }
+    }
+}
+
 /// Where a centred crop takes from and where it puts it, along one side.
 struct Crop {
     from: usize,
@@ -139,9 +196,9 @@ struct Crop {
 }
 
 impl Crop {
-    fn centre(have: usize, want: usize) -> Crop {
+    fn centre(have: usize, want: usize, centring: Centring) -> Crop {
         if have >= want {
-            Crop { from: (have - want) / 2, target: 0, length: want }
+            Crop { from: centring.start(have - want), target: 0, length: want }
         } else {
             Crop { from: 0, target: (want - have).div_ceil(2), length: have }
         }
@@ -209,16 +266,21 @@ fn read_levels(json: &Value, defaults: &Defaults) -> Result<[[f32; 256]; 3], Str
     };
     let factor = if flag(json, "do_rescale", true)? { factor } else { 1.0 };
     let (mean, std) = if flag(json, "do_normalize", true)? {
-        (read_triple(json, "image_mean", defaults.mean)?, read_triple(json, "image_std", defaults.std)?)
+        (read_triple(json, "image_mean", defaults.mean)?, read_deviations(json, "image_std", defaults.std)?)
     } else {
         ([0.0; 3], [1.0; 3])
     };
-    if std.iter().any(|&s| s as f32 <= 0.0) {
-        return Err(format!("image_std: expected numbers above 0, received {std:?}"));
-    }
     let level =
         |channel: usize, level: usize| ((level as f64 * factor) as f32 - mean[channel] as f32) / std[channel] as f32;
     Ok(std::array::from_fn(|channel| std::array::from_fn(|grey| level(channel, grey))))
+}
+
+fn read_deviations(json: &Value, name: &str, default: [f64; 3]) -> Result<[f64; 3], String> {
+    let std = read_triple(json, name, default)?;
+    if std.iter().any(|&s| s as f32 <= 0.0) {
+        return Err(format!("{name}: expected numbers above 0, received {std:?}"));
+    }
+    Ok(std)
 }
 
 fn read_triple(json: &Value, name: &str, default: [f64; 3]) -> Result<[f64; 3], String> {

@@ -1,6 +1,6 @@
 //! What several tests share: the fixtures of `model/fixtures/make.py` and its picture by formula.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use image::{Rgb, RgbImage};
 use serde_json::Value;
@@ -24,14 +24,23 @@ pub(crate) fn formula_picture(width: u32, height: u32) -> RgbImage {
 /// A copy of a fixture folder that a test may break.
 pub(crate) fn copy_of_fixture(name: &str) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    for entry in std::fs::read_dir(fixture(name)).unwrap() {
-        let entry = entry.unwrap();
-        std::fs::copy(entry.path(), dir.path().join(entry.file_name())).unwrap();
-    }
+    copy_folder(&fixture(name), dir.path());
     dir
 }
 
 /// What `torch.save` of torch 2.15 made of `(arange(12) / 4 - 1).reshape(3, 4)` in f16.
 pub(crate) fn torch_tensor() -> Vec<u8> {
     std::fs::read(fixture("torch-tensor.pth")).unwrap()
+}
+
+pub(crate) fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy_folder(&entry.path(), &target),
+            false => _ = std::fs::copy(entry.path(), target).unwrap(),
+        }
+    }
 }

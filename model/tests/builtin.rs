@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use firn_model::{
-    Device, Encoder, Error, Pixels, load,
+    Device, Embedding, Encoder, Error, Grid, Keep, Pixels, TokenShape, load,
     scenes::{self, Colour, LANGUAGES, Shape, Style, sample_set},
     train::{emoji, evaluate},
 };
@@ -16,6 +16,10 @@ const EMOJI_MEAN_AT_5: [f64; 2] = [26.17, 28.53];
 
 fn builtin() -> Arc<dyn Encoder> {
     load("builtin", Device::Cpu).unwrap()
+}
+
+fn embed_images(encoder: &dyn Encoder, pixels: &[Pixels]) -> Vec<Embedding> {
+    encoder.embed_images(pixels, Keep::Nothing).unwrap().into_iter().map(|image| image.embedding).collect()
 }
 
 fn cosine(a: &[f32], b: &[f32]) -> f32 {
@@ -52,10 +56,10 @@ fn unseen_scenes_are_found_by_captions_in_every_language() {
 fn the_sample_set_answers_a_question_in_every_language() {
     let encoder = builtin();
     let samples: Vec<_> = sample_set(500).collect();
-    let pixels: Vec<Pixels> = samples.iter().map(|sample| encoder.preprocess(&sample.picture)).collect();
-    let images = encoder.embed_images(&pixels).unwrap();
+    let pixels: Vec<Pixels> = samples.iter().map(|sample| encoder.preprocess(&sample.picture).unwrap()).collect();
+    let images = embed_images(&*encoder, &pixels);
     let check = |question: &str, shape: Shape, colour: Colour| {
-        let text = &encoder.embed_texts(&[question]).unwrap()[0].embedding;
+        let text = &encoder.embed_texts(&[question], Keep::Nothing).unwrap()[0].embedding;
         let mut order: Vec<usize> = (0..samples.len()).collect();
         order.sort_by(|&a, &b| cosine(text, &images[b]).total_cmp(&cosine(text, &images[a])));
         let first = order[..5].iter().map(|&at| &samples[at].scene.groups);
@@ -81,13 +85,13 @@ fn the_sample_set_answers_a_question_in_every_language() {
 fn a_batch_gives_what_single_calls_give() {
     let encoder = builtin();
     let samples: Vec<_> = (0..37).map(|index| scenes::unseen_scene(9, index)).collect();
-    let pixels: Vec<Pixels> = samples.iter().map(|scene| encoder.preprocess(&scene.draw(100))).collect();
+    let pixels: Vec<Pixels> = samples.iter().map(|scene| encoder.preprocess(&scene.draw(100)).unwrap()).collect();
     let texts: Vec<String> = samples.iter().map(|scene| scene.caption("de", Style::Long)).collect();
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-    let (images, read) = (encoder.embed_images(&pixels).unwrap(), encoder.embed_texts(&texts).unwrap());
+    let (images, read) = (embed_images(&*encoder, &pixels), encoder.embed_texts(&texts, Keep::Nothing).unwrap());
     for at in 0..samples.len() {
-        let image = &encoder.embed_images(&pixels[at..=at]).unwrap()[0];
-        let text = &encoder.embed_texts(&texts[at..=at]).unwrap()[0];
+        let image = &embed_images(&*encoder, &pixels[at..=at])[0];
+        let text = &encoder.embed_texts(&texts[at..=at], Keep::Nothing).unwrap()[0];
         for (together, alone) in [(&images[at], image), (&read[at].embedding, &text.embedding)] {
             assert!(together.iter().zip(alone).all(|(a, b)| (a - b).abs() <= 1e-5));
             assert!((cosine(alone, alone) - 1.0).abs() < 1e-5);
@@ -96,23 +100,42 @@ fn a_batch_gives_what_single_calls_give() {
 }
 
 #[test]
+fn tokens_for_fusion_have_the_shape_it_says() {
+    let encoder = builtin();
+    let scene = scenes::unseen_scene(9, 0);
+    let pixels = encoder.preprocess(&scene.draw(100)).unwrap();
+    for (grid, n) in [(Grid::Four, 16), (Grid::Seven, 49)] {
+        let shapes = encoder.info().token_shapes(grid);
+        assert_eq!(shapes.image, Some(TokenShape { n, dim: 128 }));
+        let image = encoder.embed_images(std::slice::from_ref(&pixels), Keep::Tokens(grid)).unwrap().remove(0);
+        assert_eq!(image.fusion_tokens.map(|tokens| tokens.shape()), shapes.image);
+        let text = encoder.embed_texts(&["red"], Keep::Tokens(grid)).unwrap().remove(0);
+        assert_eq!(text.fusion_tokens.map(|tokens| tokens.shape()), shapes.text);
+    }
+}
+
+#[test]
 fn bad_input_has_an_error_of_its_own() {
     let encoder = builtin();
     for text in ["", "  \n", "?!"] {
-        assert!(matches!(encoder.embed_texts(&["red", text]), Err(Error::EmptyText)), "{text:?}");
+        assert!(matches!(encoder.embed_texts(&["red", text], Keep::Nothing), Err(Error::EmptyText)), "{text:?}");
     }
-    let long = &encoder.embed_texts(&["word ".repeat(300).as_str()]).unwrap()[0];
+    let long = &encoder.embed_texts(&["word ".repeat(300).as_str()], Keep::Nothing).unwrap()[0];
     assert_eq!((long.tokens_used, long.tokens_cut), (256, 44));
     let wrong = Pixels { side: 10, values: vec![0.0; 300] };
-    assert!(encoder.embed_images(&[wrong]).unwrap_err().to_string().contains("72 x 72"));
-    assert!(encoder.embed_images(&[]).unwrap().is_empty() && encoder.embed_texts(&[]).unwrap().is_empty());
+    assert!(encoder.embed_images(&[wrong], Keep::Nothing).unwrap_err().to_string().contains("72 x 72"));
+    assert!(
+        encoder.embed_images(&[], Keep::Nothing).unwrap().is_empty()
+            && encoder.embed_texts(&[], Keep::Nothing).unwrap().is_empty()
+    );
 }
 
 #[test]
 fn pictures_of_any_size_become_pixels() {
     let encoder = builtin();
     for (width, height) in [(1, 1), (3, 500), (72, 72), (400, 30)] {
-        let pixels = encoder.preprocess(&image::RgbImage::from_pixel(width, height, image::Rgb([255, 0, 128])));
+        let pixels =
+            encoder.preprocess(&image::RgbImage::from_pixel(width, height, image::Rgb([255, 0, 128]))).unwrap();
         assert_eq!((pixels.side, pixels.values.len()), (72, 3 * 72 * 72));
         assert!((pixels.values[0] - 1.0).abs() < 0.01 && (pixels.values[72 * 72] + 1.0).abs() < 0.01);
     }

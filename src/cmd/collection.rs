@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, io::IsTerminal as _, io::Write as _};
 
 use anyhow::{Context as _, bail};
 use firn_index::{CollectionConfig, CollectionInfo, HnswConfig, Status, VectorConfig};
+use firn_model::Grid;
 
 use super::{local, remote, table};
 use crate::{
@@ -57,6 +58,9 @@ pub struct CreateArgs {
     /// A named vector and its dimension, such as image=768; may be repeated. Without it: image and text, as the model says
     #[arg(long = "vector", value_name = "NAME=DIM", value_parser = named_dim)]
     pub vectors: Vec<(String, usize)>,
+    /// Keep the tokens that the model makes for fusion, those of images in this grid [default: none]
+    #[arg(long, value_name = "4x4|7x7")]
+    pub tokens: Option<Grid>,
     /// Links per point of the HNSW graph [default: 16]
     #[arg(long)]
     pub m: Option<usize>,
@@ -141,10 +145,13 @@ fn create(args: &CreateArgs, settings: &Settings) -> anyhow::Result<CollectionIn
 fn config(engine: &engine::Engine, args: &CreateArgs, settings: &Settings) -> anyhow::Result<CollectionConfig> {
     let vectors = args.named_vectors()?;
     if !vectors.is_empty() && settings.model.is_none() {
-        return Ok(CollectionConfig { model: None, vectors, hnsw: args.hnsw() });
+        if args.tokens.is_some() {
+            return Err(Usage("--tokens are made by a model: name one with --model".to_owned()).into());
+        }
+        return Ok(CollectionConfig { vectors, hnsw: args.hnsw(), ..CollectionConfig::default() });
     }
     let encoder = engine.encoder(settings.model.as_deref())?;
-    Ok(engine::collection_config(encoder.as_ref(), vectors, args.hnsw()))
+    Ok(engine::collection_config(encoder.as_ref(), vectors, args.hnsw(), args.tokens)?)
 }
 
 fn confirm(name: &str, yes: bool) -> anyhow::Result<()> {
@@ -189,6 +196,9 @@ fn print_one(info: &CollectionInfo, settings: &Settings) -> anyhow::Result<()> {
     ];
     for (name, vector) in &info.config.vectors {
         rows.push(row("vector", format!("{name}, {} dimensions", vector.dim)));
+    }
+    for (of, shape) in &info.config.tokens {
+        rows.push(row("tokens", format!("{of}, {shape}, {} bytes a point", shape.bytes())));
     }
     let hnsw = &info.config.hnsw;
     rows.push(row(

@@ -6,7 +6,7 @@
 mod journal_place;
 mod progress;
 mod remote_sink;
-mod sources;
+pub(super) mod sources;
 mod summary;
 
 use std::{
@@ -27,13 +27,13 @@ use firn_ingest::{
     sink::{CollectionSink, Sink},
     source::SourceOptions,
 };
-use firn_model::Encoder;
+use firn_model::{Encoder, Grid};
 
 use self::sources::Sources;
 use super::{local, remote};
 use crate::{
     engine::{self, Engine},
-    exit::{self, Exit},
+    exit::{self, Exit, Usage},
     settings::Settings,
 };
 
@@ -43,7 +43,7 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = SOURCES)]
 pub struct IngestArgs {
-    /// Folders of pictures, or .jsonl, .csv, .tsv (each also .gz), .tar, .npy and .safetensors files
+    /// Folders of pictures or embeddings, or .jsonl, .csv, .tsv (each also .gz), .tar, .npy and .safetensors files
     #[arg(required = true, value_name = "SOURCE")]
     sources: Vec<PathBuf>,
     /// The collection, or an alias
@@ -52,6 +52,9 @@ pub struct IngestArgs {
     /// Fail if there is no such collection, instead of making it
     #[arg(long)]
     no_create: bool,
+    /// If the collection is made: keep the tokens that the model makes for fusion, those of images in this grid
+    #[arg(long, value_name = "4x4|7x7", conflicts_with = "no_create")]
+    tokens: Option<Grid>,
     /// Write to this server instead of the local data directory; it embeds
     #[arg(long, env = "FIRN_SERVER", value_name = "URL")]
     server: Option<String>,
@@ -83,11 +86,16 @@ Sources:
   .jsonl         an object a line: image, text | texts | captions, language, id, vectors {name: [...]}
   .csv, .tsv     a header line with the same names; texts and vectors as JSON
   .tar           WebDataset: members of one name are one point (jpg, txt, json, cls, npy)
-  .npy           (n, dim) embeddings; ids in x.ids.txt or x.ids.json, else x:0, x:1 ...
-  .safetensors   (n, dim) tensors by vector name; ids in the metadata, else x:0, x:1 ...
+  .npy           (n, dim) embeddings; ids in x.ids.txt or x.ids.json, else x:0, x:1 ...;
+                 (n, tokens, dim) tokens beside them in x.tokens.npy
+  .safetensors   (n, dim) tensors by vector name, (n, tokens, dim) tokens as NAME.tokens;
+                 ids in the metadata, else x:0, x:1 ...
+  embeddings     a folder that `firn embed` wrote
+  facets         a folder of KEY.pth (or .npy, .safetensors) as FLAME publishes them, each (11, dim):
+                 the last 7 rows are the tokens \"text\", their mean the vector \"text\", KEY the id
 Any other field is payload. A picture's path is kept as the payload field \"path\".";
 
-fn id_from(text: &str) -> Result<IdFrom, String> {
+pub(super) fn id_from(text: &str) -> Result<IdFrom, String> {
     match text {
         "content" => Ok(IdFrom::Content),
         "path" => Ok(IdFrom::Path),
@@ -101,6 +109,7 @@ pub fn folder(path: &Path, collection: &str, settings: &Settings) -> anyhow::Res
         sources: vec![path.to_owned()],
         collection: collection.to_owned(),
         no_create: false,
+        tokens: None,
         server: None,
         images: None,
         vector_name: "image".to_owned(),
@@ -115,11 +124,21 @@ pub fn folder(path: &Path, collection: &str, settings: &Settings) -> anyhow::Res
 pub fn run(args: &IngestArgs, settings: &Settings) -> anyhow::Result<Exit> {
     let options = SourceOptions { images: args.images.clone(), vector_name: args.vector_name.clone() };
     let mut sources = Sources::open(&args.sources, &options);
-    let (mut report, result) = match settings.server(args.server.as_deref()) {
+    let (report, result) = match settings.server(args.server.as_deref()) {
         _ if !sources.have_items() => (sources.without_items(&args.collection), Ok(())),
         Some(server) => at_server(&server, args, settings, &mut sources)?,
         None => here(args, settings, &mut sources)?,
     };
+    end(sources, report, result, settings)
+}
+
+/// Prints the report of a run, and says how it ended.
+pub(super) fn end(
+    sources: Sources,
+    mut report: Report,
+    result: Result<(), RunError>,
+    settings: &Settings,
+) -> anyhow::Result<Exit> {
     let unreadable = sources.tell(&mut report);
     if settings.json {
         println!("{}", serde_json::to_string(&report)?);
@@ -169,7 +188,7 @@ fn here(
     let engine = if args.no_create { local::existing_engine(settings)? } else { local::engine(settings)? };
     let collection = match engine.db().collection(&args.collection) {
         Err(IndexError::CollectionNotFound { .. }) if !args.no_create => {
-            engine.db().create_collection(&args.collection, new_config(&engine, settings, sources)?)?
+            engine.db().create_collection(&args.collection, new_config(&engine, args, settings, sources)?)?
         }
         other => other?,
     };
@@ -185,7 +204,7 @@ fn here(
     Ok((report, result))
 }
 
-fn is_all_written(report: &Report, result: &Result<(), RunError>) -> bool {
+pub(super) fn is_all_written(report: &Report, result: &Result<(), RunError>) -> bool {
     result.is_ok() && !report.interrupted
 }
 
@@ -211,8 +230,11 @@ fn at_server(
     let journal = named_journal(args)?;
     let mut sink = remote_sink::RemoteSink::connect(server)?;
     if !args.no_create {
-        let dims = if settings.model.is_none() { sources.declared() } else { Default::default() };
-        sink.create(&args.collection, settings.model.as_deref(), &dims)?;
+        match sources.declared(settings.model.is_some()) {
+            Some(_) if args.tokens.is_some() => return Err(given_tokens().into()),
+            Some(declared) => sink.create_declared(&args.collection, &declared)?,
+            None => sink.create(&args.collection, settings.model.as_deref(), args.tokens)?,
+        }
     }
     let info = remote::collection(server, &args.collection)?;
     sources.check(&info.config);
@@ -259,7 +281,7 @@ fn job(
     })
 }
 
-fn watched(job: Job, settings: &Settings, sink: &mut dyn Sink) -> (Report, Result<(), RunError>) {
+pub(super) fn watched(job: Job, settings: &Settings, sink: &mut dyn Sink) -> (Report, Result<(), RunError>) {
     stop_on_signal(job.stop.clone());
     let bar = progress::start(job.watch.clone(), settings.json);
     let answer = pipeline::run(job, sink);
@@ -267,14 +289,24 @@ fn watched(job: Job, settings: &Settings, sink: &mut dyn Sink) -> (Report, Resul
     answer
 }
 
-/// A new collection has the model that is named; without one, sources of vectors alone need none.
-fn new_config(engine: &Engine, settings: &Settings, sources: &Sources) -> anyhow::Result<CollectionConfig> {
-    let vectors = sources.declared();
-    if settings.model.is_none() && !vectors.is_empty() {
-        return Ok(CollectionConfig { model: None, vectors, hnsw: HnswConfig::default() });
+/// A new collection has the model that made its sources, or that is named; without one, sources of vectors alone need none.
+fn new_config(
+    engine: &Engine,
+    args: &IngestArgs,
+    settings: &Settings,
+    sources: &Sources,
+) -> anyhow::Result<CollectionConfig> {
+    if let Some(declared) = sources.declared(settings.model.is_some()) {
+        return if args.tokens.is_none() { Ok(declared) } else { Err(given_tokens().into()) };
     }
     let encoder = engine.encoder(settings.model.as_deref())?;
-    Ok(engine::collection_config(encoder.as_ref(), Default::default(), HnswConfig::default()))
+    Ok(engine::collection_config(encoder.as_ref(), Default::default(), HnswConfig::default(), args.tokens)?)
+}
+
+fn given_tokens() -> Usage {
+    Usage(
+        "--tokens are made by a model, and these sources bring their vectors: their tokens are kept as they are".into(),
+    )
 }
 
 /// The first Ctrl-C or SIGTERM stops once the images that are being embedded are done, the second at once.

@@ -2,6 +2,7 @@
 
 mod collection;
 mod demo;
+mod embed;
 mod ingest;
 mod local;
 mod model;
@@ -39,6 +40,7 @@ enum Command {
     Demo(demo::DemoArgs),
     Serve(serve::ServeArgs),
     Ingest(ingest::IngestArgs),
+    Embed(embed::EmbedArgs),
     Query(query::QueryArgs),
     #[command(subcommand)]
     Collection(collection::CollectionCommand),
@@ -80,6 +82,7 @@ fn run(command: Command, settings: &Settings) -> anyhow::Result<exit::Exit> {
         Command::Demo(args) => demo::run(&args, settings),
         Command::Serve(args) => serve::run(&args, settings),
         Command::Ingest(args) => ingest::run(&args, settings),
+        Command::Embed(args) => embed::run(&args, settings),
         Command::Query(args) => query::run(&args, settings),
         Command::Collection(command) => collection::run(&command, settings),
         Command::Verify(args) => upkeep::verify(&args, settings),
@@ -119,6 +122,9 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         Index::DiskFull { .. } => Some("free some space and try again; nothing was changed".to_owned()),
         Index::Quarantined { name, .. } => {
             Some(format!("`firn verify {name}` says more; restore the data directory from a backup"))
+        }
+        Index::UnknownTokens { .. } => {
+            Some("a collection keeps the tokens that it was made with: ingest into a new one".to_owned())
         }
         Index::ZeroVector { .. } | Index::NotFinite { .. } => Some("check what made this vector".to_owned()),
         _ => None,

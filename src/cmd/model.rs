@@ -1,6 +1,8 @@
 //! `firn model`: what a model is, and whether a folder is whole.
 
-use firn_model::{CheckReport, ModelInfo, Sigmoid};
+use std::collections::BTreeMap;
+
+use firn_model::{CheckReport, Grid, ModelInfo, Sigmoid, TokenShape};
 
 use super::table;
 use crate::{exit::Exit, settings::Settings};
@@ -21,24 +23,54 @@ pub enum ModelCommand {
     Check {
         /// `builtin`, a model folder, or hf:org/name@revision [default: the --model setting]
         name: Option<String>,
+        /// What the folder should be, such as clip, siglip, xlm-roberta or mistral [default: what its files say]
+        #[arg(long)]
+        family: Option<String>,
     },
 }
 
 pub fn run(command: &ModelCommand, settings: &Settings) -> anyhow::Result<Exit> {
     match command {
         ModelCommand::Info { name } => info(name.as_deref().unwrap_or(settings.model_or_default()), settings),
-        ModelCommand::Check { name } => check(name.as_deref().unwrap_or(settings.model_or_default()), settings),
+        ModelCommand::Check { name, family } => {
+            check(name.as_deref().unwrap_or(settings.model_or_default()), family.as_deref(), settings)
+        }
     }
 }
 
 fn info(name: &str, settings: &Settings) -> anyhow::Result<Exit> {
     let encoder = firn_model::load(name, settings.device)?;
     if settings.json {
-        println!("{}", serde_json::to_string(encoder.info())?);
+        println!("{}", serde_json::to_string(&Described::of(encoder.info()))?);
     } else {
         print_info(encoder.info());
     }
     Ok(Exit::Ok)
+}
+
+/// The model, and what a point with an image and a text takes in a collection of it.
+#[derive(serde::Serialize)]
+struct Described<'a> {
+    #[serde(flatten)]
+    info: &'a ModelInfo,
+    /// By grid; `none`: without tokens.
+    bytes_per_point: BTreeMap<String, usize>,
+}
+
+impl Described<'_> {
+    fn of(info: &ModelInfo) -> Described<'_> {
+        let grids = Grid::ALL.into_iter().map(Some).chain([None]);
+        let name = |grid: Option<Grid>| grid.map_or_else(|| "none".to_owned(), |grid| grid.to_string());
+        Described { info, bytes_per_point: grids.map(|grid| (name(grid), point_bytes(info, grid))).collect() }
+    }
+}
+
+/// Embeddings in single precision, tokens in half.
+fn point_bytes(info: &ModelInfo, grid: Option<Grid>) -> usize {
+    let sides = usize::from(info.image_side_px > 0) + usize::from(info.max_text_tokens > 0);
+    let shapes = grid.map(|grid| info.token_shapes(grid)).unwrap_or_default();
+    let tokens = [shapes.image, shapes.text].into_iter().flatten().map(|shape| shape.bytes());
+    sides * info.dim * 4 + tokens.sum::<usize>()
 }
 
 fn print_info(info: &ModelInfo) {
@@ -52,14 +84,25 @@ fn print_info(info: &ModelInfo) {
         row("parameters", info.parameters.to_string()),
         row("device", info.device.clone()),
     ];
+    rows.push(row("no tokens", format!("{} bytes a point of an image and a text", point_bytes(info, None))));
+    for grid in Grid::ALL {
+        let shapes = info.token_shapes(grid);
+        let shape = |shape: Option<TokenShape>| shape.map_or("none".to_owned(), |s| format!("{} x {}", s.n, s.dim));
+        let (image, text) = (shape(shapes.image), shape(shapes.text));
+        let bytes = point_bytes(info, Some(grid));
+        rows.push(row(&format!("tokens {grid}"), format!("image {image}, text {text}: {bytes} bytes a point")));
+    }
     if let Some(Sigmoid { logit_scale, logit_bias }) = info.sigmoid {
         rows.push(row("sigmoid", format!("logit scale {logit_scale}, bias {logit_bias}")));
     }
     table::print(&["model", &info.name], &rows);
 }
 
-fn check(name: &str, settings: &Settings) -> anyhow::Result<Exit> {
-    let report = firn_model::check(name)?;
+fn check(name: &str, family: Option<&str>, settings: &Settings) -> anyhow::Result<Exit> {
+    let report = match family {
+        Some(family) => firn_model::check_against(name, family)?,
+        None => firn_model::check(name)?,
+    };
     if settings.json {
         println!("{}", serde_json::to_string(&report)?);
     } else {
@@ -85,6 +128,9 @@ fn print_report(report: &CheckReport) {
         println!("  on {} ({}): {weights} MiB of weights, {batch} MiB for a batch", memory.device, memory.dtype);
     }
     if let Some(trial) = &report.trial {
-        println!("  tried with {:?}: {} tokens, {} dimensions", trial.text, trial.tokens_used, trial.dim);
+        match trial.tokens_used {
+            0 => println!("  tried with a grey picture: {} dimensions", trial.dim),
+            n_tokens => println!("  tried with {:?}: {n_tokens} tokens, {} dimensions", trial.text, trial.dim),
+        }
     }
 }

@@ -50,6 +50,9 @@ pub struct QueryArgs {
     /// Give the vectors of the hits too (JSON only)
     #[arg(long)]
     with_vectors: bool,
+    /// Give the tokens of the hits too (JSON only)
+    #[arg(long)]
+    with_tokens: bool,
     /// Ask this server instead of the local data directory
     #[arg(long, env = "FIRN_SERVER", value_name = "URL")]
     server: Option<String>,
@@ -97,7 +100,7 @@ fn request(args: &QueryArgs) -> anyhow::Result<Request> {
         candidates: args.candidates,
         ef: args.ef,
         exact: args.exact,
-        fields: Fields { payload: true, texts: args.with_texts, vectors: args.with_vectors },
+        fields: Fields { payload: true, texts: args.with_texts, vectors: args.with_vectors, tokens: args.with_tokens },
         score_threshold: args.score_threshold,
         max_bytes: usize::MAX,
     })

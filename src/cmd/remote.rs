@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, anyhow};
 use firn_client::{Client, Error, json, v1};
 use firn_index::{
-    CollectionConfig, CollectionInfo, HnswConfig, ModelRef, Payload, PointId, Status, Text, VectorConfig,
+    CollectionConfig, CollectionInfo, HnswConfig, ModelRef, Payload, PointId, Status, Text, TokenConfig, Tokens,
+    VectorConfig,
 };
+use firn_model::Grid;
 
 use super::collection::CreateArgs;
 use crate::{
@@ -37,8 +39,18 @@ pub fn create(server: &str, args: &CreateArgs, settings: &Settings) -> anyhow::R
             ef_construction: hnsw.ef_construction as u32,
             ef_search: hnsw.ef_search as u32,
         }),
+        token_grid: token_grid(args.tokens).into(),
+        ..Default::default()
     };
     info(call(server, async |client| client.create_collection(request).await)?)
+}
+
+pub fn token_grid(grid: Option<Grid>) -> v1::TokenGrid {
+    match grid {
+        None => v1::TokenGrid::Unspecified,
+        Some(Grid::Four) => v1::TokenGrid::TokenGrid4x4,
+        Some(Grid::Seven) => v1::TokenGrid::TokenGrid7x7,
+    }
 }
 
 pub fn collections(server: &str) -> anyhow::Result<Vec<CollectionInfo>> {
@@ -75,6 +87,7 @@ fn query_request(request: &Request) -> v1::QueryRequest {
             payload: request.fields.payload,
             texts: request.fields.texts,
             vectors: request.fields.vectors,
+            tokens: request.fields.tokens,
         }),
         score_threshold: request.score_threshold,
     }
@@ -106,8 +119,13 @@ fn hit(hit: v1::Hit) -> anyhow::Result<Hit> {
         payload: hit.payload.map_or_else(|| Ok(Payload::new()), json::from_struct)?,
         texts: hit.texts.into_iter().map(|t| Text { text: t.text, language: t.language }).collect(),
         vectors: hit.vectors.iter().map(|(name, vector)| (name.clone(), firn_client::unpack(vector))).collect(),
+        tokens: hit.tokens.iter().map(|(of, tokens)| (of.clone(), tokens_of(tokens))).collect(),
         version: hit.version,
     })
+}
+
+fn tokens_of(tokens: &v1::Tokens) -> Tokens {
+    Tokens { n: tokens.n as usize, dim: tokens.dim as usize, values: firn_client::unpack_tokens(tokens) }
 }
 
 pub fn point_id(id: Option<v1::PointId>) -> anyhow::Result<PointId> {
@@ -127,6 +145,8 @@ fn info(c: v1::CollectionDescription) -> anyhow::Result<CollectionInfo> {
     let hnsw = c.hnsw.context("the server's reply has no hnsw settings")?;
     let vectors: BTreeMap<_, _> =
         c.vectors.into_iter().map(|(name, v)| (name, VectorConfig { dim: v.dim as usize })).collect();
+    let shape = |shape: v1::TokenShape| TokenConfig { n: shape.n as usize, dim: shape.dim as usize };
+    let tokens = c.tokens.into_iter().map(|(of, given)| (of, shape(given))).collect();
     let model = (!c.model.is_empty()).then_some(ModelRef { name: c.model, hash: c.model_hash });
     Ok(CollectionInfo {
         name: c.name,
@@ -141,6 +161,7 @@ fn info(c: v1::CollectionDescription) -> anyhow::Result<CollectionInfo> {
                 ef_construction: hnsw.ef_construction as usize,
                 ef_search: hnsw.ef_search as usize,
             },
+            tokens,
         },
         segments_count: c.segments_count as usize,
         buffered_vectors_count: c.buffered_vectors_count,

@@ -1,7 +1,7 @@
 //! First stage: whatever is looked for becomes a vector.
 
 use firn_index::{Collection, CollectionConfig, PointId, Reader, Row};
-use firn_model::{Encoder, picture};
+use firn_model::{Encoder, Keep, picture};
 
 use super::{Content, Error, Request, Truncation, request::invalid};
 use crate::engine::Engine;
@@ -27,7 +27,7 @@ pub fn query(engine: &Engine, collection: &Collection, reader: &Reader, request:
             Ok(Query { itself: reader.row(id)?, ..plain(vector) })
         }
         Content::Text(text) => {
-            let embedded = encoder(engine, collection)?.embed_texts(&[&text.text])?;
+            let embedded = encoder(engine, collection)?.embed_texts(&[&text.text], Keep::Nothing)?;
             let embedded = embedded.into_iter().next().expect("one text gives one embedding");
             let truncation = (embedded.tokens_cut > 0)
                 .then_some(Truncation { tokens_used: embedded.tokens_used, tokens_cut: embedded.tokens_cut });
@@ -35,9 +35,9 @@ pub fn query(engine: &Engine, collection: &Collection, reader: &Reader, request:
         }
         Content::Image(bytes) => {
             let encoder = encoder(engine, collection)?;
-            let pixels = encoder.preprocess(&picture::decode(bytes)?.rgb);
-            let embedded = encoder.embed_images(&[pixels])?;
-            Ok(plain(embedded.into_iter().next().expect("one image gives one embedding")))
+            let pixels = encoder.preprocess(&picture::decode(bytes)?.rgb)?;
+            let embedded = encoder.embed_images(&[pixels], Keep::Nothing)?;
+            Ok(plain(embedded.into_iter().next().expect("one image gives one embedding").embedding))
         }
     }
 }

@@ -22,6 +22,7 @@ pub fn hits(reader: &Reader, ranked: Vec<Ranked>, request: &Request) -> Result<V
             payload: point.payload,
             texts: point.texts,
             vectors: point.vectors,
+            tokens: point.tokens,
             version: point.version,
         });
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use firn_index::{Fields, Payload, PointId, Text};
+use firn_index::{Fields, Payload, PointId, Text, Tokens};
 use serde::{Deserialize, Serialize};
 
 use super::Error;
@@ -114,6 +114,8 @@ pub struct Hit {
     pub texts: Vec<Text>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub vectors: BTreeMap<String, Vec<f32>>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tokens: BTreeMap<String, Tokens>,
     pub version: u64,
 }
 

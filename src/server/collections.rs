@@ -111,12 +111,24 @@ pub fn page_limit(limit: u32) -> Result<usize, Problem> {
 
 /// A named model, or the server's own when nothing is said of vectors; else none.
 fn config(shared: &Shared, request: CreateCollectionRequest) -> Result<CollectionConfig, Problem> {
-    let hnsw = convert::hnsw_in(request.hnsw);
+    let grid = convert::grid_in(request.token_grid, "token_grid")?;
+    let (hnsw, tokens) = (convert::hnsw_in(request.hnsw), convert::token_shapes_in(request.tokens));
+    if grid.is_some() && !tokens.is_empty() {
+        return Err(Problem::invalid("token_grid", "INVALID_SETTING", "expected tokens or token_grid, received both"));
+    }
     if request.model.is_empty() && !request.vectors.is_empty() {
+        if grid.is_some() {
+            return Err(Problem::invalid("token_grid", "NO_MODEL", "expected a model that makes the tokens"));
+        }
         let vectors = convert::vectors_in(request.vectors, None)?;
-        return Ok(CollectionConfig { model: None, vectors, hnsw });
+        return Ok(CollectionConfig { model: None, vectors, hnsw, tokens });
     }
     let encoder = shared.engine()?.encoder(Some(&request.model))?;
     let vectors = convert::vectors_in(request.vectors, Some(encoder.as_ref()))?;
-    Ok(engine::collection_config(encoder.as_ref(), vectors, hnsw))
+    let config = engine::collection_config(encoder.as_ref(), vectors, hnsw, grid)?;
+    if grid.is_some() {
+        return Ok(config);
+    }
+    convert::check_token_shapes(&tokens, encoder.info())?;
+    Ok(CollectionConfig { tokens, ..config })
 }

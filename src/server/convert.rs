@@ -4,11 +4,13 @@
 use std::collections::{BTreeMap, HashMap};
 
 use firn_index::{
-    self as index, CollectionConfig, CollectionInfo, Fields, HnswConfig, Limits, Payload, PointId, Text, VectorConfig,
+    self as index, CollectionConfig, CollectionInfo, Fields, HnswConfig, Limits, Payload, PointId, Text, TokenConfig,
+    Tokens, VectorConfig,
 };
 use firn_ingest::embed;
-use firn_model::{Encoder, ModelInfo};
+use firn_model::{Encoder, FusionTokens, Grid, ModelInfo, TokenShape};
 use firn_proto::{json, v1};
+use half::f16;
 
 use super::status::Problem;
 use crate::query;
@@ -101,6 +103,79 @@ fn vectors_out(vectors: BTreeMap<String, Vec<f32>>) -> HashMap<String, v1::Vecto
     vectors.into_iter().map(|(name, vector)| (name, vector_out(&vector))).collect()
 }
 
+/// As many bytes as the shape says, all finite; the collection knows the shape.
+fn tokens_in(tokens: &v1::Tokens, field: &str) -> Result<Tokens> {
+    let (n, dim) = (tokens.n as usize, tokens.dim as usize);
+    let expected = n.checked_mul(dim).and_then(|numbers| numbers.checked_mul(2));
+    if expected != Some(tokens.packed.len()) || tokens.packed.is_empty() {
+        let message = format!("expected {n} x {dim} numbers of 2 bytes, received {} bytes", tokens.packed.len());
+        return Err(Problem::invalid(format!("{field}.packed"), "WRONG_TOKENS", message));
+    }
+    let (pairs, _) = tokens.packed.as_chunks::<2>();
+    let values: Vec<f16> = pairs.iter().map(|pair| f16::from_le_bytes(*pair)).collect();
+    if let Some(position) = values.iter().position(|number| !number.is_finite()) {
+        let message = format!("the number at position {position} is not finite");
+        return Err(Problem::invalid(field, "NOT_FINITE", message));
+    }
+    Ok(Tokens { n, dim, values })
+}
+
+fn tokens_out(n: usize, dim: usize, values: &[f16]) -> v1::Tokens {
+    let packed: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    v1::Tokens { n: n as u32, dim: dim as u32, packed: packed.into() }
+}
+
+fn all_tokens_out(tokens: BTreeMap<String, Tokens>) -> HashMap<String, v1::Tokens> {
+    tokens.into_iter().map(|(of, tokens)| (of, tokens_out(tokens.n, tokens.dim, &tokens.values))).collect()
+}
+
+fn token_shapes_out(tokens: BTreeMap<String, TokenConfig>) -> HashMap<String, v1::TokenShape> {
+    tokens.into_iter().map(|(of, shape)| (of, token_shape_out(shape.n, shape.dim))).collect()
+}
+
+fn token_shape_out(n: usize, dim: usize) -> v1::TokenShape {
+    v1::TokenShape { n: n as u32, dim: dim as u32 }
+}
+
+pub fn token_shapes_in(tokens: HashMap<String, v1::TokenShape>) -> BTreeMap<String, TokenConfig> {
+    let shape = |shape: v1::TokenShape| TokenConfig { n: shape.n as usize, dim: shape.dim as usize };
+    tokens.into_iter().map(|(of, given)| (of, shape(given))).collect()
+}
+
+/// "image" and "text" are where a model's tokens go, so they have a shape that it makes.
+pub fn check_token_shapes(tokens: &BTreeMap<String, TokenConfig>, info: &ModelInfo) -> Result<()> {
+    let all = || Grid::ALL.map(|grid| info.token_shapes(grid));
+    let made = |of: &str| -> Vec<TokenShape> {
+        match of {
+            embed::IMAGE_VECTOR => all().into_iter().filter_map(|shapes| shapes.image).collect(),
+            _ => info.text_tokens.into_iter().collect(),
+        }
+    };
+    for of in [embed::IMAGE_VECTOR, embed::TEXT_VECTOR] {
+        let Some(received) = tokens.get(of) else { continue };
+        let made: Vec<String> = made(of).iter().map(|shape| format!("{} x {}", shape.n, shape.dim)).collect();
+        if !made.contains(&received.to_string()) {
+            let message = format!("expected one of {made:?}, as the model makes them, received {received}");
+            return Err(Problem::invalid(format!("tokens[{of:?}]"), "WRONG_TOKENS", message));
+        }
+    }
+    Ok(())
+}
+
+/// None: no tokens are wanted.
+pub fn grid_in(grid: i32, field: &str) -> Result<Option<Grid>> {
+    match v1::TokenGrid::try_from(grid) {
+        Ok(v1::TokenGrid::Unspecified) => Ok(None),
+        Ok(v1::TokenGrid::TokenGrid4x4) => Ok(Some(Grid::Four)),
+        Ok(v1::TokenGrid::TokenGrid7x7) => Ok(Some(Grid::Seven)),
+        Err(_) => Err(Problem::invalid(field, "OUT_OF_RANGE", format!("expected 0 to 2, received {grid}"))),
+    }
+}
+
+pub fn fusion_tokens_out(tokens: Option<FusionTokens>) -> Option<v1::Tokens> {
+    tokens.map(|tokens| tokens_out(tokens.n, tokens.dim, &tokens.values))
+}
+
 pub fn payload_in(payload: Option<prost_types::Struct>, field: &str) -> Result<Payload> {
     let Some(payload) = payload else { return Ok(Payload::new()) };
     json::from_struct(payload).map_err(|error| Problem::invalid(field, "INVALID_PAYLOAD", error.to_string()))
@@ -124,12 +199,17 @@ pub fn point_in(point: v1::PointInput) -> Result<embed::Input> {
         let vector = vector_in(vector, &format!("vectors[{name:?}]"))?;
         Ok((name, vector))
     });
+    let tokens = point.tokens.into_iter().map(|(of, tokens)| {
+        let tokens = tokens_in(&tokens, &format!("tokens[{of:?}]"))?;
+        Ok((of, tokens))
+    });
     Ok(embed::Input {
         id: id_in(point.id, "id")?,
         image: (!point.image.is_empty()).then(|| point.image.into()),
         texts: point.texts.into_iter().map(text_in).collect(),
         payload: payload_in(point.payload, "payload")?,
         vectors: vectors.collect::<Result<_>>()?,
+        tokens: tokens.collect::<Result<_>>()?,
     })
 }
 
@@ -139,6 +219,7 @@ pub fn point_out(point: index::Point, fields: Fields) -> v1::Point {
         payload: payload_out(point.payload, fields),
         texts: texts_out(point.texts),
         vectors: vectors_out(point.vectors),
+        tokens: all_tokens_out(point.tokens),
         version: point.version,
     }
 }
@@ -156,7 +237,7 @@ pub fn truncation_out(id: &PointId, truncation: embed::Truncation) -> v1::Trunca
 pub fn fields(include: Option<v1::Include>) -> Fields {
     match include {
         None => Fields { payload: true, ..Fields::default() },
-        Some(v1::Include { payload, texts, vectors }) => Fields { payload, texts, vectors },
+        Some(v1::Include { payload, texts, vectors, tokens }) => Fields { payload, texts, vectors, tokens },
     }
 }
 
@@ -233,6 +314,7 @@ fn hit_out(hit: query::Hit, fields: Fields) -> v1::Hit {
         payload: payload_out(hit.payload, fields),
         texts: texts_out(hit.texts),
         vectors: vectors_out(hit.vectors),
+        tokens: all_tokens_out(hit.tokens),
         version: hit.version,
     }
 }
@@ -264,7 +346,7 @@ pub fn vectors_in(
 }
 
 pub fn collection_out(info: CollectionInfo) -> v1::CollectionDescription {
-    let CollectionConfig { model, vectors, hnsw } = info.config;
+    let CollectionConfig { model, vectors, hnsw, tokens } = info.config;
     let (status, status_detail) = match info.status {
         index::Status::Ready => (v1::CollectionStatus::Ready, String::new()),
         index::Status::Indexing => (v1::CollectionStatus::Indexing, String::new()),
@@ -290,6 +372,7 @@ pub fn collection_out(info: CollectionInfo) -> v1::CollectionDescription {
         buffered_vectors_count: info.buffered_vectors_count,
         tombstones_count: info.tombstones_count,
         aliases: info.aliases,
+        tokens: token_shapes_out(tokens),
     }
 }
 
@@ -312,6 +395,8 @@ pub fn model_out(info: &ModelInfo) -> v1::ModelDescription {
         max_text_tokens: info.max_text_tokens as u32,
         parameters: info.parameters,
         device: info.device.clone(),
+        image_token_dim: info.image_token_dim as u32,
+        text_tokens: info.text_tokens.map(|shape| token_shape_out(shape.n, shape.dim)),
     }
 }
 
@@ -353,6 +438,22 @@ mod tests {
     }
 
     #[test]
+    fn tokens_come_back_and_wrong_ones_are_named() {
+        let values = [0.5, -65_504.0, 6e-8, 0.0].map(f16::from_f32);
+        let sent = tokens_out(2, 2, &values);
+        assert_eq!(tokens_in(&sent, "t").unwrap(), Tokens { n: 2, dim: 2, values: values.to_vec() });
+        let check = |tokens: v1::Tokens, field: &str, reason| {
+            let problem = tokens_in(&tokens, "tokens[\"image\"]").unwrap_err();
+            assert_eq!((problem.field.as_str(), problem.reason), (field, reason));
+        };
+        let packed = "tokens[\"image\"].packed";
+        check(v1::Tokens::default(), packed, "WRONG_TOKENS");
+        check(v1::Tokens { n: 3, ..sent.clone() }, packed, "WRONG_TOKENS");
+        check(v1::Tokens { n: u32::MAX, dim: u32::MAX, ..sent.clone() }, packed, "WRONG_TOKENS");
+        check(tokens_out(1, 2, &[f16::ONE, f16::NAN]), "tokens[\"image\"]", "NOT_FINITE");
+    }
+
+    #[test]
     fn zero_means_the_default() {
         let request = v1::QueryRequest {
             collection_name: "c".into(),
@@ -361,7 +462,7 @@ mod tests {
         };
         let plain = query_in(request, 1).unwrap();
         assert_eq!((plain.limit, plain.candidates, plain.ef, plain.using), (None, None, None, None));
-        assert_eq!(plain.fields, Fields { payload: true, texts: false, vectors: false });
+        assert_eq!(plain.fields, Fields { payload: true, ..Fields::default() });
         assert_eq!(hnsw_in(None), HnswConfig::default());
     }
 

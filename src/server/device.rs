@@ -11,7 +11,7 @@ use std::{
     thread,
 };
 
-use firn_model::{Embedding, Encoder, ModelInfo, Pixels, Result, TextEmbedding};
+use firn_model::{Encoder, ImageEmbedding, Keep, ModelInfo, Pixels, Result, TextEmbedding};
 use image::RgbImage;
 
 use super::{metrics::Metrics, work};
@@ -53,17 +53,17 @@ impl Encoder for Shared {
         self.encoder.info()
     }
 
-    fn preprocess(&self, picture: &RgbImage) -> Pixels {
+    fn preprocess(&self, picture: &RgbImage) -> Result<Pixels> {
         self.encoder.preprocess(picture)
     }
 
-    fn embed_images(&self, images: &[Pixels]) -> Result<Vec<Embedding>> {
-        self.in_turn(images, MAX_IMAGES, |images, reply| Inputs::Images(images.to_vec(), reply))
+    fn embed_images(&self, images: &[Pixels], keep: Keep) -> Result<Vec<ImageEmbedding>> {
+        self.in_turn(images, MAX_IMAGES, keep, |images, reply| Inputs::Images(images.to_vec(), reply))
     }
 
-    fn embed_texts(&self, texts: &[&str]) -> Result<Vec<TextEmbedding>> {
+    fn embed_texts(&self, texts: &[&str], keep: Keep) -> Result<Vec<TextEmbedding>> {
         let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
-        self.in_turn(texts, MAX_TEXTS, |texts, reply| Inputs::Texts(owned(texts), reply))
+        self.in_turn(texts, MAX_TEXTS, keep, |texts, reply| Inputs::Texts(owned(texts), reply))
     }
 }
 
@@ -73,12 +73,14 @@ impl Shared {
         &self,
         inputs: &[I],
         piece: usize,
+        keep: Keep,
         job: impl Fn(&[I], SyncSender<Result<Vec<O>>>) -> Inputs,
     ) -> Result<Vec<O>> {
         let mut outputs = Vec::with_capacity(inputs.len());
         for inputs in inputs.chunks(piece) {
             let (reply, answer) = sync_channel(1);
-            let job = Job { encoder: self.encoder.clone(), inputs: job(inputs, reply), call: work::current() };
+            let (encoder, call) = (self.encoder.clone(), work::current());
+            let job = Job { encoder, inputs: job(inputs, reply), keep, call };
             self.metrics.inference_queue.increment(1.0);
             // The thread lives while we hold a sender; it gives up a job by dropping its reply.
             let answer = self.jobs.send(job).ok().and_then(|()| answer.recv().ok());
@@ -92,12 +94,13 @@ impl Shared {
 struct Job {
     encoder: Arc<dyn Encoder>,
     inputs: Inputs,
+    keep: Keep,
     call: Option<work::Call>,
 }
 
 enum Inputs {
     Texts(Vec<String>, SyncSender<Result<Vec<TextEmbedding>>>),
-    Images(Vec<Pixels>, SyncSender<Result<Vec<Embedding>>>),
+    Images(Vec<Pixels>, SyncSender<Result<Vec<ImageEmbedding>>>),
 }
 
 fn run(jobs: &Receiver<Job>, metrics: &Metrics) {
@@ -143,7 +146,7 @@ fn next_batch(waiting: &mut VecDeque<Job>) -> Vec<Job> {
 impl Job {
     fn goes_with(&self, other: &Job) -> bool {
         let same_kind = std::mem::discriminant(&self.inputs) == std::mem::discriminant(&other.inputs);
-        same_kind && Arc::ptr_eq(&self.encoder, &other.encoder)
+        same_kind && self.keep == other.keep && Arc::ptr_eq(&self.encoder, &other.encoder)
     }
 }
 
@@ -164,7 +167,7 @@ impl Inputs {
 }
 
 fn embed(batch: Vec<Job>, metrics: &Metrics) {
-    let Some(encoder) = batch.first().map(|job| job.encoder.clone()) else { return };
+    let Some((encoder, keep)) = batch.first().map(|job| (job.encoder.clone(), job.keep)) else { return };
     let (mut texts, mut images) = (Vec::new(), Vec::new());
     for job in batch {
         match job.inputs {
@@ -175,12 +178,12 @@ fn embed(batch: Vec<Job>, metrics: &Metrics) {
     if !texts.is_empty() {
         let size = together(texts, |texts| {
             let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-            encoder.embed_texts(&texts)
+            encoder.embed_texts(&texts, keep)
         });
         metrics.text_batch.record(size as f64);
     }
     if !images.is_empty() {
-        let size = together(images, |images| encoder.embed_images(images));
+        let size = together(images, |images| encoder.embed_images(images, keep));
         metrics.image_batch.record(size as f64);
     }
 }
@@ -245,6 +248,8 @@ pub mod tests {
                 dim: 1,
                 image_side_px: 1,
                 max_text_tokens: 1,
+                image_token_dim: 0,
+                text_tokens: None,
                 parameters: 0,
                 device: "cpu".into(),
                 sigmoid: None,
@@ -263,15 +268,16 @@ pub mod tests {
             &self.info
         }
 
-        fn preprocess(&self, _: &RgbImage) -> Pixels {
-            Pixels { side: 1, values: vec![0.0; 3] }
+        fn preprocess(&self, _: &RgbImage) -> Result<Pixels> {
+            Ok(Pixels { side: 1, values: vec![0.0; 3] })
         }
 
-        fn embed_images(&self, images: &[Pixels]) -> Result<Vec<Embedding>> {
-            Ok(images.iter().map(|image| vec![image.values[0]]).collect())
+        fn embed_images(&self, images: &[Pixels], _keep: Keep) -> Result<Vec<ImageEmbedding>> {
+            let embed = |image: &Pixels| ImageEmbedding { embedding: vec![image.values[0]], fusion_tokens: None };
+            Ok(images.iter().map(embed).collect())
         }
 
-        fn embed_texts(&self, texts: &[&str]) -> Result<Vec<TextEmbedding>> {
+        fn embed_texts(&self, texts: &[&str], _keep: Keep) -> Result<Vec<TextEmbedding>> {
             let mut open = self.open.lock().unwrap();
             self.batches.lock().unwrap().push(texts.len());
             self.opened.notify_all();
@@ -283,8 +289,12 @@ pub mod tests {
             if texts.contains(&"") {
                 return Err(Error::EmptyText);
             }
-            let embed =
-                |text: &&str| TextEmbedding { embedding: vec![text.len() as f32], tokens_used: 1, tokens_cut: 0 };
+            let embed = |text: &&str| TextEmbedding {
+                embedding: vec![text.len() as f32],
+                tokens_used: 1,
+                tokens_cut: 0,
+                fusion_tokens: None,
+            };
             Ok(texts.iter().map(embed).collect())
         }
     }
@@ -299,7 +309,7 @@ pub mod tests {
         let encoder = device.share(slow.clone());
         let call = |text: &'static str| {
             let encoder = encoder.clone();
-            thread::spawn(move || encoder.embed_texts(&[text]))
+            thread::spawn(move || encoder.embed_texts(&[text], Keep::Nothing))
         };
         let calls: Vec<_> = texts.iter().map(|text| call(text)).collect();
         // Nobody takes jobs yet: gather all, then feed the thread at once.
@@ -339,10 +349,10 @@ pub mod tests {
         let encoder = Device::start(Metrics::new()).unwrap().share(slow);
         let panicked = thread::spawn({
             let encoder = encoder.clone();
-            move || encoder.embed_texts(&["panic"])
+            move || encoder.embed_texts(&["panic"], Keep::Nothing)
         });
         assert!(panicked.join().is_err());
-        assert_eq!(encoder.embed_texts(&["four"]).unwrap()[0].embedding, [4.0]);
+        assert_eq!(encoder.embed_texts(&["four"], Keep::Nothing).unwrap()[0].embedding, [4.0]);
     }
 
     #[test]
@@ -351,7 +361,7 @@ pub mod tests {
         let encoder = Device::start(Metrics::new()).unwrap().share(slow.clone());
         let first = thread::spawn({
             let encoder = encoder.clone();
-            move || encoder.embed_texts(&["first"])
+            move || encoder.embed_texts(&["first"], Keep::Nothing)
         });
         // The thread is inside the network once it has noted the first batch.
         let mut open = slow.open.lock().unwrap();
@@ -362,7 +372,7 @@ pub mod tests {
         let call = work::Call::default();
         let gone = thread::spawn({
             let (encoder, call) = (encoder.clone(), call.clone());
-            move || work::on_behalf_of(call, || encoder.embed_texts(&["gone"]))
+            move || work::on_behalf_of(call, || encoder.embed_texts(&["gone"], Keep::Nothing))
         });
         call.leave();
         slow.open();

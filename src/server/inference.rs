@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use firn_index::Limits;
-use firn_model::{Encoder, Error, TextEmbedding, picture};
+use firn_model::{Encoder, Error, Keep, picture};
 use firn_proto::v1::{
     self, EmbedError, EmbedInput, EmbedRequest, EmbedResponse, EmbedStreamRequest, EmbedStreamResponse, Embedding,
     InfoRequest, InfoResponse, embed_input, embed_stream_response,
 };
+use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -15,7 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{
     convert, limits,
     shared::Shared,
-    status::{Problem, of_transport, shutting_down},
+    status::{Problem, of_transport, reply_too_large, shutting_down},
     work::{self, Work},
 };
 
@@ -35,17 +36,23 @@ impl v1::inference_server::Inference for Inference {
     }
 
     async fn embed(&self, request: Request<EmbedRequest>) -> Result<Response<EmbedResponse>, Status> {
-        let EmbedRequest { model, inputs } = request.into_inner();
+        let EmbedRequest { model, inputs, tokens } = request.into_inner();
         let encoder = self.encoder(&model)?;
+        let keep = keep(encoder.as_ref(), tokens)?;
         convert::within("inputs", inputs.len(), 1, limits::MAX_EMBED_INPUTS)?;
-        let mut embeddings = Vec::with_capacity(inputs.len());
+        let (mut embeddings, mut bytes) = (Vec::with_capacity(inputs.len()), 0);
         let mut inputs = inputs.into_iter().peekable();
         while inputs.peek().is_some() {
             // Pictures are decoded side by side; what then waits for the device goes through it as one batch.
-            let started = inputs.by_ref().take(limits::AT_ONCE).map(|input| start(&encoder, Some(input)));
+            let started = inputs.by_ref().take(limits::AT_ONCE).map(|input| start(&encoder, Some(input), keep));
             for work in started.collect::<Vec<_>>() {
                 let field = format!("inputs[{}]", embeddings.len());
-                embeddings.push(work.answer().await.map_err(|problem| problem.within(&field))?);
+                let embedding = work.answer().await.map_err(|problem| problem.within(&field))?;
+                bytes += embedding.encoded_len();
+                if bytes > self.0.settings.max_message_bytes {
+                    return Err(reply_too_large(self.0.settings.max_message_bytes).into());
+                }
+                embeddings.push(embedding);
             }
         }
         Ok(Response::new(EmbedResponse { embeddings }))
@@ -116,7 +123,7 @@ async fn read_all(
     jobs: mpsc::Sender<Work<Embedding>>,
 ) -> Result<(), Status> {
     let mut stopping = shared.stopping.subscribe();
-    let mut encoder: Option<Arc<dyn Encoder>> = None;
+    let mut encoder: Option<(Arc<dyn Encoder>, Keep)> = None;
     loop {
         let message = tokio::select! {
             biased;
@@ -124,24 +131,39 @@ async fn read_all(
             () = jobs.closed() => return Ok(()),
             message = messages.message() => message.map_err(of_transport)?,
         };
-        let Some(EmbedStreamRequest { model, input }) = message else { return Ok(()) };
-        let encoder = match &encoder {
+        let Some(EmbedStreamRequest { model, input, tokens }) = message else { return Ok(()) };
+        let (encoder, keep) = match &encoder {
             Some(encoder) => encoder,
-            None => encoder.insert(shared.engine()?.encoder(Some(&model)).map_err(Problem::from)?),
+            None => {
+                let found = shared.engine()?.encoder(Some(&model)).map_err(Problem::from)?;
+                let keep = keep(found.as_ref(), tokens)?;
+                encoder.insert((found, keep))
+            }
         };
-        if jobs.send(start(encoder, input)).await.is_err() {
+        if jobs.send(start(encoder, input, *keep)).await.is_err() {
             return Ok(());
         }
     }
 }
 
-fn start(encoder: &Arc<dyn Encoder>, input: Option<EmbedInput>) -> Work<Embedding> {
+fn start(encoder: &Arc<dyn Encoder>, input: Option<EmbedInput>, keep: Keep) -> Work<Embedding> {
     let encoder = encoder.clone();
-    work::start(move || embed(encoder.as_ref(), input))
+    work::start(move || embed(encoder.as_ref(), input, keep))
 }
 
-fn embed(encoder: &dyn Encoder, input: Option<EmbedInput>) -> Result<Embedding, Problem> {
-    let one = |found: Option<TextEmbedding>| found.expect("an encoder gives one embedding an input");
+/// What the request wants beside embeddings, if the model has it.
+fn keep(encoder: &dyn Encoder, grid: i32) -> Result<Keep, Problem> {
+    let Some(grid) = convert::grid_in(grid, "tokens")? else { return Ok(Keep::Nothing) };
+    let shapes = encoder.info().token_shapes(grid);
+    if shapes.image.or(shapes.text).is_none() {
+        let message = format!("the model {:?} keeps no tokens", encoder.info().name);
+        return Err(Problem::invalid("tokens", "NO_TOKENS", message));
+    }
+    Ok(Keep::Tokens(grid))
+}
+
+fn embed(encoder: &dyn Encoder, input: Option<EmbedInput>, keep: Keep) -> Result<Embedding, Problem> {
+    const ONE: &str = "an encoder gives one embedding an input";
     match input.and_then(|input| input.kind) {
         None => Err(Problem::invalid("", "MISSING_FIELD", "expected a text or an image, received nothing")),
         Some(embed_input::Kind::Text(text)) => {
@@ -149,21 +171,23 @@ fn embed(encoder: &dyn Encoder, input: Option<EmbedInput>) -> Result<Embedding, 
             if text.trim().is_empty() {
                 return Err(Error::EmptyText.into());
             }
-            Ok(embedding(one(encoder.embed_texts(&[&text])?.pop())))
+            let embedded = encoder.embed_texts(&[&text], keep)?.pop().expect(ONE);
+            Ok(Embedding {
+                vector: Some(convert::vector_out(&embedded.embedding)),
+                tokens_used: embedded.tokens_used as u32,
+                tokens_cut: embedded.tokens_cut as u32,
+                tokens: convert::fusion_tokens_out(embedded.fusion_tokens),
+            })
         }
         Some(embed_input::Kind::Image(bytes)) => {
-            let pixels = encoder.preprocess(&picture::decode(&bytes)?.rgb);
-            let embedded = encoder.embed_images(&[pixels])?.pop();
-            Ok(embedding(one(embedded.map(|embedding| TextEmbedding { embedding, tokens_used: 0, tokens_cut: 0 }))))
+            let pixels = encoder.preprocess(&picture::decode(&bytes)?.rgb)?;
+            let embedded = encoder.embed_images(&[pixels], keep)?.pop().expect(ONE);
+            Ok(Embedding {
+                vector: Some(convert::vector_out(&embedded.embedding)),
+                tokens: convert::fusion_tokens_out(embedded.fusion_tokens),
+                ..Embedding::default()
+            })
         }
-    }
-}
-
-fn embedding(embedded: TextEmbedding) -> Embedding {
-    Embedding {
-        vector: Some(convert::vector_out(&embedded.embedding)),
-        tokens_used: embedded.tokens_used as u32,
-        tokens_cut: embedded.tokens_cut as u32,
     }
 }
 

@@ -153,6 +153,9 @@ impl From<index::Error> for Problem {
             WrongDimension { vector, .. } => invalid(vector_field(vector), "WRONG_DIMENSION"),
             NotFinite { vector, .. } => invalid(vector_field(vector), "NOT_FINITE"),
             ZeroVector { vector } => invalid(vector_field(vector), "ZERO_VECTOR"),
+            UnknownTokens { received, .. } => invalid(tokens_field(received), "UNKNOWN_TOKENS"),
+            WrongTokens { tokens, .. } => invalid(tokens_field(tokens), "WRONG_TOKENS"),
+            TokensNotFinite { tokens, .. } => invalid(tokens_field(tokens), "NOT_FINITE"),
             LimitExceeded { .. } => invalid(String::new(), "LIMIT_EXCEEDED"),
             DiskFull { .. } => with(Code::ResourceExhausted, "DISK_FULL").after(Duration::from_secs(30)),
             Locked { .. } => with(Code::FailedPrecondition, "LOCKED"),
@@ -174,6 +177,10 @@ fn setting_field(field: &str) -> String {
     }
 }
 
+fn tokens_field(of: &str) -> String {
+    format!("tokens[{of:?}]")
+}
+
 fn vector_field(name: &str) -> String {
     format!("vectors[{name:?}]")
 }
@@ -192,6 +199,8 @@ impl From<model::Error> for Problem {
             ImageTooLarge { .. } | ImageTooHeavy { .. } => invalid("image", "IMAGE_TOO_LARGE"),
             UnknownImage { .. } => invalid("image", "UNKNOWN_IMAGE"),
             BrokenImage { .. } => invalid("image", "BROKEN_IMAGE"),
+            NoImageSide { .. } => invalid("image", "NO_IMAGE_SIDE"),
+            NoTextSide { .. } => invalid("text", "NO_TEXT_SIDE"),
             Inference(_) | NotFinite | Tokenizer { .. } => with(Code::Internal, "INFERENCE_FAILED"),
             _ => with(Code::FailedPrecondition, "MODEL_UNUSABLE"),
         }
@@ -224,6 +233,7 @@ impl From<engine::Error> for Problem {
         match error {
             engine::Error::Model(error) => error.into(),
             engine::Error::ModelMismatch { .. } => Problem::new(Code::FailedPrecondition, "WRONG_MODEL", message),
+            engine::Error::NoTokens { .. } => Problem::invalid("token_grid", "NO_TOKENS", message),
             engine::Error::ModelGone { .. } | engine::Error::NotLoaded { .. } => {
                 Problem::new(Code::FailedPrecondition, "MODEL_NOT_LOADED", message)
             }

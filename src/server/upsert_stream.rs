@@ -298,7 +298,8 @@ mod tests {
 
     fn point(id: u64, number: f32) -> NewPoint {
         let vectors = [("v".to_owned(), vec![number])].into();
-        NewPoint { id: id.into(), texts: Vec::new(), payload: Default::default(), vectors }
+        let (payload, tokens) = Default::default();
+        NewPoint { id: id.into(), texts: Vec::new(), payload, vectors, tokens }
     }
 
     #[test]

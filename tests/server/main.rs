@@ -87,7 +87,7 @@ async fn points_are_written_read_changed_and_removed() {
     axes(&client).await;
     assert_eq!(client.count("c").await.unwrap(), 3);
 
-    let all = v1::Include { payload: true, texts: true, vectors: true };
+    let all = v1::Include { payload: true, texts: true, vectors: true, tokens: true };
     let points = client.get("c", nums(&[3, 9, 1]), all).await.unwrap();
     assert_eq!(points.iter().map(|p| p.id.clone().unwrap()).collect::<Vec<_>>(), nums(&[3, 1]));
     assert_eq!(firn_client::unpack(&points[0].vectors["v"]), AXES[2]);
@@ -120,6 +120,63 @@ async fn points_are_written_read_changed_and_removed() {
     let deleted = client.delete("c", nums(&[1, 1000])).await.unwrap();
     assert_eq!((deleted.deleted_count, deleted.durability()), (1, v1::Durability::Fsynced));
     assert_eq!(client.count("c").await.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn tokens_are_kept_beside_vectors_and_given_when_asked_for() {
+    let (_dir, data) = data();
+    let server = Server::start(&data, &["--max-message-bytes", "65536"]);
+    let client = server.client().await;
+    let shape = v1::TokenShape { n: 2, dim: 2 };
+    let request = v1::CreateCollectionRequest { tokens: [("v".into(), shape)].into(), ..plain_collection("c", 3) };
+    assert_eq!(client.create_collection(request).await.unwrap().tokens["v"], shape);
+    assert_eq!(client.get_collection("c").await.unwrap().tokens["v"], shape);
+    let tokens = |n| firn_client::tokens(2, 2, &[0.0, 1.0, 2.0, n].map(firn_client::f16::from_f32));
+    let with = |id, tokens| v1::PointInput { tokens: [("v".to_owned(), tokens)].into(), ..vector_point(id, &AXES[0]) };
+    client.upsert("c", vec![with(1, tokens(7.0)), with(2, tokens(8.0)), vector_point(3, &AXES[1])]).await.unwrap();
+
+    let asked = v1::Include { tokens: true, ..Default::default() };
+    let points = client.get("c", nums(&[1, 2, 3]), asked).await.unwrap();
+    assert_eq!((&points[0].tokens["v"], &points[1].tokens["v"]), (&tokens(7.0), &tokens(8.0)));
+    assert!(points[2].tokens.is_empty());
+    let all = v1::Include { payload: true, texts: true, vectors: true, tokens: false };
+    assert!(client.get("c", nums(&[1]), all).await.unwrap()[0].tokens.is_empty());
+    let page = v1::ScrollRequest { collection_name: "c".into(), include: Some(asked), ..Default::default() };
+    assert_eq!(client.scroll(page).await.unwrap().points[1].tokens["v"], tokens(8.0));
+    let ask = v1::QueryRequest { include: Some(asked), ..query("c", firn_client::vector(&AXES[0])) };
+    assert_eq!(client.query(ask).await.unwrap().hits[0].tokens["v"], tokens(7.0));
+
+    let wrong = firn_client::tokens(1, 2, &[firn_client::f16::ONE; 2]);
+    let cut = v1::Tokens { packed: vec![0; 7].into(), ..tokens(0.0) };
+    for (bad, reason) in [(wrong, "WRONG_TOKENS"), (cut, "WRONG_TOKENS"), (tokens(f32::NAN), "NOT_FINITE")] {
+        let error = client.upsert("c", vec![with(4, bad)]).await.unwrap_err();
+        assert_eq!(error.reason, reason);
+        assert!(error.fields[0].field.starts_with("points[0].tokens[\"v\"]"), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn replies_are_no_larger_for_their_tokens() {
+    let (_dir, data) = data();
+    let server = Server::start(&data, &["--max-message-bytes", "65536"]);
+    let client = server.client().await;
+    let shape = v1::TokenShape { n: 10, dim: 2000 };
+    let request = v1::CreateCollectionRequest { tokens: [("v".into(), shape)].into(), ..plain_collection("c", 3) };
+    client.create_collection(request).await.unwrap();
+    let tokens = firn_client::tokens(10, 2000, &[firn_client::f16::ONE; 20_000]);
+    for id in 1..3 {
+        let point = v1::PointInput { tokens: [("v".to_owned(), tokens.clone())].into(), ..vector_point(id, &AXES[0]) };
+        client.upsert("c", vec![point]).await.unwrap();
+    }
+    let asked = v1::Include { tokens: true, ..Default::default() };
+    assert_eq!(client.get("c", nums(&[1, 2]), asked).await.unwrap_err().reason, "REPLY_TOO_LARGE");
+    assert_eq!(client.get("c", nums(&[1, 2]), Default::default()).await.unwrap().len(), 2);
+    let page = v1::ScrollRequest { collection_name: "c".into(), include: Some(asked), ..Default::default() };
+    let page = client.scroll(page).await.unwrap();
+    assert_eq!((page.points.len(), page.next_page > 0), (1, true), "a page ends early");
+    let ask = |limit| v1::QueryRequest { limit, include: Some(asked), ..query("c", firn_client::vector(&AXES[0])) };
+    assert_eq!(client.query(ask(2)).await.unwrap_err().reason, "REPLY_TOO_LARGE");
+    assert_eq!(client.query(ask(1)).await.unwrap().hits[0].tokens["v"], tokens);
 }
 
 #[tokio::test]
@@ -232,7 +289,11 @@ async fn texts_and_images_are_embedded_stored_and_found() {
     assert!(embedded[0].tokens_used > 0 && embedded[1].tokens_used == 0);
 
     let stream = inputs.into_iter().chain([input(v1::embed_input::Kind::Image(vec![1, 2, 3].into()))]);
-    let stream = stream.map(|input| v1::EmbedStreamRequest { model: "builtin".into(), input: Some(input) });
+    let stream = stream.map(|input| v1::EmbedStreamRequest {
+        model: "builtin".into(),
+        input: Some(input),
+        ..Default::default()
+    });
     let stream: Vec<_> = stream.collect();
     let replies = client.inference_service().embed_stream(tokio_stream::iter(stream)).await.unwrap().into_inner();
     let replies: Vec<_> = replies.map(|reply| reply.unwrap().result.unwrap()).collect().await;
@@ -246,6 +307,67 @@ async fn texts_and_images_are_embedded_stored_and_found() {
     let is_answer = |r: &v1::QueryResult| matches!(r.result, Some(v1::query_result::Result::Response(_)));
     assert_eq!(results.iter().map(is_answer).collect::<Vec<_>>(), [true, true, false]);
     assert!(server.get("/metrics").1.contains("firn_inference_batch_inputs_count"));
+}
+
+#[tokio::test]
+async fn a_model_s_tokens_are_made_stored_and_given() {
+    let (_dir, data) = data();
+    let server = Server::start_with_model(&data, "builtin", &[]);
+    let client = server.client().await;
+    let model = client.info().await.unwrap().models.remove(0);
+    let (image, text) = (v1::TokenShape { n: 16, dim: model.image_token_dim }, model.text_tokens.unwrap());
+    let made = v1::CreateCollectionRequest {
+        collection_name: "m".into(),
+        token_grid: v1::TokenGrid::TokenGrid4x4.into(),
+        ..Default::default()
+    };
+    let described = client.create_collection(made.clone()).await.unwrap();
+    assert_eq!((described.tokens["image"], described.tokens["text"]), (image, text));
+
+    let words = |words: &str| v1::Text { text: words.to_owned(), language: "en".into() };
+    let image_of = |id, image: Vec<u8>, texts| v1::PointInput {
+        id: Some(firn_client::id(id)),
+        image: image.into(),
+        texts,
+        ..Default::default()
+    };
+    client.upsert("m", vec![image_of(1, png(), vec![words("a cat")]), image_of(2, png(), vec![])]).await.unwrap();
+    let asked = v1::Include { tokens: true, ..Default::default() };
+    let points = client.get("m", nums(&[1, 2]), asked).await.unwrap();
+
+    use v1::embed_input::Kind;
+    let inputs = [Kind::Image(png().into()), Kind::Text("a cat".into())];
+    let inputs: Vec<_> = inputs.into_iter().map(|kind| v1::EmbedInput { kind: Some(kind) }).collect();
+    let grid = v1::TokenGrid::TokenGrid4x4;
+    let embedded = client.embed_with_tokens("", inputs.clone(), grid).await.unwrap();
+    let close = |a: &v1::Tokens, b: &v1::Tokens| {
+        let (x, y) = (firn_client::unpack_tokens(a), firn_client::unpack_tokens(b));
+        let near = |(x, y): (&firn_client::f16, &firn_client::f16)| (x.to_f32() - y.to_f32()).abs() < 0.01;
+        x.len() == y.len() && x.iter().zip(&y).all(near)
+    };
+    assert!(close(&points[0].tokens["image"], embedded[0].tokens.as_ref().unwrap()));
+    assert!(close(&points[0].tokens["text"], embedded[1].tokens.as_ref().unwrap()));
+    assert_eq!(points[1].tokens.keys().collect::<Vec<_>>(), ["image"]);
+    assert!(client.embed("", inputs).await.unwrap()[0].tokens.is_none());
+
+    let named = |name: &str| v1::CreateCollectionRequest { collection_name: name.into(), ..Default::default() };
+    let of = |tokens: &[(&str, v1::TokenShape)]| tokens.iter().map(|(of, shape)| ((*of).to_owned(), *shape)).collect();
+    let both = v1::CreateCollectionRequest { tokens: of(&[("image", image)]), ..made };
+    let both = v1::CreateCollectionRequest { collection_name: "n".into(), ..both };
+    let wrong =
+        v1::CreateCollectionRequest { tokens: of(&[("image", v1::TokenShape { n: 15, ..image })]), ..named("n") };
+    let no_model = v1::CreateCollectionRequest { token_grid: grid.into(), ..plain_collection("n", 3) };
+    let unknown = v1::CreateCollectionRequest { token_grid: 9, ..named("n") };
+    for (request, reason, field) in [
+        (both, "INVALID_SETTING", "token_grid"),
+        (wrong, "WRONG_TOKENS", "tokens[\"image\"]"),
+        (no_model, "NO_MODEL", "token_grid"),
+        (unknown, "OUT_OF_RANGE", "token_grid"),
+    ] {
+        check(client.create_collection(request).await, Code::InvalidArgument, reason, field);
+    }
+    let right = v1::CreateCollectionRequest { tokens: of(&[("image", image)]), ..named("n") };
+    assert_eq!(client.create_collection(right).await.unwrap().tokens.len(), 1);
 }
 
 /// What a call is refused with: its code, reason and first field.

@@ -5,6 +5,7 @@
 use std::{collections::BTreeMap, error::Error, fs, path::Path, process::Command, time::Instant};
 
 use clap::Parser;
+use firn_benches::process_cpu_s;
 use firn_index::*;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -116,7 +117,7 @@ fn measure_firn(args: &Args, data: &Data, path: &Path) -> Outcome<(Summary, Vec<
     let options = Options { buffer_limit: args.n + 1, build_threads: args.threads, ..Options::default() };
     let database = Database::open(path, options.clone())?;
     let vectors = BTreeMap::from([("v".to_owned(), VectorConfig { dim: args.dim })]);
-    let config = CollectionConfig { model: None, vectors, hnsw: HnswConfig::default() };
+    let config = CollectionConfig { vectors, ..CollectionConfig::default() };
     let collection = database.create_collection("c", config)?;
     let (wall, cpu) = (Instant::now(), process_cpu_s());
     insert(&collection, data, args.dim)?;
@@ -155,6 +156,7 @@ fn insert(collection: &Collection, data: &Data, dim: usize) -> Outcome<()> {
             texts: Vec::new(),
             payload: Payload::new(),
             vectors: [("v".to_owned(), v.to_vec())].into(),
+            tokens: BTreeMap::new(),
         };
         collection.upsert(batch.iter().enumerate().map(point).collect())?;
     }
@@ -278,16 +280,6 @@ fn write_numbers(path: &Path, numbers: &[f32]) -> Outcome<()> {
 fn thread_cpu_s() -> f64 {
     let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
     text.split_whitespace().next().and_then(|ns| ns.parse::<f64>().ok()).map_or(0.0, |ns| ns * 1e-9)
-}
-
-/// CPU seconds of this process, user and system (Linux; elsewhere 0).
-fn process_cpu_s() -> f64 {
-    let text = fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // The name before the last parenthesis may hold spaces; user and system ticks are the 12th and 13th after it.
-    let fields: Vec<f64> = text.rsplit(')').next().map_or(Vec::new(), |rest| {
-        rest.split_whitespace().skip(11).take(2).filter_map(|ticks| ticks.parse().ok()).collect()
-    });
-    fields.iter().sum::<f64>() / 100.0
 }
 
 /// Bytes of this process that are in memory (Linux; elsewhere 0).

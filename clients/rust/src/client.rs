@@ -7,8 +7,8 @@ use firn_proto::v1::{
     DeleteCollectionRequest, DeleteRequest, DeleteResponse, EmbedInput, EmbedRequest, Embedding, GetCollectionRequest,
     GetRequest, Include, InfoRequest, InfoResponse, ListCollectionsRequest, Point, PointId, PointInput,
     QueryBatchRequest, QueryRequest, QueryResponse, QueryResult, ScrollRequest, ScrollResponse, SetPayloadRequest,
-    SetPayloadResponse, UpdateAliasesRequest, UpsertRequest, UpsertResponse, collections_client::CollectionsClient,
-    inference_client::InferenceClient, points_client::PointsClient,
+    SetPayloadResponse, TokenGrid, UpdateAliasesRequest, UpsertRequest, UpsertResponse,
+    collections_client::CollectionsClient, inference_client::InferenceClient, points_client::PointsClient,
 };
 use tonic::{
     Request,
@@ -194,7 +194,17 @@ impl Client {
 
     /// Embeds up to 256 inputs, all or none. An empty `model` is the server's own.
     pub async fn embed(&self, model: &str, inputs: Vec<EmbedInput>) -> Result<Vec<Embedding>, Error> {
-        let request = EmbedRequest { model: model.to_owned(), inputs };
+        self.embed_with_tokens(model, inputs, TokenGrid::Unspecified).await
+    }
+
+    /// The same, each with its tokens, those of images in this grid.
+    pub async fn embed_with_tokens(
+        &self,
+        model: &str,
+        inputs: Vec<EmbedInput>,
+        grid: TokenGrid,
+    ) -> Result<Vec<Embedding>, Error> {
+        let request = EmbedRequest { model: model.to_owned(), inputs, tokens: grid.into() };
         Ok(self.inference_service().embed(self.request(request)).await?.into_inner().embeddings)
     }
 }

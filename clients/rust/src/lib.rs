@@ -26,6 +26,7 @@ mod words;
 pub use client::{Client, Options};
 pub use error::{Error, FieldViolation};
 pub use firn_proto::{json, v1};
+pub use half::f16;
 pub use tonic::Code;
 pub use upsert_stream::{Refusal, Settled, StreamOptions, UpsertStream, Written};
-pub use words::{id, image, pack, stored, text, unpack, vector};
+pub use words::{id, image, pack, stored, text, tokens, unpack, unpack_tokens, vector};

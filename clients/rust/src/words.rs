@@ -1,6 +1,7 @@
 //! Short ways to say ids, vectors and queries.
 
-use firn_proto::v1::{PointId, QueryContent, Text, Vector, point_id, query_content};
+use firn_proto::v1::{PointId, QueryContent, Text, Tokens, Vector, point_id, query_content};
+use half::f16;
 
 /// A point id: `id(7)` or `id("cat.jpg")`.
 pub fn id(id: impl Into<IdKind>) -> PointId {
@@ -63,6 +64,18 @@ pub fn unpack(vector: &Vector) -> Vec<f32> {
     numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
 }
 
+/// Tokens on the wire: `n` rows of `dim` numbers, row after row.
+pub fn tokens(n: usize, dim: usize, values: &[f16]) -> Tokens {
+    let packed: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    Tokens { n: n as u32, dim: dim as u32, packed: packed.into() }
+}
+
+/// The numbers of tokens, row after row.
+pub fn unpack_tokens(tokens: &Tokens) -> Vec<f16> {
+    let (numbers, _) = tokens.packed.as_chunks::<2>();
+    numbers.iter().map(|bytes| f16::from_le_bytes(*bytes)).collect()
+}
+
 fn content(kind: query_content::Kind) -> QueryContent {
     QueryContent { kind: Some(kind) }
 }
@@ -77,6 +90,13 @@ mod tests {
         assert_eq!(unpack(&pack(&values)), values);
         assert_eq!(unpack(&Vector { values: values.to_vec(), packed: Default::default() }), values);
         assert_eq!(unpack(&Vector::default()), [0.0; 0]);
+    }
+
+    #[test]
+    fn tokens_come_back() {
+        let values = [1.0, -0.5, 6e-8, 65_504.0].map(f16::from_f32);
+        let packed = tokens(2, 2, &values);
+        assert_eq!((packed.n, packed.dim, unpack_tokens(&packed)), (2, 2, values.to_vec()));
     }
 
     #[test]

@@ -9,7 +9,7 @@ pub enum SourceError {
     #[error("{path}: {error}")]
     Io { path: PathBuf, error: io::Error },
     #[error(
-        "{path}: not a source: expected a folder of pictures, .jsonl, .csv, .tsv (each also .gz), a WebDataset .tar, .npy or .safetensors"
+        "{path}: not a source: expected a folder of pictures or embeddings, .jsonl, .csv, .tsv (each also .gz), a WebDataset .tar, .npy or .safetensors"
     )]
     UnknownKind { path: PathBuf },
     #[error("{path}: not a file or folder: save it first")]
@@ -76,6 +76,8 @@ pub enum Fault {
     TwoImages { first: String, second: String },
     #[error("the file ends too early: {detail}; what came before was kept")]
     Truncated { detail: String },
+    #[error("{rows} rows are lost: {detail}")]
+    DamagedShard { rows: usize, detail: String },
     #[error("the array cannot be read: {detail}")]
     InvalidArray { detail: String },
 }
@@ -99,6 +101,7 @@ impl Fault {
             Fault::TwoImages { .. } => "two_images",
             Fault::Truncated { .. } => "truncated",
             Fault::InvalidArray { .. } => "invalid_array",
+            Fault::DamagedShard { .. } => "damaged_shard",
         }
     }
 

@@ -40,7 +40,7 @@ impl Fields {
     /// The item without its picture.
     pub fn into_item(self, name: String) -> Item {
         let Fields { id, texts, payload, vectors, .. } = self;
-        Item { name, id, image: None, texts, payload, vectors }
+        Item { name, id, texts, payload, vectors, ..Item::default() }
     }
 }
 

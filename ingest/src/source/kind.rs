@@ -5,7 +5,11 @@ use std::{fs, io::Read, path::Path};
 use firn_index::PointId;
 use serde::Serialize;
 
-use super::{SourceError, stream};
+use super::{SourceError, facets::ARRAYS, stream};
+use crate::embeddings::MANIFEST;
+
+/// Folders inside folders that are looked into.
+const MAX_DEPTH: usize = 128;
 
 /// Names of pictures that are read.
 pub const PICTURES: [&str; 5] = ["jpg", "jpeg", "png", "webp", "gif"];
@@ -28,6 +32,10 @@ pub enum Kind {
     WebDataset,
     Npy,
     Safetensors,
+    /// A folder that `firn embed` wrote.
+    Embeddings,
+    /// A folder of facets, a file an image.
+    Facets,
 }
 
 impl Kind {
@@ -40,6 +48,8 @@ impl Kind {
             Kind::WebDataset => "as \"id\" in the .json of each item",
             Kind::Npy => "in x.ids.txt or x.ids.json beside x.npy",
             Kind::Safetensors => "as \"ids\" in the metadata",
+            Kind::Embeddings => "as \"id\" in each line of its shards",
+            Kind::Facets => "as the names of its files",
         }
     }
 }
@@ -48,7 +58,7 @@ pub fn of(path: &Path) -> Result<Kind, SourceError> {
     let io = |error| SourceError::Io { path: path.to_owned(), error };
     let found = fs::metadata(path).map_err(io)?;
     if found.is_dir() {
-        return Ok(Kind::Folder);
+        return Ok(of_folder(path));
     }
     // A pipe gives its first bytes once: they would be gone when it is opened to be read.
     if !found.is_file() {
@@ -60,6 +70,40 @@ pub fn of(path: &Path) -> Result<Kind, SourceError> {
     let mut start = Vec::new();
     stream::open(path, None).map_err(io)?.take(512).read_to_end(&mut start).map_err(io)?;
     by_content(&start).ok_or_else(|| SourceError::UnknownKind { path: path.to_owned() })
+}
+
+/// A folder with a manifest holds embeddings; one with arrays and without any picture holds facets.
+fn of_folder(path: &Path) -> Kind {
+    let mut found = Found::default();
+    match path.join(MANIFEST).is_file() {
+        true => Kind::Embeddings,
+        false => {
+            look_below(path, 0, &mut found);
+            if found.array && !found.picture { Kind::Facets } else { Kind::Folder }
+        }
+    }
+}
+
+#[derive(Default)]
+struct Found {
+    array: bool,
+    picture: bool,
+}
+
+/// Looks until a picture is found: that settles it.
+fn look_below(folder: &Path, depth: usize, found: &mut Found) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        let extension = extension(&entry.file_name().to_string_lossy());
+        found.array |= ARRAYS.contains(&extension.as_str());
+        found.picture |= PICTURES.contains(&extension.as_str()) || OTHER_PICTURES.contains(&extension.as_str());
+        if !found.picture && depth < MAX_DEPTH && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            look_below(&entry.path(), depth + 1, found);
+        }
+        if found.picture {
+            return;
+        }
+    }
 }
 
 /// The extension in lower case; empty when there is none.

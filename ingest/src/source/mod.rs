@@ -4,6 +4,8 @@
 //! item that cannot be read is a `Skipped` among the others; sources read in a fixed order and hold one item in memory.
 
 mod csv;
+mod embeddings;
+mod facets;
 mod fault;
 mod fields;
 mod folder;
@@ -25,7 +27,7 @@ use std::{
     },
 };
 
-use firn_index::{Payload, PointId, Text};
+use firn_index::{ModelRef, Payload, PointId, Text, TokenConfig, Tokens};
 
 pub use fault::{Fault, Skipped, SourceError};
 pub use kind::Kind;
@@ -48,6 +50,7 @@ pub struct Item {
     pub texts: Vec<Text>,
     pub payload: Payload,
     pub vectors: BTreeMap<String, Vec<f32>>,
+    pub tokens: BTreeMap<String, Tokens>,
 }
 
 pub type Next = Result<Item, Skipped>;
@@ -73,6 +76,10 @@ pub struct Source {
     pub kind: Kind,
     /// Dimensions of the precomputed vectors, where the file declares them.
     pub dims: BTreeMap<String, usize>,
+    /// Shapes of the precomputed tokens, likewise.
+    pub tokens: BTreeMap<String, TokenConfig>,
+    /// What made them, if that is known.
+    pub model: Option<ModelRef>,
     pub progress: Arc<Progress>,
     pub items: Box<dyn Iterator<Item = Next> + Send>,
 }
@@ -82,7 +89,7 @@ impl Source {
     pub fn open(path: &Path, options: &SourceOptions) -> Result<Source, SourceError> {
         let kind = kind::of(path)?;
         let progress = Arc::new(Progress::default());
-        let mut dims = BTreeMap::new();
+        let (mut dims, mut tokens, mut model) = (BTreeMap::new(), BTreeMap::new(), None);
         let items: Box<dyn Iterator<Item = Next> + Send> = match kind {
             Kind::Folder => Box::new(folder::Folder::open(path, progress.clone())?),
             Kind::Picture => Box::new(folder::Folder::single(path, progress.clone())?),
@@ -95,15 +102,26 @@ impl Source {
             Kind::Npy => {
                 let npy = npy::Npy::open(path, &options.vector_name, progress.clone())?;
                 dims.insert(options.vector_name.clone(), npy.dim());
+                tokens.extend(npy.tokens().map(|shape| (options.vector_name.clone(), shape)));
                 Box::new(npy)
             }
             Kind::Safetensors => {
                 let tensors = safetensors::Safetensors::open(path, progress.clone())?;
-                dims = tensors.dims();
+                (dims, tokens) = (tensors.dims(), tensors.tokens());
                 Box::new(tensors)
             }
+            Kind::Embeddings => {
+                let shards = embeddings::Embeddings::open(path, progress.clone())?;
+                (dims, tokens, model) = (shards.dims(), shards.tokens(), Some(shards.model()));
+                Box::new(shards)
+            }
+            Kind::Facets => {
+                let facets = facets::Facets::open(path, progress.clone())?;
+                (dims, tokens) = (facets.dims(), facets.tokens());
+                Box::new(facets)
+            }
         };
-        Ok(Source { path: path.to_owned(), kind, dims, progress, items })
+        Ok(Source { path: path.to_owned(), kind, dims, tokens, model, progress, items })
     }
 
     /// Whether it holds an item, or more faults than are worth reading over to find out. `items` gives all of them nonetheless.

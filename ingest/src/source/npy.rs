@@ -1,15 +1,17 @@
 //! Precomputed embeddings in NumPy's format: (n, dim) rows, format versions 1 to 3, little-endian f2, f4 or f8, C order.
 //!
-//! Ids stand in `x.ids.txt` (one a line) or `x.ids.json` (a list), else they are `x:0`, `x:1` and so on.
+//! Ids stand in `x.ids.txt` (one a line) or `x.ids.json` (a list), else they are `x:0`, `x:1` and so on. `x.tokens.npy`, of shape
+//! (rows, n, dim), holds the tokens beside the vectors.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{BufRead, BufReader, Read},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use firn_index::PointId;
+use firn_index::{Limits, PointId, TokenConfig, Tokens};
 
 use super::{Fault, Item, Next, Progress, SourceError, kind::row_id, stream};
 
@@ -22,10 +24,18 @@ pub struct Npy {
     header: Header,
     path: PathBuf,
     ids: Option<Vec<PointId>>,
+    tokens: Option<TokenRows>,
     vector_name: String,
     row: usize,
     ended: bool,
     progress: Arc<Progress>,
+}
+
+/// The file beside it that holds tokens.
+struct TokenRows {
+    from: Box<dyn BufRead + Send>,
+    number: Number,
+    shape: TokenConfig,
 }
 
 /// Number types that rows are read from.
@@ -69,8 +79,10 @@ impl Npy {
             HeaderFault::Unsupported { expected, received } => unsupported(expected, received),
         })?;
         if header.shape.len() != 2 || header.shape[1] == 0 {
-            return Err(unsupported("shape (n, dim)".to_owned(), format!("shape {:?}", header.shape)));
+            let expected = "shape (n, dim) (hint: tokens (n, tokens, dim) go into x.tokens.npy beside x.npy)";
+            return Err(unsupported(expected.to_owned(), format!("shape {:?}", header.shape)));
         }
+        let tokens = TokenRows::beside(path, header.shape[0])?;
         let ids = read_ids(path)?;
         if let Some(ids) = &ids
             && ids.len() != header.shape[0]
@@ -79,21 +91,29 @@ impl Npy {
         }
         progress.expect(header.shape[0] as u64);
         let (path, vector_name) = (path.to_owned(), vector_name.to_owned());
-        Ok(Npy { from, header, path, ids, vector_name, row: 0, ended: false, progress })
+        Ok(Npy { from, header, path, ids, tokens, vector_name, row: 0, ended: false, progress })
     }
 
     pub fn dim(&self) -> usize {
         self.header.shape[1]
     }
 
+    pub fn tokens(&self) -> Option<TokenConfig> {
+        self.tokens.as_ref().map(|tokens| tokens.shape)
+    }
+
     fn item(&mut self, name: String) -> Result<Item, Fault> {
         let dim = self.dim();
         let vector = self.header.number.read(&mut self.from, dim)?;
+        let mut tokens = BTreeMap::new();
+        if let Some(TokenRows { from, number, shape }) = &mut self.tokens {
+            tokens.insert(self.vector_name.clone(), number.read_tokens(from, shape.n, shape.dim)?);
+        }
         let id = match &self.ids {
             Some(ids) => ids[self.row].clone(),
             None => row_id(&self.path, self.row),
         };
-        Ok(Item { name, id: Some(id), vectors: [(self.vector_name.clone(), vector)].into(), ..Item::default() })
+        Ok(Item { name, id: Some(id), vectors: [(self.vector_name.clone(), vector)].into(), tokens, ..Item::default() })
     }
 }
 
@@ -122,6 +142,43 @@ pub fn vector(mut bytes: &[u8]) -> Result<Vec<f32>, Fault> {
     }
 }
 
+/// Shape and numbers of a small array.
+pub fn array(mut bytes: &[u8], max_numbers: usize) -> Result<(Vec<usize>, Vec<f32>), Fault> {
+    let header = Header::read(&mut bytes).map_err(|fault| Fault::InvalidArray { detail: fault.to_string() })?;
+    let n: usize = header.shape.iter().product();
+    if n > max_numbers {
+        let detail = format!("shape {:?}: at most {max_numbers} numbers", header.shape);
+        return Err(Fault::InvalidArray { detail });
+    }
+    let values = header.number.read(&mut bytes, n)?;
+    Ok((header.shape, values))
+}
+
+impl TokenRows {
+    /// Of `x.npy`, what `x.tokens.npy` holds, if it is there.
+    fn beside(npy: &Path, rows: usize) -> Result<Option<TokenRows>, SourceError> {
+        let path = npy.with_extension("tokens.npy");
+        if !path.exists() {
+            return Ok(None);
+        }
+        let mut from = stream::open(&path, None).map_err(|error| SourceError::Io { path: path.clone(), error })?;
+        let unsupported = |expected, received| SourceError::Unsupported { path: path.clone(), expected, received };
+        let header = Header::read(&mut from).map_err(|fault| match fault {
+            HeaderFault::Damaged(detail) => SourceError::Damaged { path: path.clone(), detail },
+            HeaderFault::Unsupported { expected, received } => unsupported(expected, received),
+        })?;
+        match header.shape[..] {
+            [found, n @ 1..=Limits::MAX_TOKENS, dim] if found == rows && dim > 0 => {
+                Ok(Some(TokenRows { from, number: header.number, shape: TokenConfig { n, dim } }))
+            }
+            _ => {
+                let expected = format!("shape ({rows}, 1 to {}, dim)", Limits::MAX_TOKENS);
+                Err(unsupported(expected, format!("shape {:?}", header.shape)))
+            }
+        }
+    }
+}
+
 impl Number {
     pub fn bytes(self) -> usize {
         match self {
@@ -142,6 +199,12 @@ impl Number {
             Number::F64 => f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]) as f32,
         };
         Ok(raw.chunks_exact(self.bytes()).map(number).collect())
+    }
+
+    /// Reads tokens; a number that is too large for half precision becomes infinite, and is refused as such.
+    pub fn read_tokens(self, from: &mut impl Read, n: usize, dim: usize) -> Result<Tokens, Fault> {
+        let values = self.read(from, n * dim)?;
+        Ok(Tokens { n, dim, values: values.into_iter().map(half::f16::from_f32).collect() })
     }
 }
 

@@ -2,17 +2,24 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use firn_index::{CollectionConfig, Payload, Text};
+use firn_index::{CollectionConfig, Payload, Text, Tokens};
 use firn_ingest::{
     ItemError,
     embed::{Embedded, Input, Truncation, points},
 };
-use firn_model::Encoder;
+use firn_model::{Encoder, FusionTokens};
 
-use crate::support::{DIM, FakeEncoder, config, embedding_of, png};
+use crate::support::{DIM, FakeEncoder, config, embedding_of, png, tokens_of, with_tokens};
 
 fn input(id: u64) -> Input {
-    Input { id: id.into(), image: None, texts: Vec::new(), payload: Payload::new(), vectors: Default::default() }
+    Input {
+        id: id.into(),
+        image: None,
+        texts: Vec::new(),
+        payload: Payload::new(),
+        vectors: Default::default(),
+        tokens: Default::default(),
+    }
 }
 
 fn texts(texts: &[&str]) -> Vec<Text> {
@@ -36,6 +43,30 @@ fn images_and_texts_become_vectors() {
         assert!((received - expected / length).abs() < 1e-6);
     }
     assert_eq!(embedded.point.texts, texts(&["a b", "c"]));
+}
+
+#[test]
+fn tokens_come_with_the_vectors_where_a_collection_keeps_them() {
+    let both = with_tokens(config(&["image", "text"]));
+    let whole = Input { image: Some(png(1)), texts: texts(&["a b", "c"]), ..input(1) };
+    let point = one(&both, whole.clone()).unwrap().point;
+    let plain = |tokens: FusionTokens| Tokens { n: tokens.n, dim: tokens.dim, values: tokens.values };
+    let pixels: Vec<u8> = image::load_from_memory(&png(1)).unwrap().to_rgb8().into_raw();
+    assert_eq!(point.tokens["image"], plain(tokens_of(&pixels, 16)));
+    let mean = FusionTokens::mean(&[tokens_of(b"a b", 8), tokens_of(b"c", 8)]).unwrap();
+    assert_eq!(point.tokens["text"], plain(mean), "slot by slot");
+    assert!(one(&config(&["image", "text"]), whole.clone()).unwrap().point.tokens.is_empty());
+    let seven = CollectionConfig {
+        tokens: [("image".to_owned(), firn_index::TokenConfig { n: 49, dim: DIM })].into(),
+        ..both.clone()
+    };
+    let point = one(&seven, whole.clone()).unwrap().point;
+    assert_eq!((point.tokens["image"].n, point.tokens.len()), (49, 1));
+
+    let given = Tokens { n: 16, dim: DIM, values: vec![half::f16::ONE; 16 * DIM] };
+    let with = Input { tokens: [("image".to_owned(), given.clone())].into(), ..whole };
+    let point = one(&both, with).unwrap().point;
+    assert_eq!((&point.tokens["image"], point.tokens.len()), (&given, 2), "given tokens stay");
 }
 
 #[test]

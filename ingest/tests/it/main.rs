@@ -4,3 +4,4 @@ mod embed;
 mod pipeline;
 mod sources;
 mod support;
+mod tokens;

@@ -19,7 +19,7 @@ use firn_ingest::{
     source::{Source, SourceOptions},
 };
 
-use firn_model::{Embedding, Encoder, ModelInfo, Pixels, TextEmbedding};
+use firn_model::{Encoder, ImageEmbedding, Keep, ModelInfo, Pixels, TextEmbedding};
 use image::RgbImage;
 
 use crate::support::{FakeEncoder, MapSink, config, f32_bytes, npy, png, tar, write};
@@ -359,19 +359,19 @@ impl Encoder for StopsWhileEmbedding {
         self.inner.info()
     }
 
-    fn preprocess(&self, picture: &RgbImage) -> Pixels {
+    fn preprocess(&self, picture: &RgbImage) -> Result<Pixels, firn_model::Error> {
         self.inner.preprocess(picture)
     }
 
-    fn embed_images(&self, images: &[Pixels]) -> Result<Vec<Embedding>, firn_model::Error> {
+    fn embed_images(&self, images: &[Pixels], keep: Keep) -> Result<Vec<ImageEmbedding>, firn_model::Error> {
         let so_far = self.images.fetch_add(images.len(), Relaxed) + images.len();
         self.stop.store(so_far > embed::step(Some(self)), Relaxed);
-        self.inner.embed_images(images)
+        self.inner.embed_images(images, keep)
     }
 
-    fn embed_texts(&self, texts: &[&str]) -> Result<Vec<TextEmbedding>, firn_model::Error> {
+    fn embed_texts(&self, texts: &[&str], keep: Keep) -> Result<Vec<TextEmbedding>, firn_model::Error> {
         assert!(!self.stop.load(Relaxed), "texts are embedded after the stop");
-        self.inner.embed_texts(texts)
+        self.inner.embed_texts(texts, keep)
     }
 }
 

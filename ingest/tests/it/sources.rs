@@ -4,7 +4,7 @@ mod tars;
 
 use std::{fs, path::Path};
 
-use firn_index::{PointId, Text};
+use firn_index::{PointId, Text, TokenConfig};
 use firn_ingest::source::{Item, Kind, MAX_FILE_BYTES, Skipped, Source, SourceOptions};
 use serde_json::{Value, json};
 
@@ -36,6 +36,10 @@ fn item_line(item: &Item) -> String {
     }
     for (name, vector) in &item.vectors {
         line += &format!(" {name}={vector:?}");
+    }
+    for (of, tokens) in &item.tokens {
+        let values: Vec<f32> = tokens.values.iter().map(|x| x.to_f32()).collect();
+        line += &format!(" {of}:{}x{}={values:?}", tokens.n, tokens.dim);
     }
     if !item.payload.is_empty() {
         line += &format!(" {}", Value::Object(item.payload.clone()));
@@ -362,6 +366,55 @@ fn npy_rows_and_their_ids() {
 }
 
 #[test]
+fn tokens_beside_npy_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let rows = npy("(2, 2)", "<f4", &f32_bytes(&[1.0, 2.0, 3.0, 4.0]));
+    let tokens = npy("(2, 1, 3)", "<f4", &f32_bytes(&[0.5, 1.0, 1.5, 2.0, 2.5, 3.0]));
+    write(dir.path(), &[("a.npy", &rows), ("a.tokens.npy", &tokens), ("b.npy", &rows)]);
+    write(dir.path(), &[("b.tokens.npy", &npy("(3, 1, 3)", "<f4", &[0; 36])), ("c.npy", &tokens)]);
+    let expected = ["row 0 id=\"a:0\" image=[1.0, 2.0] image:1x3=[0.5, 1.0, 1.5]"];
+    assert_eq!(lines(&dir.path().join("a.npy"), &SourceOptions::default())[..1], expected);
+    let source = Source::open(&dir.path().join("a.npy"), &SourceOptions::default()).unwrap();
+    assert_eq!(source.tokens["image"], TokenConfig { n: 1, dim: 3 });
+    let error = Source::open(&dir.path().join("b.npy"), &SourceOptions::default()).err().unwrap().to_string();
+    assert!(error.contains("b.tokens.npy: expected shape (2, 1 to 256, dim)"), "{error}");
+    check_refused(&dir.path().join("c.npy"), "go into x.tokens.npy beside x.npy");
+}
+
+#[test]
+fn facets_as_flame_publishes_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/fixtures/pickle");
+    let facets = fs::read(fixtures.join("facets.pth")).unwrap();
+    let rows: Vec<f32> = (0..22).map(|i| i as f32 / 8.0).collect();
+    write(dir.path(), &[("00000/000001.pth", &facets), ("00001/x.npy", &npy("(11, 2)", "<f4", &f32_bytes(&rows)))]);
+    write(dir.path(), &[("00001/y.npy", &npy("(10, 2)", "<f4", &f32_bytes(&rows[..20]))), ("notes.txt", b"")]);
+    write(dir.path(), &[("00002/cut.pth", &facets[..facets.len() / 2])]);
+    let source = Source::open(dir.path(), &SourceOptions::default()).unwrap();
+    assert_eq!((source.kind, source.dims["text"]), (Kind::Facets, 2));
+    assert_eq!(source.tokens["text"], TokenConfig { n: 7, dim: 2 });
+    let found: Vec<_> = source.items.collect();
+    let first = found[0].as_ref().unwrap();
+    assert_eq!((&first.name, &first.id), (&"00000/000001.pth".to_owned(), &Some("000001".into())));
+    let kept: Vec<f32> = first.tokens["text"].values.iter().map(|x| x.to_f32()).collect();
+    assert_eq!(kept, rows[8..]);
+    let mean = [rows[8..].iter().step_by(2).sum::<f32>(), rows[9..].iter().step_by(2).sum::<f32>()];
+    let length = (mean[0] * mean[0] + mean[1] * mean[1]).sqrt();
+    assert!(first.vectors["text"].iter().zip(mean).all(|(x, sum)| (x - sum / length).abs() < 1e-6));
+    let second = found[1].as_ref().unwrap();
+    assert_eq!((&second.id, &second.tokens), (&Some("x".into()), &first.tokens));
+    let fault = |at: usize| found[at].as_ref().unwrap_err().to_string();
+    assert_eq!(fault(2), "00001/y.npy: the array cannot be read: expected shape (11, dim), received [10, 2]");
+    assert!(fault(3).starts_with("00002/cut.pth: the array cannot be read: "), "{}", fault(3));
+    assert_eq!(found.len(), 4);
+    let other = tempfile::tempdir().unwrap();
+    write(other.path(), &[("a.npy", &npy("(3, 2)", "<f4", &[0; 24]))]);
+    check_refused(other.path(), "no file that holds facets");
+    write(other.path(), &[("deep/a.jpg", b"12345")]);
+    assert_eq!(Source::open(other.path(), &SourceOptions::default()).unwrap().kind, Kind::Folder);
+}
+
+#[test]
 fn safetensors_as_the_format_s_own_crate_writes_them() {
     use safetensors::{Dtype, tensor::TensorView};
     let dir = tempfile::tempdir().unwrap();
@@ -392,6 +445,20 @@ fn safetensors_as_the_format_s_own_crate_writes_them() {
     let uneven = vec![("image", Dtype::F32, vec![1, 4], &image[..]), ("text", Dtype::F16, vec![2, 1], &text[..])];
     check_refused(&save("d.safetensors", uneven, None), "as many rows");
     check_refused(&save("e.safetensors", vec![("image", Dtype::F32, vec![4], &image[..])], None), "shape (n, dim)");
+    let tokens =
+        |name, shape| vec![("image", Dtype::F32, vec![2, 2], &image[..]), (name, Dtype::F16, shape, &image[..])];
+    let path = save("t.safetensors", tokens("image.tokens", vec![2, 2, 2]), None);
+    let source = Source::open(&path, &SourceOptions::default()).unwrap();
+    assert_eq!((source.dims.len(), source.tokens["image"]), (1, TokenConfig { n: 2, dim: 2 }));
+    let first = source.items.map(Result::unwrap).next().unwrap();
+    assert_eq!((first.tokens["image"].values.len(), first.vectors.len()), (4, 1));
+    check_refused(
+        &save("g.safetensors", tokens("text.tokens", vec![2, 2, 2]), None),
+        "no vector: expected a tensor \"text\" too",
+    );
+    check_refused(&save("h.safetensors", tokens("image.tokens", vec![4, 2]), None), "of shape (rows, n, dim)");
+    let whole = vec![("image", Dtype::I8, vec![2, 8], &image[..])];
+    check_refused(&save("i.safetensors", whole, None), "hint: scale * (x - zero_point)");
     check_refused(&save("f.safetensors", vec![("image", Dtype::I32, vec![2, 2], &image[..])], None), "received I32");
     let whole = fs::read(dir.path().join("b.safetensors")).unwrap();
     write(
@@ -410,7 +477,7 @@ fn safetensors_as_the_format_s_own_crate_writes_them() {
 fn what_is_no_source_is_refused_with_what_is() {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path(), &[("letter.txt", b"dear"), ("photo", &png(1))]);
-    check_refused(&dir.path().join("letter.txt"), "expected a folder of pictures, .jsonl");
+    check_refused(&dir.path().join("letter.txt"), "expected a folder of pictures or embeddings, .jsonl");
     check_refused(&dir.path().join("nothing"), "No such file");
     let found = lines(&dir.path().join("photo"), &SourceOptions::default());
     assert_eq!(found.len(), 1);

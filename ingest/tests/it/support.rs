@@ -7,12 +7,15 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
-use firn_index::{CollectionConfig, HnswConfig, ModelRef, PointId, VectorConfig};
+use firn_index::{CollectionConfig, ModelRef, PointId, TokenConfig, VectorConfig};
 use firn_ingest::{
     embed::Input,
     sink::{Outcome, Sink, SinkError, Ticket},
 };
-use firn_model::{Embedding, Encoder, Error, ModelInfo, Pixels, TextEmbedding};
+use firn_model::{
+    Embedding, Encoder, Error, FusionTokens, ImageEmbedding, Keep, ModelInfo, Pixels, TEXT_TOKENS, TextEmbedding,
+    TokenShape,
+};
 use image::RgbImage;
 
 pub const DIM: usize = 8;
@@ -36,6 +39,8 @@ impl FakeEncoder {
                 dim: DIM,
                 image_side_px: 4,
                 max_text_tokens: MAX_TOKENS,
+                image_token_dim: DIM,
+                text_tokens: Some(TokenShape { n: TEXT_TOKENS, dim: DIM }),
                 parameters: 0,
                 device: "cpu".to_owned(),
                 sigmoid: None,
@@ -53,23 +58,44 @@ pub fn embedding_of(bytes: &[u8]) -> Embedding {
     numbers.into_iter().map(|n| n / length).collect()
 }
 
+/// `n` tokens of `DIM` numbers, hashed like the embedding.
+pub fn tokens_of(bytes: &[u8], n: usize) -> FusionTokens {
+    let rows = (0..n).flat_map(|row| embedding_of(&[bytes, &[row as u8]].concat()));
+    FusionTokens::new(&rows.collect::<Vec<f32>>(), DIM).unwrap()
+}
+
+/// The same collection, with the tokens of the fake model.
+pub fn with_tokens(config: CollectionConfig) -> CollectionConfig {
+    let all = [("image", 16), ("text", TEXT_TOKENS)].into_iter().filter(|(of, _)| config.vectors.contains_key(*of));
+    let tokens = all.map(|(of, n)| (of.to_owned(), TokenConfig { n, dim: DIM })).collect();
+    CollectionConfig { tokens, ..config }
+}
+
 impl Encoder for FakeEncoder {
     fn info(&self) -> &ModelInfo {
         &self.info
     }
 
-    fn preprocess(&self, picture: &RgbImage) -> Pixels {
+    fn preprocess(&self, picture: &RgbImage) -> Result<Pixels, Error> {
         self.preprocessed.fetch_add(1, Relaxed);
-        Pixels { side: 4, values: picture.as_raw().iter().map(|&byte| f32::from(byte)).collect() }
+        Ok(Pixels { side: 4, values: picture.as_raw().iter().map(|&byte| f32::from(byte)).collect() })
     }
 
-    fn embed_images(&self, images: &[Pixels]) -> Result<Vec<Embedding>, Error> {
+    fn embed_images(&self, images: &[Pixels], keep: Keep) -> Result<Vec<ImageEmbedding>, Error> {
         self.image_calls.fetch_add(1, Relaxed);
         let bytes = |image: &Pixels| image.values.iter().map(|&value| value as u8).collect::<Vec<u8>>();
-        Ok(images.iter().map(|image| embedding_of(&bytes(image))).collect())
+        let one = |image| {
+            let bytes = bytes(image);
+            let fusion_tokens = match keep {
+                Keep::Nothing => None,
+                Keep::Tokens(grid) => Some(tokens_of(&bytes, grid.cells() * grid.cells())),
+            };
+            ImageEmbedding { embedding: embedding_of(&bytes), fusion_tokens }
+        };
+        Ok(images.iter().map(one).collect())
     }
 
-    fn embed_texts(&self, texts: &[&str]) -> Result<Vec<TextEmbedding>, Error> {
+    fn embed_texts(&self, texts: &[&str], keep: Keep) -> Result<Vec<TextEmbedding>, Error> {
         let one = |text: &&str| {
             let tokens = text.split_whitespace().filter(|&word| word != "?").count();
             if tokens == 0 {
@@ -79,6 +105,7 @@ impl Encoder for FakeEncoder {
                 embedding: embedding_of(text.as_bytes()),
                 tokens_used: tokens.min(MAX_TOKENS),
                 tokens_cut: tokens.saturating_sub(MAX_TOKENS),
+                fusion_tokens: (keep != Keep::Nothing).then(|| tokens_of(text.as_bytes(), TEXT_TOKENS)),
             })
         };
         texts.iter().map(one).collect()
@@ -90,7 +117,7 @@ pub fn config(vectors: &[&str]) -> CollectionConfig {
     CollectionConfig {
         model: Some(ModelRef { name: "fake".to_owned(), hash: "f".repeat(32) }),
         vectors: vectors.iter().map(|&name| (name.to_owned(), VectorConfig { dim: DIM })).collect(),
-        hnsw: HnswConfig::default(),
+        ..CollectionConfig::default()
     }
 }
 

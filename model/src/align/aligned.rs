@@ -65,16 +65,21 @@ impl Aligned {
         self.network.parameters.iter().map(|p| p.var.elem_count()).sum()
     }
 
-    /// `Error::EmptyText` for a text without a word, `Error::NoTextTower` where texts were frozen.
+    /// `Error::EmptyText` for a text without a word, `Error::NoTextSide` where texts were frozen.
     pub fn embed_texts(&self, texts: &[&str]) -> Result<Vec<TextEmbedding>> {
-        let TextPlan::Tower(sizes) = &self.plan.text else { return Err(Error::NoTextTower) };
+        let TextPlan::Tower(sizes) = &self.plan.text else { return Err(no_text_side()) };
         let read = |text: &&str| Words::read(text, sizes).ok_or(Error::EmptyText);
         let words = texts.iter().map(read).collect::<Result<Vec<_>>>()?;
         let counts: Vec<(usize, usize)> = words.iter().map(|words| (words.len(), words.n_cut)).collect();
         let embeddings = self.network.embed_texts(&Texts::Words(words))?;
         let both = embeddings.into_iter().zip(counts);
         Ok(both
-            .map(|(embedding, (tokens_used, tokens_cut))| TextEmbedding { embedding, tokens_used, tokens_cut })
+            .map(|(embedding, (tokens_used, tokens_cut))| TextEmbedding {
+                embedding,
+                tokens_used,
+                tokens_cut,
+                fusion_tokens: None,
+            })
             .collect())
     }
 
@@ -96,6 +101,10 @@ impl Aligned {
         let (held_out, rows) = data::held_out(&self.plan, sources, self.statistics.as_ref())?;
         held_out.by_language(&self.network, rows.as_ref())
     }
+}
+
+fn no_text_side() -> Error {
+    Error::NoTextSide { model: ALIGNED_FILE.to_owned() }
 }
 
 impl FrozenStatistics {

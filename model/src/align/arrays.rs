@@ -3,7 +3,7 @@
 
 use std::{fs::File, io::BufReader, path::Path};
 
-use candle_core::{DType, Device, Tensor, pickle};
+use candle_core::{DType, Device, Tensor};
 use half::f16;
 use safetensors::SafeTensors;
 
@@ -22,7 +22,10 @@ pub(super) fn read(path: &Path, name: &str) -> Result<Array> {
     let array = match path.extension().and_then(|e| e.to_str()) {
         Some("npy") => of_npy(&folder::read(path, MAX_FILE_BYTES)?).map_err(|detail| bad(path, detail))?,
         Some("safetensors") => of_safetensors(path, name)?,
-        Some("pth" | "pt") => of_pth(path)?,
+        Some("pth" | "pt") => {
+            let (shape, values) = crate::read_tensor(path, MAX_FILE_BYTES as usize / 2)?;
+            Array { shape, values }
+        }
         _ => return Err(bad(path, "expected a .npy, .safetensors, .pth or .pt file".to_owned())),
     };
     match array.values.iter().position(|x| !x.is_finite()) {
@@ -93,31 +96,6 @@ pub(super) fn of_tensor(tensor: &Tensor) -> Result<Array> {
     Ok(Array { shape: tensor.dims().to_vec(), values })
 }
 
-/// `torch.save(tensor, path)`: a zip with a pickle that says where the numbers lie.
-fn of_pth(path: &Path) -> Result<Array> {
-    let damaged = |fault: &dyn std::fmt::Display| bad(path, format!("not a tensor that torch saved: {fault}"));
-    let mut zip = zip::ZipArchive::new(BufReader::new(folder::open(path)?)).map_err(|e| damaged(&e))?;
-    let names: Vec<String> = zip.file_names().filter_map(|name| name.ok()).map(|name| name.into_owned()).collect();
-    let name = names.iter().find(|name| name.ends_with("data.pkl")).ok_or_else(|| damaged(&"no data.pkl"))?;
-    let mut stack = pickle::Stack::empty();
-    let reader = zip.by_name(name).map_err(|e| damaged(&e))?;
-    stack.read_loop(&mut BufReader::new(reader))?;
-    let label = pickle::Object::Unicode("tensor".to_owned());
-    let folder = name.strip_suffix(".pkl").unwrap_or(name);
-    let info = stack.finalize()?.into_tensor_info(label, Path::new(folder))?;
-    let info = info.ok_or_else(|| damaged(&"expected one tensor, received something else"))?;
-    if !info.layout.is_contiguous() {
-        return Err(damaged(&"expected numbers in C order; hint: tensor.contiguous()"));
-    }
-    let mut reader = zip.by_name(&info.path).map_err(|e| damaged(&e))?;
-    let skipped = (info.layout.start_offset()) as u64;
-    std::io::copy(&mut std::io::Read::take(&mut reader, skipped), &mut std::io::sink()).map_err(|e| damaged(&e))?;
-    let n = info.layout.shape().elem_count() * info.dtype.size_in_bytes();
-    let mut raw = vec![0; n];
-    std::io::Read::read_exact(&mut reader, &mut raw).map_err(|e| damaged(&e))?;
-    of_tensor(&Tensor::from_raw_buffer(&raw, info.dtype, info.layout.dims(), &Device::Cpu)?)
-}
-
 /// Ids of rows: one a line, a JSON list, or a JSON object with such a list under `ids`.
 pub(super) fn read_ids(path: &Path) -> Result<Vec<String>> {
     if path.extension().is_some_and(|e| e == "json") {
@@ -170,7 +148,7 @@ mod tests {
         assert_eq!(array.values, (0..12).map(|i| i as f32 / 4.0 - 1.0).collect::<Vec<_>>());
         std::fs::write(&path, b"no zip").unwrap();
         let error = read(&path, "").err().unwrap().to_string();
-        assert!(error.contains("key.pth: not a tensor that torch saved"), "{error}");
+        assert!(error.contains("key.pth: not a zip file of torch.save"), "{error}");
     }
 
     #[test]

@@ -243,7 +243,7 @@ fn every_kind_learns_what_it_sees() {
         assert_eq!(again.len(), if matches!(kind, Kind::Facets | Kind::Block) { 1 } else { 2 }, "{kind:?}");
         let texts = aligned.embed_texts(&["a red ball", "ein roter Ball"]);
         match kind {
-            Kind::Facets | Kind::Block => assert!(matches!(texts, Err(Error::NoTextTower))),
+            Kind::Facets | Kind::Block => assert!(matches!(texts, Err(Error::NoTextSide { .. }))),
             Kind::Mirror | Kind::Dual => {
                 let texts = texts.unwrap();
                 let expected = if kind == Kind::Mirror { 2 * FACET_DIM } else { FACET_DIM };

@@ -13,7 +13,11 @@ use std::{path::Path, sync::Arc};
 use image::{RgbImage, imageops};
 
 use self::{net::Network, tokens::Tokens};
-use crate::{Embedding, Encoder, Error, ModelInfo, Pixels, Result, TextEmbedding};
+use crate::{
+    Embedding, Encoder, Error, FusionTokens, ImageEmbedding, Keep, ModelInfo, Pixels, Result, TEXT_TOKENS,
+    TextEmbedding, TokenShape,
+    fusion_tokens::{pool_grid, pool_rows},
+};
 
 /// Images or texts that go through the network together.
 const BATCH: usize = 16;
@@ -50,6 +54,8 @@ impl Builtin {
             dim: sizes.embedding,
             image_side_px: sizes.side_px(),
             max_text_tokens: sizes.max_text_tokens,
+            image_token_dim: sizes.dim,
+            text_tokens: Some(TokenShape { n: TEXT_TOKENS, dim: sizes.dim }),
             parameters: network.weights.len() as u64,
             device: "cpu".to_owned(),
             sigmoid: None,
@@ -80,17 +86,25 @@ impl Encoder for Builtin {
     }
 
     /// The whole picture, whatever its proportions, as a square: nothing at the edges is lost.
-    fn preprocess(&self, picture: &RgbImage) -> Pixels {
-        preprocess(picture, self.info.image_side_px)
+    fn preprocess(&self, picture: &RgbImage) -> Result<Pixels> {
+        Ok(preprocess(picture, self.info.image_side_px))
     }
 
-    fn embed_images(&self, images: &[Pixels]) -> Result<Vec<Embedding>> {
-        let views = self.views(images)?;
-        let embeddings = views.chunks(BATCH).map(|batch| self.network.images(batch).tower.embeddings);
-        Ok(embeddings.flat_map(|rows| split(&rows, self.info.dim)).collect())
+    fn embed_images(&self, images: &[Pixels], keep: Keep) -> Result<Vec<ImageEmbedding>> {
+        let dim = self.network.layout.sizes.dim;
+        let mut answers = Vec::with_capacity(images.len());
+        for batch in self.views(images)?.chunks(BATCH) {
+            let tower = self.network.images(batch).tower;
+            let embeddings = split(&tower.embeddings, self.info.dim).into_iter();
+            for (embedding, states) in embeddings.zip(tower.states()) {
+                let tokens = keep.cells().map(|cells| FusionTokens::new(&pool_grid(states, dim, cells), dim));
+                answers.push(ImageEmbedding { embedding, fusion_tokens: tokens.transpose()? });
+            }
+        }
+        Ok(answers)
     }
 
-    fn embed_texts(&self, texts: &[&str]) -> Result<Vec<TextEmbedding>> {
+    fn embed_texts(&self, texts: &[&str], keep: Keep) -> Result<Vec<TextEmbedding>> {
         let sizes = &self.network.layout.sizes;
         let read = |text: &&str| Tokens::read(text, sizes.table_rows, sizes.max_text_tokens);
         let tokens: Vec<Tokens> = texts.iter().map(read).collect();
@@ -98,12 +112,21 @@ impl Encoder for Builtin {
             return Err(Error::EmptyText);
         }
         let tokens: Vec<&Tokens> = tokens.iter().collect();
-        let embeddings = tokens.chunks(BATCH).map(|batch| self.network.texts(batch).tower.embeddings);
-        let rows = embeddings.flat_map(|rows| split(&rows, self.info.dim));
-        let with_counts = rows.zip(&tokens);
-        Ok(with_counts
-            .map(|(embedding, tokens)| TextEmbedding { embedding, tokens_used: tokens.len(), tokens_cut: tokens.n_cut })
-            .collect())
+        let mut answers = Vec::with_capacity(texts.len());
+        for batch in tokens.chunks(BATCH) {
+            let tower = self.network.texts(batch).tower;
+            let embeddings = split(&tower.embeddings, self.info.dim).into_iter();
+            for ((embedding, states), tokens) in embeddings.zip(tower.states()).zip(batch) {
+                let kept = keep.rows().map(|rows| FusionTokens::new(&pool_rows(states, sizes.dim, rows), sizes.dim));
+                answers.push(TextEmbedding {
+                    embedding,
+                    tokens_used: tokens.len(),
+                    tokens_cut: tokens.n_cut,
+                    fusion_tokens: kept.transpose()?,
+                });
+            }
+        }
+        Ok(answers)
     }
 }
 

@@ -32,6 +32,19 @@ pub struct TowerTrace {
     pub embeddings: Vec<f32>,
 }
 
+impl TowerTrace {
+    /// Of each image or text, (tokens, dim): after the last norm and before pooling.
+    pub fn states(&self) -> impl Iterator<Item = &[f32]> {
+        let dim = self.pooled.len() / self.lengths.len().max(1);
+        let mut rest = self.normed.output.as_slice();
+        self.lengths.iter().map(move |length| {
+            let (states, after) = rest.split_at(length * dim);
+            rest = after;
+            states
+        })
+    }
+}
+
 pub struct ImageTrace {
     columns: Vec<f32>,
     stem: Vec<f32>,

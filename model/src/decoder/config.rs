@@ -81,6 +81,16 @@ impl Family {
         })
     }
 
+    pub(crate) fn all() -> impl Iterator<Item = Family> {
+        Family::NAMES.into_iter().map(|(_, family)| family)
+    }
+
+    /// Its `model_type`.
+    pub fn name(self) -> &'static str {
+        let known = Family::NAMES.into_iter().find(|(_, family)| *family == self);
+        known.map(|(name, _)| name).expect("every family has a name")
+    }
+
     pub(super) fn norms_heads(self) -> bool {
         self == Family::Qwen3
     }
@@ -88,10 +98,16 @@ impl Family {
 
 impl Config {
     pub fn read(path: &Path) -> Result<Config> {
+        Config::read_as(path, None)
+    }
+
+    /// As a family that the file may not name.
+    pub(crate) fn read_as(path: &Path, family: Option<Family>) -> Result<Config> {
         let json = folder::read_json(path)?;
         let bad = |detail: String| Error::BadFile { file: path.to_owned(), detail };
-        let family = json["model_type"].as_str().ok_or_else(|| bad("model_type: expected a name".to_owned()))?;
-        Config::of_json(&json, Family::by_name(family)?).map_err(bad)
+        let said = || json["model_type"].as_str().ok_or_else(|| bad("model_type: expected a name".to_owned()));
+        let family = family.map_or_else(|| Family::by_name(said()?), Ok)?;
+        Config::of_json(&json, family).map_err(bad)
     }
 
     pub(super) fn of_json(json: &Value, family: Family) -> Result<Config, String> {

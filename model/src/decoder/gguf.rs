@@ -20,7 +20,7 @@ use candle_core::{
 use serde_json::json;
 
 use super::config::{Biases, Config, Family, Scaling};
-use crate::{Error, Result, folder};
+use crate::{Error, Result, folder, pair::n_numbers};
 
 pub(super) struct Gguf {
     path: PathBuf,
@@ -57,6 +57,16 @@ impl Gguf {
         };
         let expected = format!("{shape:?}");
         Err(Error::WrongTensor { file: self.path.clone(), tensor: known_as, expected, received })
+    }
+
+    /// What it takes in memory: matrices in blocks stay as they are, all else becomes f32.
+    pub(super) fn n_bytes(&self, tensor: &(String, Vec<usize>)) -> u64 {
+        let (name, shape) = tensor;
+        let kind = self.content.tensor_infos.get(&gguf_name(name)).map(|info| info.ggml_dtype);
+        match kind.filter(|kind| shape.len() == 2 && kind.block_size() > 1) {
+            Some(kind) => n_numbers(tensor) / kind.block_size() as u64 * kind.type_size() as u64,
+            None => 4 * n_numbers(tensor),
+        }
     }
 
     fn bad(&self, detail: String) -> Error {

@@ -65,6 +65,41 @@ fn states_equal_transformers_after_every_block() {
 }
 
 #[test]
+fn what_is_asked_for_is_what_the_files_hold() {
+    for model in MODELS {
+        let config = Config::read(&fixture(model).join(CONFIG_FILE)).unwrap();
+        let weights = Weights::open(&fixture(model)).unwrap();
+        let tensors = tensors(&config, Depth::Head).unwrap();
+        assert!(tensors.iter().all(|(name, shape)| weights.fault(name, shape).is_none()), "{model}");
+        assert!(weights.unread(&tensors).is_empty(), "{model}");
+        let n_parameters = |depth| load(&fixture(model), depth).unwrap().n_parameters();
+        assert_eq!(n_parameters(Depth::Head), tensors.iter().map(n_numbers).sum::<u64>());
+        assert!(n_parameters(Depth::BlocksBut(1)) < n_parameters(Depth::Norm));
+    }
+}
+
+/// Refused by what the config says, before a tensor is missed.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_decoder_larger_than_the_memory_is_refused() {
+    let copy = copy_of_fixture("decoder-mistral");
+    change_config(copy.path(), |config| {
+        config["hidden_size"] = json!(1 << 17);
+        config["num_hidden_layers"] = json!(1 << 10);
+    });
+    let error = load(copy.path(), Depth::BlocksBut(1)).err().unwrap();
+    let Error::TooLittleMemory { file, needed_bytes, available_bytes } = &error else { panic!("{error}") };
+    assert_eq!((file.as_path(), *needed_bytes), (copy.path(), 4 * (370 * (1 << 17) + 1023 * block_numbers(1 << 17))));
+    assert!(available_bytes < needed_bytes);
+}
+
+/// Of the Mistral fixture, were it so wide.
+#[cfg(target_os = "linux")]
+fn block_numbers(dim: u64) -> u64 {
+    dim * (2 * 48 + 2 * 24 + 3 * 40 + 2)
+}
+
+#[test]
 fn half_precision_is_near() {
     for (dtype, near) in [(DType::F16, 0.02), (DType::BF16, 0.15)] {
         let options = Options { depth: Depth::Blocks(2), device: crate::Device::Cpu, dtype: Some(dtype) };

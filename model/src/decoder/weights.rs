@@ -1,8 +1,6 @@
 //! The weights of a decoder by the names of transformers, from safetensors or GGUF: only those that are asked for are
 //! read, and each is refused if it has another shape or a number that is none.
 
-use std::path::{Path, PathBuf};
-
 use candle_core::{
     DType, Device, Module, Tensor,
     quantized::{GgmlDType, QMatMul, QTensor},
@@ -10,7 +8,10 @@ use candle_core::{
 use candle_nn::Linear;
 
 use super::gguf::Gguf;
-use crate::{Error, Result, pair::Weights};
+use crate::{
+    Error, Result,
+    pair::{Weights, is_finite, n_numbers},
+};
 
 pub(super) enum Store {
     Safetensors(Weights),
@@ -33,13 +34,17 @@ pub(super) enum Matrix {
 }
 
 impl Source<'_> {
+    /// What a tensor takes in memory once it is loaded.
+    pub(super) fn n_bytes(&self, tensor: &(String, Vec<usize>)) -> u64 {
+        match self.store {
+            Store::Gguf(gguf) => gguf.n_bytes(tensor),
+            Store::Safetensors(_) => n_numbers(tensor) * self.dtype.size_in_bytes() as u64,
+        }
+    }
+
     pub(super) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let tensor = match self.store {
-            Store::Safetensors(weights) => {
-                let tensor = weights.get(name, shape, self.device)?; // f32
-                check_finite(&tensor, name, || file_of(weights, name))?;
-                tensor
-            }
+            Store::Safetensors(weights) => weights.get(name, shape, self.device)?, // f32
             Store::Gguf(gguf) => self.quantised(gguf, name, shape)?.dequantize(self.device)?,
         };
         Ok(tensor.to_dtype(self.dtype)?)
@@ -59,8 +64,15 @@ impl Source<'_> {
 
     fn quantised(&self, gguf: &Gguf, name: &str, shape: &[usize]) -> Result<QTensor> {
         let tensor = gguf.get(name, shape, self.device)?;
-        check_finite(&tensor.dequantize(self.device)?, name, || gguf.path().to_owned())?;
-        Ok(tensor)
+        if is_finite(&tensor.dequantize(self.device)?)? {
+            return Ok(tensor);
+        }
+        Err(Error::WrongTensor {
+            file: gguf.path().to_owned(),
+            tensor: name.to_owned(),
+            expected: "finite numbers".to_owned(),
+            received: "NaN or infinity".to_owned(),
+        })
     }
 }
 
@@ -74,6 +86,17 @@ impl Matrix {
         }
     }
 
+    pub(super) fn n_parameters(&self) -> u64 {
+        let (weight, bias) = match self {
+            Matrix::Dense(linear) => (linear.weight().elem_count(), linear.bias()),
+            Matrix::Blocks(QMatMul::QTensor(weight), bias) => (weight.shape().elem_count(), bias.as_ref()),
+            Matrix::Blocks(QMatMul::Tensor(weight) | QMatMul::TensorF16(weight), bias) => {
+                (weight.elem_count(), bias.as_ref())
+            }
+        };
+        (weight + bias.map_or(0, Tensor::elem_count)) as u64
+    }
+
     /// The rows that ids name: (batch, tokens) to (batch, tokens, in).
     pub(super) fn rows(&self, ids: &Tensor) -> candle_core::Result<Tensor> {
         let (batch, length) = ids.dims2()?;
@@ -82,23 +105,4 @@ impl Matrix {
             Matrix::Blocks(weight, _) => weight.embedding(ids),
         }
     }
-}
-
-fn check_finite(tensor: &Tensor, name: &str, file: impl Fn() -> PathBuf) -> Result<()> {
-    // Zero times anything finite is zero.
-    let sum = (tensor * 0.0)?.sum_all()?.to_scalar::<f32>()?;
-    if sum == 0.0 {
-        return Ok(());
-    }
-    Err(Error::WrongTensor {
-        file: file(),
-        tensor: name.to_owned(),
-        expected: "finite numbers".to_owned(),
-        received: "NaN or infinity".to_owned(),
-    })
-}
-
-/// No weight is a scalar, so this asks for a fault, and a fault names its file.
-fn file_of(weights: &Weights, name: &str) -> PathBuf {
-    weights.fault(name, &[]).map(|fault| fault.file).unwrap_or_else(|| Path::new(name).to_owned())
 }

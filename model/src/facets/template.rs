@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result, folder};
 
@@ -12,7 +12,7 @@ const MAX_FACETS: usize = 64;
 const CAPTION: &str = "{caption}";
 const BOS: &str = "{bos}";
 
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Template {
     /// Holds `{caption}` once.

@@ -2,7 +2,9 @@ use std::{collections::HashMap, path::Path};
 
 use super::*;
 use crate::{
+    FusionTokens, Grid, Keep,
     decoder::{Cache, mask},
+    side::TextSide,
     testing::{copy_of_fixture, fixture, fixture_json},
 };
 
@@ -150,6 +152,25 @@ fn the_embedding_is_the_mean_of_raw_facets_made_unit() {
     for (x, mean) in text.embedding.iter().zip(mean) {
         assert!((f64::from(*x) - mean / norm).abs() < 1e-6);
     }
+}
+
+#[test]
+fn a_text_side_keeps_facets_as_they_are() {
+    let side = Facets::load(&fixture(MODEL), &options("flame-7", Mode::Exact)).unwrap();
+    assert_eq!((side.family(), side.info().dim, side.info().max_tokens), ("mistral", 32, 1024));
+    let (captions, texts) = (captions(), embed(&load("flame-7", Mode::Exact)));
+    let captions: Vec<&str> = captions.iter().map(String::as_str).collect();
+    let answers = side.embed(&captions, Keep::Tokens(Grid::Four)).unwrap();
+    for (answer, text) in answers.iter().zip(&texts) {
+        assert_eq!((&answer.embedding, answer.tokens_used, answer.tokens_cut), (&text.embedding, text.tokens_used, 0));
+        let tokens = answer.fusion_tokens.as_ref().unwrap();
+        assert_eq!(tokens.shape(), side.info().tokens);
+        assert_eq!(*tokens, FusionTokens::new(&text.facets.concat(), 32).unwrap());
+    }
+    assert!(side.embed(&captions, Keep::Nothing).unwrap().iter().all(|answer| answer.fusion_tokens.is_none()));
+    let long = "x".repeat(1024);
+    let error = side.embed(&["x", &long], Keep::Nothing).unwrap_err();
+    assert_eq!(error.to_string(), "the text has 1025 tokens: at most 1024");
 }
 
 #[test]

@@ -54,7 +54,8 @@ impl Cache {
         if link.is_symlink() {
             fs::remove_file(&link).map_err(|e| io(&link, e))?;
         }
-        match link_to_blob(&self.blob(etag), etag, &link) {
+        let depth = name.matches('/').count();
+        match link_to_blob(&self.blob(etag), &format!("{}../../blobs/{etag}", "../".repeat(depth)), &link) {
             Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => Err(io(&link, e)),
             _ => Ok(()),
         }
@@ -75,8 +76,8 @@ impl Cache {
 }
 
 #[cfg(unix)]
-fn link_to_blob(_: &Path, etag: &str, link: &Path) -> std::io::Result<()> {
-    std::os::unix::fs::symlink(format!("../../blobs/{etag}"), link)
+fn link_to_blob(_: &Path, relative: &str, link: &Path) -> std::io::Result<()> {
+    std::os::unix::fs::symlink(relative, link)
 }
 
 #[cfg(not(unix))]

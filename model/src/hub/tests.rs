@@ -63,11 +63,8 @@ impl StandIn {
     }
 
     fn with_model(folder: &str) -> StandIn {
-        let read = |entry: std::io::Result<std::fs::DirEntry>| {
-            let path = entry.unwrap().path();
-            (path.file_name().unwrap().to_str().unwrap().to_owned(), std::fs::read(path).unwrap())
-        };
-        let files = std::fs::read_dir(fixture(folder)).unwrap().map(read).collect();
+        let mut files = HashMap::new();
+        read_files(&fixture(folder), "", &mut files);
         StandIn::start(Script { files, ..Script::default() })
     }
 
@@ -89,6 +86,17 @@ impl Drop for StandIn {
         // A connection without a request ends the thread.
         drop(TcpStream::connect(&self.address));
         self.thread.take().unwrap().join().unwrap();
+    }
+}
+
+fn read_files(folder: &Path, within: &str, files: &mut HashMap<String, Vec<u8>>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = join(within, path.file_name().unwrap().to_str().unwrap());
+        match path.is_dir() {
+            true => read_files(&path, &name, files),
+            false => _ = files.insert(name, std::fs::read(path).unwrap()),
+        }
     }
 }
 
@@ -128,7 +136,9 @@ impl Script {
                 answer("404 Not Found", "", b"")
             };
         }
-        let name = request.path.rsplit('/').next().unwrap().to_owned();
+        let of_repo = format!("/{REPO}/resolve/{COMMIT}/");
+        let name =
+            request.path.strip_prefix(&of_repo).or(request.path.strip_prefix("/store/")).unwrap_or("").to_owned();
         let Some(content) = self.files.get(&name).cloned() else { return answer("404 Not Found", "", b"") };
         if !request.path.starts_with("/store/") && name.ends_with(".safetensors") {
             let store = self.store.clone().unwrap_or_default();
@@ -208,18 +218,25 @@ impl Client {
     }
 }
 
+const MODELS: [&str; 6] =
+    ["clip-quick", "clip-gelu", "siglip-2", "sentence-xlm-roberta", "sentence-distilbert", "decoder-mistral"];
+
 #[test]
 fn a_model_is_fetched_once_into_the_usual_layout() {
-    for model in ["clip-quick", "clip-gelu", "siglip-2"] {
+    for model in MODELS {
         let hub = StandIn::with_model(model);
         let client = Client::of(&hub);
         let folder = client.fetch("main").unwrap();
         assert_eq!(folder, client.repo().join("snapshots").join(COMMIT));
         assert_eq!(std::fs::read_to_string(client.repo().join("refs/main")).unwrap(), COMMIT);
-        for (name, path) in pair::files(&folder).unwrap() {
+        let names = |folder: &Path| files(folder).unwrap().into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+        assert_eq!(names(&folder), names(&fixture(model)));
+        for (name, path) in files(&folder).unwrap() {
             assert_eq!(std::fs::read(&path).unwrap(), std::fs::read(fixture(model).join(&name)).unwrap(), "{name}");
             #[cfg(unix)]
-            assert!(std::fs::read_link(&path).unwrap().starts_with("../../blobs"), "{name}");
+            assert!(
+                std::fs::read_link(&path).unwrap().starts_with("../".repeat(2 + name.matches('/').count()) + "blobs")
+            );
         }
         // Only what is needed was asked for, and nothing half-done stays.
         assert!(!folder.join("expected.safetensors").exists());
@@ -232,6 +249,40 @@ fn a_model_is_fetched_once_into_the_usual_layout() {
         assert_eq!(client.fetch(COMMIT).unwrap(), folder);
         assert_eq!(hub.log(), [], "a commit never changes");
         assert_eq!(client.fetch("refs/pr/1").unwrap(), folder);
+    }
+}
+
+#[test]
+fn a_model_in_the_layout_of_open_clip_is_fetched_too() {
+    let hub = StandIn::with_model("open-clip");
+    let client = Client::of(&hub);
+    assert!(client.error(&hub, "main").ends_with("tokenizer.json is missing"));
+    let tokenizer = std::fs::read(fixture("clip-quick/tokenizer.json")).unwrap();
+    hub.change(|script| _ = script.files.insert("tokenizer.json".to_owned(), tokenizer));
+    let folder = client.fetch("main").unwrap();
+    let mut names: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|e| e.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(
+        names,
+        ["open_clip_config.json", "open_clip_model.safetensors", "tokenizer.json"],
+        "one file of weights"
+    );
+    hub.change(|script| _ = script.files.remove("open_clip_model.safetensors"));
+    let other = Client::of(&hub);
+    assert!(other.fetch("main").unwrap().join("open_clip_pytorch_model.bin").is_file());
+}
+
+#[test]
+fn what_a_module_needs_is_named_if_it_is_missing() {
+    for (model, file) in [
+        ("sentence-distilbert", "0_Transformer/tokenizer.json"),
+        ("sentence-distilbert", "2_Dense/model.safetensors"),
+        ("sentence-xlm-roberta", "1_Pooling/config.json"),
+        ("decoder-mistral", "tokenizer.json"),
+    ] {
+        let hub = StandIn::with_model(model);
+        hub.change(|script| _ = script.files.remove(file).unwrap());
+        assert_eq!(Client::of(&hub).error(&hub, "main"), format!("hf:org/tiny@main: {file} is missing"));
     }
 }
 

@@ -1,6 +1,6 @@
 //! What is CLIP's own: its defaults, the class token that stands for an image, a text tower that looks back only.
 
-use candle_core::IndexOp;
+use candle_core::{IndexOp, Tensor};
 use candle_nn::{Embedding, Linear};
 use serde_json::Value;
 
@@ -8,7 +8,7 @@ use super::{
     Family,
     config::{Activation, Config, Fields, Pooling, TextConfig, TowerDefaults, VisionConfig, with_bias},
     source::Source,
-    towers::{ImageHead, ImageTower, TextTower},
+    towers::{ClassToken, ImageHead, ImageTower, TextTower},
 };
 use crate::Result;
 
@@ -43,23 +43,29 @@ pub(super) fn tensors(config: &Config) -> Vec<(String, Vec<usize>)> {
 }
 
 pub(super) fn image_tower(from: &Source, config: &Config) -> Result<ImageTower> {
-    let (vision, tower) = (&config.vision, &config.vision.tower);
-    let (dim, from_vision) = (tower.hidden_size, from.under("vision_model"));
-    let positions = from_vision.get("embeddings.position_embedding.weight", &[config.image_tokens(), dim])?;
-    let class = from_vision.get("embeddings.class_embedding", &[dim])?;
+    let (vision, tower, from_vision) = (&config.vision, &config.vision.tower, from.under("vision_model"));
+    let (class, positions) = class_token(&from_vision, vision)?;
     Ok(ImageTower {
         patch_embedding: Linear::new(from_vision.patch_kernel(vision)?, None),
-        positions: positions.i(1..)?.contiguous()?,
+        positions,
+        class: Some(class),
         blocks: from_vision.blocks(tower)?,
-        post_norm: from_vision.norm("post_layernorm", tower)?,
-        head: ImageHead::ClassToken {
-            token: (class + positions.i(0)?)?.reshape((1, 1, dim))?,
-            pre_norm: from_vision.norm("pre_layrnorm", tower)?,
-            projection: from.linear_no_bias("visual_projection", config.projection_dim, dim)?,
-        },
+        inside: None,
+        post_norm: Some(from_vision.norm("post_layernorm", tower)?),
+        head: ImageHead::Class(from.linear_no_bias("visual_projection", config.projection_dim, tower.hidden_size)?),
         grid: vision.grid(),
         patch: vision.patch_size,
     })
+}
+
+/// The class token, and the places of the patches behind it, (patches, dim).
+pub(super) fn class_token(from_vision: &Source, vision: &VisionConfig) -> Result<(ClassToken, Tensor)> {
+    let dim = vision.tower.hidden_size;
+    let positions = from_vision.get("embeddings.position_embedding.weight", &[vision.n_patches() + 1, dim])?;
+    let class = from_vision.get("embeddings.class_embedding", &[dim])?;
+    let token = (class + positions.i(0)?)?.reshape((1, 1, dim))?;
+    let pre_norm = from_vision.norm("pre_layrnorm", &vision.tower)?;
+    Ok((ClassToken { token, pre_norm }, positions.i(1..)?.contiguous()?))
 }
 
 pub(super) fn text_tower(from: &Source, config: &Config) -> Result<TextTower> {

@@ -95,9 +95,7 @@ impl Config {
         tensors.extend(with_bias("text_model.final_layer_norm", vec![t]));
         tensors.extend(with_bias("vision_model.post_layernorm", vec![v]));
         for (name, tower) in [("text_model", &text.tower), ("vision_model", &vision.tower)] {
-            for layer in 0..tower.n_layers {
-                tensors.extend(tower.layer_tensors(&format!("{name}.encoder.layers.{layer}")));
-            }
+            tensors.extend(tower.block_tensors(name));
         }
         tensors.extend(match self.family {
             Family::Clip => clip::tensors(self),
@@ -107,7 +105,12 @@ impl Config {
     }
 
     pub(crate) fn n_parameters(&self) -> u64 {
-        self.tensors().iter().map(|(_, shape)| shape.iter().map(|&n| n as u64).product::<u64>()).sum()
+        self.tensors().iter().map(n_numbers).sum()
+    }
+
+    /// Those of the image tower.
+    pub(crate) fn n_image_parameters(&self) -> u64 {
+        self.tensors().iter().filter(|(name, _)| is_of_images(name)).map(n_numbers).sum()
     }
 
     /// Positions of the image tower.
@@ -119,24 +122,34 @@ impl Config {
 impl TowerConfig {
     fn from_fields(fields: &Fields, defaults: &TowerDefaults) -> Result<TowerConfig, String> {
         let width = defaults.width;
-        let tower = TowerConfig {
+        TowerConfig {
             hidden_size: fields.count("hidden_size", width, 1 << 15)?,
             intermediate_size: fields.count("intermediate_size", width * 4, 1 << 17)?,
             n_layers: fields.count("num_hidden_layers", 12, 512)?,
             n_heads: fields.count("num_attention_heads", width / 64, 1 << 10)?,
-            activation: fields.activation(defaults.activation)?,
+            activation: fields.activation("hidden_act", defaults.activation)?,
             layer_norm_eps: fields.number("layer_norm_eps", defaults.layer_norm_eps)?,
-        };
-        if !tower.hidden_size.is_multiple_of(tower.n_heads) {
-            let TowerConfig { hidden_size, n_heads, .. } = tower;
-            return Err(format!("{}: hidden_size {hidden_size} is not a multiple of {n_heads} heads", fields.at));
         }
-        Ok(tower)
+        .validated(fields.at)
+    }
+
+    /// The same, if its heads can be made; `at` is where it stands in the file.
+    pub(crate) fn validated(self, at: &str) -> Result<TowerConfig, String> {
+        let TowerConfig { hidden_size, n_heads, .. } = self;
+        if n_heads == 0 || !hidden_size.is_multiple_of(n_heads) {
+            return Err(format!("{at}: hidden_size {hidden_size} is not a multiple of {n_heads} heads"));
+        }
+        Ok(self)
     }
 
     /// What queries are multiplied with.
     pub(super) fn attention_scale(&self) -> f64 {
         ((self.hidden_size / self.n_heads) as f64).powf(-0.5)
+    }
+
+    /// Of a tower's blocks.
+    pub(super) fn block_tensors(&self, tower: &str) -> Vec<(String, Vec<usize>)> {
+        (0..self.n_layers).flat_map(|layer| self.layer_tensors(&format!("{tower}.encoder.layers.{layer}"))).collect()
     }
 
     fn layer_tensors(&self, layer: &str) -> Vec<(String, Vec<usize>)> {
@@ -173,19 +186,24 @@ impl TextConfig {
 
 impl VisionConfig {
     pub(super) fn from_fields(fields: &Fields, defaults: &TowerDefaults, patch: usize) -> Result<VisionConfig, String> {
-        let config = VisionConfig {
-            tower: TowerConfig::from_fields(fields, defaults)?,
-            image_size: fields.side("image_size", 224, 2048)?,
-            patch_size: fields.side("patch_size", patch, 2048)?,
-        };
         if fields.count("num_channels", 3, 64)? != 3 {
             return Err(format!("{}: num_channels: expected 3", fields.at));
         }
-        if config.patch_size > config.image_size {
-            let VisionConfig { image_size, patch_size, .. } = config;
-            return Err(format!("{}: patch_size {patch_size} is larger than image_size {image_size}", fields.at));
+        VisionConfig {
+            tower: TowerConfig::from_fields(fields, defaults)?,
+            image_size: fields.side("image_size", 224, 2048)?,
+            patch_size: fields.side("patch_size", patch, 2048)?,
         }
-        Ok(config)
+        .validated(fields.at)
+    }
+
+    /// The same, if a patch fits into it.
+    pub(super) fn validated(self, at: &str) -> Result<VisionConfig, String> {
+        let VisionConfig { image_size, patch_size, .. } = self;
+        if patch_size > image_size {
+            return Err(format!("{at}: patch_size {patch_size} is larger than image_size {image_size}"));
+        }
+        Ok(self)
     }
 
     /// Patches a side.
@@ -199,7 +217,7 @@ impl VisionConfig {
 }
 
 /// One object of the file, read with defaults and limits.
-pub(super) struct Fields<'a> {
+pub(crate) struct Fields<'a> {
     pub json: &'a Value,
     pub at: &'a str,
 }
@@ -224,7 +242,7 @@ impl<'a> Fields<'a> {
         format!("{}{dot}{name}: expected {expected}, received {received}", self.at)
     }
 
-    pub(super) fn count(&self, name: &str, default: usize, max: usize) -> Result<usize, String> {
+    pub(crate) fn count(&self, name: &str, default: usize, max: usize) -> Result<usize, String> {
         let value = &self.json[name];
         if value.is_null() {
             return Ok(default);
@@ -236,7 +254,7 @@ impl<'a> Fields<'a> {
     }
 
     /// A number, or a pair of equal numbers.
-    fn side(&self, name: &str, default: usize, max: usize) -> Result<usize, String> {
+    pub(super) fn side(&self, name: &str, default: usize, max: usize) -> Result<usize, String> {
         let value = &self.json[name];
         let Some(pair) = value.as_array() else {
             return self.count(name, default, max);
@@ -247,7 +265,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn number(&self, name: &str, default: f64) -> Result<f64, String> {
+    pub(crate) fn number(&self, name: &str, default: f64) -> Result<f64, String> {
         let value = &self.json[name];
         if value.is_null() {
             return Ok(default);
@@ -255,19 +273,29 @@ impl<'a> Fields<'a> {
         value.as_f64().filter(|x| *x >= 0.0 && *x < 1.0).ok_or_else(|| self.error(name, "a number from 0 to 1", value))
     }
 
-    fn activation(&self, default: Activation) -> Result<Activation, String> {
-        let value = &self.json["hidden_act"];
+    pub(crate) fn activation(&self, name: &str, default: Activation) -> Result<Activation, String> {
+        let value = &self.json[name];
         match value.as_str() {
             None if value.is_null() => Ok(default),
             Some("quick_gelu") => Ok(Activation::QuickGelu),
             Some("gelu") => Ok(Activation::Gelu),
             Some("gelu_new" | "gelu_pytorch_tanh") => Ok(Activation::GeluTanh),
-            _ => Err(self.error("hidden_act", "quick_gelu, gelu or gelu_pytorch_tanh", value)),
+            _ => Err(self.error(name, "quick_gelu, gelu or gelu_pytorch_tanh", value)),
         }
     }
 }
 
-pub(super) fn with_bias(name: &str, shape: Vec<usize>) -> [(String, Vec<usize>); 2] {
+/// Whether a tensor belongs to the image tower.
+pub(crate) fn is_of_images(tensor: &str) -> bool {
+    tensor.starts_with("vis")
+}
+
+/// Numbers in a tensor.
+pub(crate) fn n_numbers((_, shape): &(String, Vec<usize>)) -> u64 {
+    shape.iter().map(|&n| n as u64).product()
+}
+
+pub(crate) fn with_bias(name: &str, shape: Vec<usize>) -> [(String, Vec<usize>); 2] {
     [(format!("{name}.bias"), vec![shape[0]]), (format!("{name}.weight"), shape)]
 }
 

@@ -2,16 +2,13 @@
 //!
 //! `towers` says the same in candle's operations; that one computes on a card, and judges this one in the tests.
 
-mod rows;
-
 use std::ops::Range;
 
-use candle_core::Tensor;
-use candle_nn::{LayerNorm, Linear};
-
-use super::{config::Activation, tokenizer::Tokens, towers};
+use super::{Encoded, config::Activation, tokenizer::Tokens, towers};
 use crate::{
     Pixels,
+    flat::{Dense, Norm, Piece, Sequence, activate, numbers, softmax},
+    fusion_tokens::{pool_grid, pool_rows},
     product::{Product, View},
 };
 
@@ -19,57 +16,91 @@ pub(crate) struct ImageTower {
     patch_embedding: Dense,
     /// (tokens, dim); of a class token, with its embedding.
     positions: Vec<f32>,
+    /// Of a tower with a class token.
+    pre_norm: Option<Norm>,
     blocks: Vec<Block>,
-    post_norm: Norm,
+    post_norm: Option<Norm>,
     head: ImageHead,
     grid: usize,
     patch: usize,
 }
 
 enum ImageHead {
-    ClassToken { pre_norm: Norm, projection: Dense },
+    Class(Dense),
     AttentionPool(Box<AttentionPool>),
+    Mean(Projector),
 }
 
 impl ImageTower {
+    /// # Panics
+    ///
+    /// If there is a decoder's block inside, which runs in candle's operations only.
     pub(crate) fn new(tower: towers::ImageTower) -> candle_core::Result<ImageTower> {
-        let mut positions = Vec::new();
-        let head = match tower.head {
-            towers::ImageHead::ClassToken { token, pre_norm, projection } => {
-                positions.extend(numbers(&token)?);
-                ImageHead::ClassToken { pre_norm: Norm::new(&pre_norm)?, projection: Dense::new(&projection)? }
-            }
-            towers::ImageHead::AttentionPool(pool) => ImageHead::AttentionPool(Box::new(AttentionPool::new(pool)?)),
+        assert!(tower.inside.is_none(), "a tower with a block inside stays in candle's operations");
+        let mut positions = match &tower.class {
+            Some(class) => numbers(&class.token)?,
+            None => Vec::new(),
         };
         positions.extend(numbers(&tower.positions)?);
+        let head = match tower.head {
+            towers::ImageHead::Class(projection) => ImageHead::Class(Dense::new(&projection)?),
+            towers::ImageHead::AttentionPool(pool) => ImageHead::AttentionPool(Box::new(AttentionPool::new(pool)?)),
+            towers::ImageHead::Mean(projector) => ImageHead::Mean(Projector::new(&projector)?),
+        };
         Ok(ImageTower {
             patch_embedding: Dense::new(&tower.patch_embedding)?,
             positions,
+            pre_norm: tower.class.as_ref().map(|class| Norm::new(&class.pre_norm)).transpose()?,
             blocks: blocks(tower.blocks)?,
-            post_norm: Norm::new(&tower.post_norm)?,
+            post_norm: tower.post_norm.as_ref().map(Norm::new).transpose()?,
             head,
             grid: tower.grid,
             patch: tower.patch,
         })
     }
 
-    /// (images, projection_dim)
-    pub(crate) fn forward(&self, images: &[Pixels], n_threads: usize) -> Vec<f32> {
+    /// Embeddings, (images, projection_dim), and the patches pooled to `cells` a side if they are wanted.
+    pub(super) fn forward(&self, images: &[Pixels], cells: Option<usize>, n_threads: usize) -> Encoded {
         let mut states = self.positions.repeat(images.len()); // (images * length, dim)
         self.patch_embedding.add(&self.cut_patches(images), &mut states, n_threads);
         let mut normed = Vec::new();
-        match &self.head {
-            ImageHead::ClassToken { pre_norm, projection } => {
-                pre_norm.forward(&states, &mut normed);
-                let pooled = self.piece(images.len(), 0..1, n_threads).run(&self.blocks, normed); // (images, dim)
-                project(&self.post_norm, projection, &pooled, n_threads)
-            }
-            ImageHead::AttentionPool(pool) => {
-                let piece = self.piece(images.len(), 0..self.length(), n_threads);
-                self.post_norm.forward(&piece.run(&self.blocks, states), &mut normed); // (images * length, dim)
-                pool.forward(&normed, &piece)
-            }
+        if let Some(norm) = &self.pre_norm {
+            norm.forward(&states, &mut normed);
+            std::mem::swap(&mut states, &mut normed);
         }
+        let leading = usize::from(self.pre_norm.is_some());
+        let kept = match (&self.head, cells) {
+            (ImageHead::Class(_), None) => 0..1,
+            (ImageHead::Mean(_), _) => leading..self.length(),
+            _ => 0..self.length(),
+        };
+        let piece = self.piece(images.len(), kept.clone(), n_threads);
+        states = piece.run(&self.blocks, states); // (images * kept, dim)
+        if let Some(norm) = &self.post_norm {
+            norm.forward(&states, &mut normed);
+            std::mem::swap(&mut states, &mut normed);
+        }
+        let tokens = match cells {
+            Some(cells) => self.pool_patches(&states, leading - kept.start, cells),
+            None => Vec::new(),
+        };
+        let embeddings = match &self.head {
+            ImageHead::Class(projection) => {
+                let class = every(&states, kept.len(), 0, self.patch_embedding.n_out);
+                projection.forward(&class, &mut normed, n_threads);
+                normed
+            }
+            ImageHead::AttentionPool(pool) => pool.forward(&states, &piece),
+            ImageHead::Mean(projector) => projector.forward(&states, kept.len(), n_threads),
+        };
+        Encoded { embeddings, tokens }
+    }
+
+    /// (images * kept, dim) to (images * cells * cells, dim), without the `leading` tokens that are no patches.
+    fn pool_patches(&self, states: &[f32], leading: usize, cells: usize) -> Vec<f32> {
+        let dim = self.patch_embedding.n_out;
+        let images = states.chunks_exact((leading + self.grid * self.grid) * dim);
+        images.flat_map(|states| pool_grid(&states[leading * dim..], dim, cells)).collect()
     }
 
     fn length(&self) -> usize {
@@ -101,6 +132,31 @@ impl ImageTower {
     }
 }
 
+/// From the space of patches to that of texts, each token alone; then the mean of an image's.
+struct Projector {
+    up: Dense,
+    out: Dense,
+    norm: Norm,
+}
+
+impl Projector {
+    fn new(projector: &towers::Projector) -> candle_core::Result<Projector> {
+        let (up, out) = (Dense::new(&projector.up)?, Dense::new(&projector.out)?);
+        Ok(Projector { up, out, norm: Norm::new(&projector.norm)? })
+    }
+
+    /// (images * length, dim) to (images, projection_dim)
+    fn forward(&self, states: &[f32], length: usize, n_threads: usize) -> Vec<f32> {
+        let (mut wide, mut projected, mut normed) = (Vec::new(), Vec::new(), Vec::new());
+        self.up.forward(states, &mut wide, n_threads);
+        activate(&mut wide, Activation::Gelu);
+        self.out.forward(&wide, &mut projected, n_threads);
+        self.norm.forward(&projected, &mut normed);
+        let dim = self.out.n_out;
+        normed.chunks_exact(length * dim).flat_map(|tokens| pool_rows(tokens, dim, 1)).collect()
+    }
+}
+
 pub(crate) struct TextTower {
     /// (vocab, dim)
     tokens: Vec<f32>,
@@ -124,39 +180,38 @@ impl TextTower {
         })
     }
 
-    /// (texts, projection_dim). What stands behind the pooled token is left out: a causal tower does not look there, and any
-    /// other pools the last one.
-    pub(crate) fn forward(&self, texts: &[&Tokens], n_threads: usize) -> Vec<f32> {
+    /// Embeddings, (texts, projection_dim), and the states pooled to so many `rows` if they are wanted. What stands behind the
+    /// pooled token is left out: a causal tower does not look there, and any other pools the last one.
+    pub(super) fn forward(&self, texts: &[&Tokens], rows: Option<usize>, n_threads: usize) -> Encoded {
         let dim = self.final_norm.gain.len();
         let mut states = Vec::new(); // (all tokens, dim)
         let mut sequences = Vec::with_capacity(texts.len());
         for text in texts {
             let length = text.pooled_at + 1;
-            sequences.push(Sequence { start: states.len() / dim, length, kept: text.pooled_at..length });
+            let kept = if rows.is_some() { 0..length } else { text.pooled_at..length };
+            sequences.push(Sequence { start: states.len() / dim, length, kept });
             for (&id, position) in text.ids[..length].iter().zip(self.positions.chunks_exact(dim)) {
                 let token = &self.tokens[id as usize * dim..][..dim];
                 states.extend(token.iter().zip(position).map(|(token, position)| token + position));
             }
         }
         let piece = Piece { sequences, causal: self.causal, n_threads };
-        let pooled = piece.run(&self.blocks, states); // (texts, dim)
-        project(&self.final_norm, &self.projection, &pooled, n_threads)
+        let mut normed = Vec::new();
+        self.final_norm.forward(&piece.run(&self.blocks, states), &mut normed); // (kept tokens, dim)
+        let (mut pooled, mut tokens) = (Vec::new(), Vec::new());
+        let mut rest = normed.as_slice();
+        for (text, sequence) in texts.iter().zip(&piece.sequences) {
+            let (kept, after) = rest.split_at(sequence.kept.len() * dim);
+            pooled.extend_from_slice(&kept[kept.len() - dim..]);
+            if let Some(rows) = rows {
+                tokens.extend(pool_rows(&kept[text.text().start * dim..text.text().end * dim], dim, rows));
+            }
+            rest = after;
+        }
+        let mut embeddings = Vec::new();
+        self.projection.forward(&pooled, &mut embeddings, n_threads);
+        Encoded { embeddings, tokens }
     }
-}
-
-/// Rows of the states that look at each other, and which of them are wanted at the end.
-struct Sequence {
-    start: usize,
-    length: usize,
-    kept: Range<usize>,
-}
-
-/// What goes through the blocks together.
-struct Piece {
-    sequences: Vec<Sequence>,
-    /// A row looks only at itself and at what stands before it.
-    causal: bool,
-    n_threads: usize,
 }
 
 impl Piece {
@@ -173,15 +228,6 @@ impl Piece {
             block.finish(&mut states, self.n_threads, &mut scratch);
         }
         states
-    }
-
-    fn keep(&self, rows: &[f32]) -> Vec<f32> {
-        let dim = rows.len() / self.sequences.iter().map(|s| s.length).sum::<usize>();
-        self.sequences
-            .iter()
-            .flat_map(|s| &rows[(s.start + s.kept.start) * dim..][..s.kept.len() * dim])
-            .copied()
-            .collect()
     }
 }
 
@@ -224,19 +270,7 @@ impl Block {
         let Scratch { normed, qkv, scores, attended, .. } = scratch;
         self.norm.forward(states, normed);
         self.qkv.forward(normed, qkv, piece.n_threads);
-        attended.resize(states.len(), 0.0);
-        let (dim, width) = (self.qkv.n_in, self.qkv.n_in / self.n_heads);
-        for &Sequence { start, length, .. } in &piece.sequences {
-            let product = |size| Product { size, scale: 1.0, n_threads: piece.n_threads };
-            scores.resize(length * length, 0.0);
-            for head in 0..self.n_heads {
-                let part = |third: usize| View::rows(&qkv[(3 * start + third) * dim + head * width..], 3 * dim);
-                product([length, length, width]).write(part(0), part(1).transposed(), scores, length);
-                rows::softmax(scores, length, piece.causal);
-                let target = &mut attended[start * dim + head * width..];
-                product([length, width, length]).write(View::rows(scores, length), part(2), target, dim);
-            }
-        }
+        piece.attend(qkv, self.n_heads, scores, attended);
     }
 
     /// What follows for each row alone: the output projection and the MLP, added to the states.
@@ -264,7 +298,7 @@ impl Mlp {
         let Scratch { normed, wide, .. } = scratch;
         self.norm.forward(states, normed);
         self.up.forward(normed, wide, n_threads);
-        rows::activate(wide, self.activation);
+        activate(wide, self.activation);
         self.down.add(wide, states, n_threads);
     }
 }
@@ -298,7 +332,7 @@ impl AttentionPool {
                 let query = View::rows(&self.query[head * width..][..width], width);
                 let half = |half: usize| View::rows(&kv[(2 * start + half) * dim + head * width..], 2 * dim);
                 product([1, length, width]).write(query, half(0).transposed(), &mut scores, length);
-                rows::softmax(&mut scores, length, false);
+                softmax(&mut scores, length, false);
                 let target = &mut attended[head * width..][..width];
                 product([1, width, length]).write(View::rows(&scores, length), half(1), target, width);
             }
@@ -310,70 +344,11 @@ impl AttentionPool {
     }
 }
 
-fn project(norm: &Norm, projection: &Dense, pooled: &[f32], n_threads: usize) -> Vec<f32> {
-    let (mut normed, mut embeddings) = (Vec::new(), Vec::new());
-    norm.forward(pooled, &mut normed);
-    projection.forward(&normed, &mut embeddings, n_threads);
-    embeddings
-}
-
-struct Dense {
-    /// (in, out): the order that the product reads fastest.
-    weight: Vec<f32>,
-    /// (out), zeros where the model has none.
-    bias: Vec<f32>,
-    n_in: usize,
-    n_out: usize,
-}
-
-impl Dense {
-    fn new(linear: &Linear) -> candle_core::Result<Dense> {
-        let (n_out, n_in) = linear.weight().dims2()?;
-        let bias = linear.bias().map_or(Ok(vec![0.0; n_out]), numbers)?;
-        Ok(Dense { weight: numbers(&linear.weight().t()?)?, bias, n_in, n_out })
-    }
-
-    /// (rows, in) to (rows, out)
-    fn forward(&self, x: &[f32], into: &mut Vec<f32>, n_threads: usize) {
-        into.clear();
-        (0..x.len() / self.n_in).for_each(|_| into.extend_from_slice(&self.bias));
-        self.multiply(x, into, n_threads);
-    }
-
-    /// The same, added to what stands there.
-    fn add(&self, x: &[f32], to: &mut [f32], n_threads: usize) {
-        rows::add_to_each(to, &self.bias);
-        self.multiply(x, to, n_threads);
-    }
-
-    fn multiply(&self, x: &[f32], to: &mut [f32], n_threads: usize) {
-        let product = Product { size: [x.len() / self.n_in, self.n_out, self.n_in], scale: 1.0, n_threads };
-        product.add(View::rows(x, self.n_in), View::rows(&self.weight, self.n_out), to, self.n_out);
-    }
-}
-
-struct Norm {
-    gain: Vec<f32>,
-    bias: Vec<f32>,
-    epsilon: f32,
-}
-
-impl Norm {
-    fn new(norm: &LayerNorm) -> candle_core::Result<Norm> {
-        let bias = norm.bias().expect("read with a bias");
-        Ok(Norm { gain: numbers(norm.weight())?, bias: numbers(bias)?, epsilon: norm.eps() as f32 })
-    }
-
-    fn forward(&self, x: &[f32], into: &mut Vec<f32>) {
-        into.resize(x.len(), 0.0);
-        rows::normalise(x, into, (&self.gain, &self.bias), self.epsilon);
-    }
+/// Row `at` of every `of` rows.
+fn every(rows: &[f32], of: usize, at: usize, dim: usize) -> Vec<f32> {
+    rows.chunks_exact(of * dim).flat_map(|rows| &rows[at * dim..][..dim]).copied().collect()
 }
 
 fn blocks(blocks: Vec<towers::Block>) -> candle_core::Result<Vec<Block>> {
     blocks.into_iter().map(Block::new).collect()
-}
-
-fn numbers(tensor: &Tensor) -> candle_core::Result<Vec<f32>> {
-    tensor.flatten_all()?.to_vec1()
 }

@@ -68,8 +68,10 @@ pub(super) fn image_tower(from: &Source, config: &Config) -> Result<ImageTower> 
     Ok(ImageTower {
         patch_embedding: Linear::new(from.patch_kernel(vision)?, Some(bias)),
         positions: from.get("embeddings.position_embedding.weight", &[config.image_tokens(), dim])?,
+        class: None,
         blocks: from.blocks(tower)?,
-        post_norm: from.norm("post_layernorm", tower)?,
+        inside: None,
+        post_norm: Some(from.norm("post_layernorm", tower)?),
         head: ImageHead::AttentionPool(attention_pool(&from.under("head"), tower)?),
         grid: vision.grid(),
         patch: vision.patch_size,

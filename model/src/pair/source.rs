@@ -10,18 +10,18 @@ use super::{
 };
 use crate::Result;
 
-pub(super) struct Source<'a> {
+pub(crate) struct Source<'a> {
     weights: &'a Weights,
     device: &'a Device,
     at: String,
 }
 
 impl<'a> Source<'a> {
-    pub(super) fn new(weights: &'a Weights, device: &'a Device) -> Source<'a> {
+    pub(crate) fn new(weights: &'a Weights, device: &'a Device) -> Source<'a> {
         Source { weights, device, at: String::new() }
     }
 
-    pub(super) fn under(&self, name: &str) -> Source<'a> {
+    pub(crate) fn under(&self, name: &str) -> Source<'a> {
         Source { at: self.at(name), ..*self }
     }
 
@@ -29,35 +29,36 @@ impl<'a> Source<'a> {
         if self.at.is_empty() { name.to_owned() } else { format!("{}.{name}", self.at) }
     }
 
-    pub(super) fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+    pub(crate) fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         self.weights.get(&self.at(name), shape, self.device)
     }
 
-    pub(super) fn linear(&self, name: &str, out_dim: usize, in_dim: usize) -> Result<Linear> {
+    pub(crate) fn linear(&self, name: &str, out_dim: usize, in_dim: usize) -> Result<Linear> {
         let weight = self.get(&format!("{name}.weight"), &[out_dim, in_dim])?;
         Ok(Linear::new(weight, Some(self.get(&format!("{name}.bias"), &[out_dim])?)))
     }
 
-    pub(super) fn linear_no_bias(&self, name: &str, out_dim: usize, in_dim: usize) -> Result<Linear> {
+    pub(crate) fn linear_no_bias(&self, name: &str, out_dim: usize, in_dim: usize) -> Result<Linear> {
         Ok(Linear::new(self.get(&format!("{name}.weight"), &[out_dim, in_dim])?, None))
     }
 
-    pub(super) fn norm(&self, name: &str, tower: &TowerConfig) -> Result<LayerNorm> {
+    pub(crate) fn norm(&self, name: &str, tower: &TowerConfig) -> Result<LayerNorm> {
         let dim = [tower.hidden_size];
         let weight = self.get(&format!("{name}.weight"), &dim)?;
         Ok(LayerNorm::new(weight, self.get(&format!("{name}.bias"), &dim)?, tower.layer_norm_eps))
     }
 
     /// (dim, 3 * patch * patch)
-    pub(super) fn patch_kernel(&self, vision: &VisionConfig) -> Result<Tensor> {
+    pub(crate) fn patch_kernel(&self, vision: &VisionConfig) -> Result<Tensor> {
         let (dim, patch) = (vision.tower.hidden_size, vision.patch_size);
         Ok(self.get("embeddings.patch_embedding.weight", &[dim, 3, patch, patch])?.flatten_from(1)?)
     }
 
-    pub(super) fn qkv(&self, tower: &TowerConfig) -> Result<Linear> {
+    /// Query, key and value in one map; the scale of attention is folded into the query.
+    pub(crate) fn qkv(&self, names: [&str; 3], tower: &TowerConfig) -> Result<Linear> {
         let dim = tower.hidden_size;
         let scale = tower.attention_scale();
-        let parts = ["q", "k", "v"].map(|part| self.linear(&format!("self_attn.{part}_proj"), dim, dim)).into_iter();
+        let parts = names.into_iter().map(|name| self.linear(name, dim, dim));
         let mut parts = parts.collect::<Result<Vec<_>>>()?;
         let bias = |linear: &Linear| linear.bias().expect("read with a bias").clone();
         parts[0] = Linear::new((parts[0].weight() * scale)?, Some((bias(&parts[0]) * scale)?));

@@ -1,4 +1,4 @@
-use std::path::Path;
+use std::{collections::HashMap, path::Path};
 
 use candle_core::DType;
 use candle_nn::VarBuilder;
@@ -12,12 +12,19 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::testing::{copy_of_fixture, fixture, fixture_json, formula_picture};
+use crate::{
+    Encoder, Grid,
+    testing::{copy_of_fixture, fixture, fixture_json, formula_picture},
+};
 
 const MODELS: [&str; 2] = ["clip-quick", "clip-gelu"];
 
 fn load(folder: &Path) -> Result<Arc<dyn Encoder>> {
-    Pair::load("test", folder, crate::encoder::family(folder)?, &Device::Cpu)
+    open(folder, Want::Both, None, &Device::Cpu)?.joined("test", &Device::Cpu)
+}
+
+fn embed_images(encoder: &dyn Encoder, pixels: &[Pixels]) -> Vec<Embedding> {
+    encoder.embed_images(pixels, Keep::Nothing).unwrap().into_iter().map(|image| image.embedding).collect()
 }
 
 fn texts(model: &str) -> Vec<String> {
@@ -43,7 +50,7 @@ fn texts_equal_the_reference() {
         let clip = load(&fixture(model)).unwrap();
         let texts = texts(model);
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-        let answers = clip.embed_texts(&texts).unwrap();
+        let answers = clip.embed_texts(&texts, Keep::Nothing).unwrap();
         let cut = fixture_json(&format!("{model}/expected.json"))["tokens_cut"].clone();
         let cut_here: Vec<usize> = answers.iter().map(|a| a.tokens_cut).collect();
         assert_eq!(json!(cut_here), cut, "{model}");
@@ -58,13 +65,14 @@ fn images_equal_the_reference_preprocessing_included() {
     for model in MODELS {
         let clip = load(&fixture(model)).unwrap();
         let sizes = [(61, 43), (40, 90), (30, 30)];
-        let pixels: Vec<Pixels> = sizes.iter().map(|&(w, h)| clip.preprocess(&formula_picture(w, h))).collect();
+        let pixels: Vec<Pixels> =
+            sizes.iter().map(|&(w, h)| clip.preprocess(&formula_picture(w, h)).unwrap()).collect();
         let values: Vec<f32> = pixels.iter().flat_map(|p| p.values.clone()).collect();
         let wanted = expected(model, "pixel_values").flatten_all().unwrap().to_vec1::<f32>().unwrap();
         assert_eq!(values.len(), wanted.len());
         let difference = values.iter().zip(&wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         assert!(difference <= 1e-6, "{model}: {difference}");
-        let difference = largest_difference(&clip.embed_images(&pixels).unwrap(), &expected(model, "image_features"));
+        let difference = largest_difference(&embed_images(&*clip, &pixels), &expected(model, "image_features"));
         assert!(difference <= 1e-5, "{model}: {difference}");
     }
 }
@@ -122,7 +130,10 @@ fn judge(model: &str, config: &Config) -> ClipModel {
         logit_scale_init_value: 2.6592,
         image_size: vision.image_size,
     };
-    let names = weights::file_names(&fixture(model)).unwrap().into_iter().filter(|name| name.ends_with(".safetensors"));
+    let names = weights::file_names(&fixture(model), weights::CANDIDATES)
+        .unwrap()
+        .into_iter()
+        .filter(|name| name.ends_with(".safetensors"));
     let files: Vec<_> = names.map(|name| fixture(model).join(name)).collect();
     // SAFETY: nobody writes to the fixtures.
     let weights = unsafe { VarBuilder::from_mmaped_safetensors(&files, DType::F32, &Device::Cpu).unwrap() };
@@ -134,7 +145,7 @@ fn random_tokens(rng: &mut ChaCha8Rng, n: usize, vocab_size: usize) -> Tokens {
     let mut ids: Vec<u32> = (0..n).map(|_| rng.random_range(0..vocab_size as u32 - 1)).collect();
     let pooled_at = rng.random_range(0..n);
     ids[pooled_at] = vocab_size as u32 - 1;
-    Tokens { n_used: ids.len(), ids, n_cut: 0, pooled_at }
+    Tokens { n_used: ids.len(), ids, n_cut: 0, pooled_at, n_left: 0 }
 }
 
 #[test]
@@ -164,22 +175,32 @@ fn both_kinds_of_towers_equal_those_of_candle_transformers() {
         let values: Vec<f32> = images.iter().flat_map(|image| image.values.clone()).collect();
         let pixels = Tensor::from_vec(values, (images.len(), 3, side, side), &Device::Cpu).unwrap();
         let expected = judge.get_image_features(&pixels).unwrap();
-        let from_card = card().0.forward(&pixels).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        compare("images, candle's operations", &from_card, &expected);
-        for n_threads in [1, 2] {
-            compare("images, flat", &cpu.0.forward(&images, n_threads), &expected);
+        let from_card = card().0.encode(&pixels, Some(4)).unwrap();
+        compare("images, candle's operations", &from_card.embeddings, &expected);
+        for (n_threads, cells) in [(1, None), (2, None), (1, Some(4))] {
+            let flat = cpu.0.forward(&images, cells, n_threads);
+            compare("images, flat", &flat.embeddings, &expected);
+            if cells.is_some() {
+                let tokens = Tensor::new(from_card.tokens.as_slice(), &Device::Cpu).unwrap();
+                compare("tokens of images, flat", &flat.tokens, &tokens);
+            }
         }
 
         for n in [1, 2, 9, config.text.max_position_embeddings] {
             let texts: Vec<Tokens> = (0..4).map(|_| random_tokens(&mut rng, n, config.text.vocab_size)).collect();
             let ids: Vec<Vec<u32>> = texts.iter().map(|text| text.ids.clone()).collect();
-            let ids = Tensor::new(ids, &Device::Cpu).unwrap();
-            let expected = judge.get_text_features(&ids).unwrap();
-            let pooled_at: Vec<usize> = texts.iter().map(|text| text.pooled_at).collect();
-            let from_card =
-                card().1.forward(&ids, &pooled_at).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
-            compare(&format!("texts of {n}, candle's operations"), &from_card, &expected);
-            compare(&format!("texts of {n}, flat"), &cpu.1.forward(&texts.iter().collect::<Vec<_>>(), 1), &expected);
+            let expected = judge.get_text_features(&Tensor::new(ids, &Device::Cpu).unwrap()).unwrap();
+            let texts: Vec<&Tokens> = texts.iter().collect();
+            let from_card = card().1.encode(&texts, Some(8), &Device::Cpu).unwrap();
+            compare(&format!("texts of {n}, candle's operations"), &from_card.embeddings, &expected);
+            for rows in [None, Some(8)] {
+                let flat = cpu.1.forward(&texts, rows, 1);
+                compare(&format!("texts of {n}, flat"), &flat.embeddings, &expected);
+                if rows.is_some() {
+                    let tokens = Tensor::new(from_card.tokens.as_slice(), &Device::Cpu).unwrap();
+                    compare(&format!("tokens of texts of {n}, flat"), &flat.tokens, &tokens);
+                }
+            }
         }
     }
 }
@@ -191,17 +212,17 @@ fn a_batch_equals_single_calls() {
         // More than a piece, with lengths in disorder.
         let texts: Vec<String> = (0..45).map(|i| format!("cat {}", "snow ".repeat(i * 7 % 19))).collect();
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-        for (together, text) in clip.embed_texts(&texts).unwrap().iter().zip(&texts) {
-            let alone = &clip.embed_texts(&[text]).unwrap()[0];
+        for (together, text) in clip.embed_texts(&texts, Keep::Nothing).unwrap().iter().zip(&texts) {
+            let alone = &clip.embed_texts(&[text], Keep::Nothing).unwrap()[0];
             assert_eq!((together.tokens_used, together.tokens_cut), (alone.tokens_used, alone.tokens_cut));
             assert_close(&together.embedding, &alone.embedding);
         }
-        let pixels: Vec<Pixels> = (1..40).map(|i| clip.preprocess(&formula_picture(20 + i, 60 - i))).collect();
-        for (together, pixels) in clip.embed_images(&pixels).unwrap().iter().zip(&pixels) {
-            assert_close(together, &clip.embed_images(std::slice::from_ref(pixels)).unwrap()[0]);
+        let pixels: Vec<Pixels> = (1..40).map(|i| clip.preprocess(&formula_picture(20 + i, 60 - i)).unwrap()).collect();
+        for (together, pixels) in embed_images(&*clip, &pixels).iter().zip(&pixels) {
+            assert_close(together, &embed_images(&*clip, std::slice::from_ref(pixels))[0]);
         }
-        assert!(clip.embed_texts(&[]).unwrap().is_empty());
-        assert!(clip.embed_images(&[]).unwrap().is_empty());
+        assert!(clip.embed_texts(&[], Keep::Nothing).unwrap().is_empty());
+        assert!(clip.embed_images(&[], Keep::Nothing).unwrap().is_empty());
     }
 }
 
@@ -212,20 +233,45 @@ fn assert_close(a: &[f32], b: &[f32]) {
     assert!((norm - 1.0).abs() < 1e-5, "{norm}");
 }
 
+/// What is asked for comes with the embedding and does not change it.
+#[test]
+fn tokens_have_the_shape_that_the_model_says() {
+    for model in ["clip-quick", "clip-gelu", "siglip-1", "siglip-2"] {
+        let encoder = load(&fixture(model)).unwrap();
+        let pixels: Vec<Pixels> =
+            (1..12).map(|i| encoder.preprocess(&formula_picture(20 + i, 60 - i)).unwrap()).collect();
+        let texts = ["cat", "a dog in the snow and a cat on the mountain"];
+        for grid in Grid::ALL {
+            let shapes = encoder.info().token_shapes(grid);
+            let images = encoder.embed_images(&pixels, Keep::Tokens(grid)).unwrap();
+            for (image, alone) in images.iter().zip(embed_images(&*encoder, &pixels)) {
+                assert_eq!(image.fusion_tokens.as_ref().map(FusionTokens::shape), shapes.image, "{model}");
+                assert_close(&image.embedding, &alone);
+            }
+            let kept = encoder.embed_texts(&texts, Keep::Tokens(grid)).unwrap();
+            for (text, alone) in kept.iter().zip(encoder.embed_texts(&texts, Keep::Nothing).unwrap()) {
+                assert_eq!(text.fusion_tokens.as_ref().map(FusionTokens::shape), shapes.text, "{model}");
+                assert!(alone.fusion_tokens.is_none());
+                assert_close(&text.embedding, &alone.embedding);
+            }
+        }
+    }
+}
+
 #[test]
 fn what_cannot_be_embedded_is_named() {
     let clip = load(&fixture("clip-quick")).unwrap();
     for text in ["", "  \n\t", "\u{3000}"] {
-        assert!(matches!(clip.embed_texts(&["fine", text]), Err(Error::EmptyText)), "{text:?}");
+        assert!(matches!(clip.embed_texts(&["fine", text], Keep::Nothing), Err(Error::EmptyText)), "{text:?}");
     }
     let long = "a".repeat(tokenizer::MAX_TEXT_BYTES + 1);
-    let error = clip.embed_texts(&[&long]).unwrap_err();
+    let error = clip.embed_texts(&[&long], Keep::Nothing).unwrap_err();
     assert_eq!(error.to_string(), "the text has 1048577 bytes: at most 1048576");
     let pixels = Pixels { side: 2, values: vec![0.0; 12] };
-    let error = clip.embed_images(&[pixels]).unwrap_err();
+    let error = clip.embed_images(&[pixels], Keep::Nothing).unwrap_err();
     assert_eq!(error.to_string(), "pixels of 2 x 2: expected 30 x 30");
     let pixels = Pixels { side: 30, values: vec![f32::NAN; 2700] };
-    assert!(matches!(clip.embed_images(&[pixels]), Err(Error::NotFinite)));
+    assert!(matches!(clip.embed_images(&[pixels], Keep::Nothing), Err(Error::NotFinite)));
 }
 
 #[test]
@@ -312,7 +358,7 @@ fn a_long_clip_reads_248_tokens() {
     let clip = load(copy.path()).unwrap();
     assert_eq!((clip.info().family.as_str(), clip.info().max_text_tokens), ("clip", 248));
     let (texts, counts) = (texts("clip-long"), fixture_json("clip-long/expected.json"));
-    let answers = clip.embed_texts(&texts.iter().map(String::as_str).collect::<Vec<_>>()).unwrap();
+    let answers = clip.embed_texts(&texts.iter().map(String::as_str).collect::<Vec<_>>(), Keep::Nothing).unwrap();
     assert_eq!(json!(answers.iter().map(|a| a.tokens_used).collect::<Vec<_>>()), counts["tokens_used"]);
     assert_eq!(json!(answers.iter().map(|a| a.tokens_cut).collect::<Vec<_>>()), counts["tokens_cut"]);
     let embeddings: Vec<Embedding> = answers.into_iter().map(|a| a.embedding).collect();
@@ -320,4 +366,7 @@ fn a_long_clip_reads_248_tokens() {
     assert!(difference <= 1e-5, "{difference}");
 }
 
+mod flame;
+mod frozen_block;
+mod open_clip;
 mod siglip;

@@ -1,7 +1,7 @@
 //! Text to token ids: `tokenizer.json`, cut to the model's length with the end token kept, and padded to it where the tower
 //! wants every text at full length.
 
-use std::path::Path;
+use std::{ops::Range, path::Path};
 
 use super::config::{Pooling, TextConfig};
 use crate::{Error, Result, folder};
@@ -9,7 +9,7 @@ use crate::{Error, Result, folder};
 /// Longest text that is looked at, in bytes.
 pub(crate) const MAX_TEXT_BYTES: usize = 1 << 20;
 /// Largest tokenizer.json that is read.
-const MAX_FILE_BYTES: u64 = 256 << 20;
+pub(crate) const MAX_FILE_BYTES: u64 = 256 << 20;
 const END: &str = "</s>";
 const PAD: &str = "<pad>";
 
@@ -40,6 +40,15 @@ pub(crate) struct Tokens {
     pub n_cut: usize,
     /// Where the token stands whose state becomes the embedding.
     pub pooled_at: usize,
+    /// How many pads stand in front.
+    pub n_left: usize,
+}
+
+impl Tokens {
+    /// Places that are neither padding nor behind the pooled token.
+    pub(crate) fn text(&self) -> Range<usize> {
+        self.n_left..(self.n_left + self.n_used).min(self.pooled_at + 1)
+    }
 }
 
 impl Tokenizer {
@@ -72,31 +81,29 @@ impl Tokenizer {
         if ids.len() <= self.n_special || text.trim().is_empty() {
             return Err(Error::EmptyText);
         }
-        let n_cut = self.cut(&mut ids);
+        let n_cut = cut(&mut ids, self.max_tokens, self.n_special);
         if let Some(id) = ids.iter().find(|&&id| id as usize >= self.vocab_size) {
             let detail = format!("token {id}: expected ids below {}", self.vocab_size);
             return Err(Error::Tokenizer { detail });
         }
         let n_used = ids.len();
-        if let Some(padding) = self.padding {
-            padding.fill(&mut ids, self.max_tokens);
-        }
+        let n_left = self.padding.map_or(0, |padding| padding.fill(&mut ids, self.max_tokens));
         let pooled_at = self.pooling.position(&ids);
-        Ok(Tokens { ids, n_used, n_cut, pooled_at })
+        Ok(Tokens { ids, n_used, n_cut, pooled_at, n_left })
     }
+}
 
-    /// Leaves as many as the model takes, the end token among them, and says how many went.
-    fn cut(&self, ids: &mut Vec<u32>) -> usize {
-        let n_cut = ids.len().saturating_sub(self.max_tokens);
-        if n_cut > 0 {
-            let end = ids[ids.len() - 1];
-            ids.truncate(self.max_tokens);
-            if self.n_special > 0 {
-                ids[self.max_tokens - 1] = end;
-            }
+/// Leaves as many as the model takes, the end token among them, and says how many went.
+pub(crate) fn cut(ids: &mut Vec<u32>, max_tokens: usize, n_special: usize) -> usize {
+    let n_cut = ids.len().saturating_sub(max_tokens);
+    if n_cut > 0 {
+        let end = ids[ids.len() - 1];
+        ids.truncate(max_tokens);
+        if n_special > 0 {
+            ids[max_tokens - 1] = end;
         }
-        n_cut
     }
+    n_cut
 }
 
 impl Padding {
@@ -118,10 +125,12 @@ impl Padding {
         }
     }
 
-    fn fill(self, ids: &mut Vec<u32>, length: usize) {
+    /// How many stand in front.
+    fn fill(self, ids: &mut Vec<u32>, length: usize) -> usize {
         let n_missing = length.saturating_sub(ids.len());
         let at = if self.left { 0 } else { ids.len() };
         ids.splice(at..at, std::iter::repeat_n(self.id, n_missing));
+        if self.left { n_missing } else { 0 }
     }
 }
 

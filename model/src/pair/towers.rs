@@ -7,36 +7,48 @@ use candle_core::{Device, IndexOp, Tensor};
 use candle_nn::{Embedding, LayerNorm, Linear, Module};
 
 use super::{
-    Family, clip,
+    Encoded, Family, clip,
     config::{Activation, Config, TowerConfig},
+    frozen_block::Inside,
     siglip,
     source::Source,
+    tokenizer::Tokens,
     weights::Weights,
 };
-use crate::Result;
+use crate::{
+    Result,
+    fusion_tokens::{pool_grid, pool_rows},
+};
 
 pub(crate) struct ImageTower {
     /// (dim, 3 * patch * patch)
     pub(super) patch_embedding: Linear,
     /// (patches, dim)
     pub(super) positions: Tensor,
+    pub(super) class: Option<ClassToken>,
     pub(super) blocks: Vec<Block>,
-    pub(super) post_norm: LayerNorm,
+    /// Which every token goes through before the last norm.
+    pub(super) inside: Option<Inside>,
+    pub(super) post_norm: Option<LayerNorm>,
     pub(super) head: ImageHead,
     pub(super) grid: usize,
     pub(super) patch: usize,
 }
 
-/// How the states of the patches become one embedding.
+/// A token that goes through the blocks before the patches, and a norm of them all.
+pub(super) struct ClassToken {
+    /// (1, 1, dim): class embedding plus its position.
+    pub(super) token: Tensor,
+    pub(super) pre_norm: LayerNorm,
+}
+
+/// How the states become one embedding.
 pub(super) enum ImageHead {
-    /// By a token that went through the blocks before the patches.
-    ClassToken {
-        /// (1, 1, dim): class embedding plus its position.
-        token: Tensor,
-        pre_norm: LayerNorm,
-        projection: Linear,
-    },
+    /// By the class token.
+    Class(Linear),
     AttentionPool(AttentionPool),
+    /// By the mean of what becomes of each patch.
+    Mean(Projector),
 }
 
 impl ImageTower {
@@ -48,22 +60,42 @@ impl ImageTower {
         }
     }
 
-    /// (batch, 3, side, side) to (batch, projection_dim).
-    pub(crate) fn forward(&self, pixels: &Tensor) -> candle_core::Result<Tensor> {
+    /// (batch, 3, side, side) to embeddings and, if they are wanted, the patches pooled to `cells` a side.
+    pub(super) fn encode(&self, pixels: &Tensor, cells: Option<usize>) -> candle_core::Result<Encoded> {
+        let (embeddings, patches) = self.forward(pixels)?;
+        let tokens = match cells {
+            Some(cells) => {
+                let (_, n_patches, dim) = patches.dims3()?;
+                let states = patches.flatten_all()?.to_vec1::<f32>()?;
+                states.chunks_exact(n_patches * dim).flat_map(|states| pool_grid(states, dim, cells)).collect()
+            }
+            None => Vec::new(),
+        };
+        Ok(Encoded { embeddings: embeddings.flatten_all()?.to_vec1()?, tokens })
+    }
+
+    /// (batch, 3, side, side) to (batch, projection_dim) and the states of the patches, (batch, patches, dim).
+    pub(super) fn forward(&self, pixels: &Tensor) -> candle_core::Result<(Tensor, Tensor)> {
         let patches = self.patch_embedding.forward(&self.cut_patches(pixels)?)?;
         let patches = patches.broadcast_add(&self.positions)?; // (batch, patches, dim)
-        match &self.head {
-            ImageHead::ClassToken { token, pre_norm, projection } => {
-                let (batch, _, dim) = patches.dims3()?;
-                let class = token.broadcast_as((batch, 1, dim))?;
-                let states = pre_norm.forward(&Tensor::cat(&[&class, &patches], 1)?)?; // (batch, 1 + patches, dim)
-                let states = run(&self.blocks, states, None)?;
-                projection.forward(&self.post_norm.forward(&states.i((.., 0))?.contiguous()?)?)
-            }
-            ImageHead::AttentionPool(pool) => {
-                pool.forward(&self.post_norm.forward(&run(&self.blocks, patches, None)?)?)
-            }
+        let mut states = match &self.class {
+            Some(class) => class.before(&patches)?, // (batch, 1 + patches, dim)
+            None => patches,
+        };
+        states = run(&self.blocks, states, None)?;
+        if let Some(inside) = &self.inside {
+            states = inside.forward(&states)?;
         }
+        if let Some(norm) = &self.post_norm {
+            states = norm.forward(&states)?;
+        }
+        let patches = states.i((.., usize::from(self.class.is_some())..))?;
+        let embeddings = match &self.head {
+            ImageHead::Class(projection) => projection.forward(&states.i((.., 0))?.contiguous()?)?,
+            ImageHead::AttentionPool(pool) => pool.forward(&states)?,
+            ImageHead::Mean(projector) => projector.forward(&patches.contiguous()?)?.mean(1)?,
+        };
+        Ok((embeddings, patches))
     }
 
     /// Pixels that no whole patch covers are left out, as a strided convolution leaves them.
@@ -75,6 +107,27 @@ impl ImageTower {
             grid * grid,
             3 * patch * patch,
         ))
+    }
+}
+
+impl ClassToken {
+    fn before(&self, patches: &Tensor) -> candle_core::Result<Tensor> {
+        let (batch, _, dim) = patches.dims3()?;
+        let token = self.token.broadcast_as((batch, 1, dim))?;
+        self.pre_norm.forward(&Tensor::cat(&[&token, patches], 1)?)
+    }
+}
+
+/// From the space of patches to that of texts, each token alone.
+pub(super) struct Projector {
+    pub(super) up: Linear,
+    pub(super) out: Linear,
+    pub(super) norm: LayerNorm,
+}
+
+impl Projector {
+    fn forward(&self, states: &Tensor) -> candle_core::Result<Tensor> {
+        self.norm.forward(&self.out.forward(&self.up.forward(states)?.gelu_erf()?)?)
     }
 }
 
@@ -99,16 +152,39 @@ impl TextTower {
         }
     }
 
-    /// (batch, tokens) and the pooled position of each row to (batch, projection_dim).
-    pub(crate) fn forward(&self, ids: &Tensor, pooled_at: &[usize]) -> candle_core::Result<Tensor> {
+    /// Texts of unequal length are those of a causal tower, which cannot see what stands behind its pooled token.
+    pub(super) fn encode(
+        &self,
+        texts: &[&Tokens],
+        rows: Option<usize>,
+        device: &Device,
+    ) -> candle_core::Result<Encoded> {
+        let length = texts.iter().map(|text| text.ids.len()).max().unwrap_or(0);
+        let padded =
+            |text: &&Tokens| text.ids.iter().copied().chain(std::iter::repeat(0)).take(length).collect::<Vec<_>>();
+        let ids: Vec<u32> = texts.iter().flat_map(padded).collect();
+        let pooled_at: Vec<usize> = texts.iter().map(|text| text.pooled_at).collect();
+        let (embeddings, states) = self.forward(&Tensor::from_vec(ids, (texts.len(), length), device)?, &pooled_at)?;
+        let mut tokens = Vec::new();
+        if let Some(rows) = rows {
+            let dim = states.dim(2)?;
+            let states = states.flatten_all()?.to_vec1::<f32>()?;
+            for (text, states) in texts.iter().zip(states.chunks_exact(length * dim)) {
+                tokens.extend(pool_rows(&states[text.text().start * dim..text.text().end * dim], dim, rows));
+            }
+        }
+        Ok(Encoded { embeddings: embeddings.flatten_all()?.to_vec1()?, tokens })
+    }
+
+    /// (batch, tokens) and the pooled position of each row to (batch, projection_dim) and the states, (batch, tokens, dim).
+    pub(super) fn forward(&self, ids: &Tensor, pooled_at: &[usize]) -> candle_core::Result<(Tensor, Tensor)> {
         let (batch, length) = ids.dims2()?;
         let words = self.tokens.forward(ids)?;
         let states = words.broadcast_add(&self.positions.narrow(0, 0, length)?)?; // (batch, tokens, dim)
         let mask = if self.causal { Some(causal_mask(length, ids.device())?) } else { None };
-        let states = run(&self.blocks, states, mask.as_ref())?;
+        let states = self.final_norm.forward(&run(&self.blocks, states, mask.as_ref())?)?;
         let rows = (0..batch).map(|row| states.i((row, pooled_at[row]))).collect::<candle_core::Result<Vec<_>>>()?;
-        let pooled = self.final_norm.forward(&Tensor::stack(&rows, 0)?)?; // (batch, dim)
-        self.projection.forward(&pooled)
+        Ok((self.projection.forward(&Tensor::stack(&rows, 0)?)?, states))
     }
 }
 
@@ -160,7 +236,7 @@ impl Block {
         let dim = tower.hidden_size;
         Ok(Block {
             norm: from.norm("layer_norm1", tower)?,
-            qkv: from.qkv(tower)?,
+            qkv: from.qkv(["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"], tower)?,
             out: from.linear("self_attn.out_proj", dim, dim)?,
             n_heads: tower.n_heads,
             mlp: Mlp::load(from, "layer_norm2", tower)?,
@@ -213,7 +289,7 @@ impl Mlp {
 }
 
 impl Activation {
-    fn apply(self, x: &Tensor) -> candle_core::Result<Tensor> {
+    pub(crate) fn apply(self, x: &Tensor) -> candle_core::Result<Tensor> {
         match self {
             Activation::QuickGelu => x * candle_nn::ops::sigmoid(&(x * 1.702)?)?,
             Activation::Gelu => x.gelu_erf(),

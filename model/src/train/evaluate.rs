@@ -1,11 +1,14 @@
 //! How well the pair finds: recall in both directions on unseen scenes and on held-out emoji groups.
 
+use std::borrow::Borrow;
+
+use image::RgbImage;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::emoji::{Concept, STYLES};
 use crate::{
-    Embedding, Encoder, Result,
+    Embedding, Encoder, Keep, Result,
     builtin::layers::dot,
     scenes::{self, LANGUAGES, Style},
 };
@@ -37,8 +40,7 @@ pub struct Row {
 pub fn scenes(encoder: &dyn Encoder, n: usize) -> Result<Vec<Row>> {
     let scenes = unseen(n);
     let side = encoder.info().image_side_px as u32;
-    let pixels: Vec<_> = scenes.iter().map(|scene| encoder.preprocess(&scene.draw(side))).collect();
-    let images = encoder.embed_images(&pixels)?;
+    let images = embed_pictures(encoder, scenes.iter().map(|scene| scene.draw(side)))?;
     let mut rows = Vec::new();
     for style in [Style::Long, Style::Short] {
         for language in LANGUAGES {
@@ -54,8 +56,7 @@ pub fn emoji(encoder: &dyn Encoder, concepts: &[Concept], languages: &[&str]) ->
     let held_out: Vec<&Concept> = concepts.iter().filter(|concept| !concept.is_train).collect();
     let mut rows = Vec::new();
     for (style, name) in STYLES.iter().enumerate() {
-        let pixels: Vec<_> = held_out.iter().map(|concept| encoder.preprocess(&concept.pictures[style])).collect();
-        let images = encoder.embed_images(&pixels)?;
+        let images = embed_pictures(encoder, held_out.iter().map(|concept| &concept.pictures[style]))?;
         for language in languages {
             let named = |concept: &&Concept| {
                 let text = concept.texts.iter().find(|text| text.lang == *language);
@@ -87,9 +88,21 @@ pub fn unseen(n: usize) -> Vec<scenes::Scene> {
     all.filter(|scene| taken.insert(scene.combination())).take(n).collect()
 }
 
-fn row(encoder: &dyn Encoder, what: &str, language: &str, texts: &[String], images: &[Embedding]) -> Result<Row> {
+pub fn embed_pictures<P: Borrow<RgbImage>>(
+    encoder: &dyn Encoder,
+    pictures: impl Iterator<Item = P>,
+) -> Result<Vec<Embedding>> {
+    let pixels = pictures.map(|picture| encoder.preprocess(picture.borrow())).collect::<Result<Vec<_>>>()?;
+    Ok(encoder.embed_images(&pixels, Keep::Nothing)?.into_iter().map(|image| image.embedding).collect())
+}
+
+pub fn embed_words(encoder: &dyn Encoder, texts: &[String]) -> Result<Vec<Embedding>> {
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-    let texts: Vec<Embedding> = encoder.embed_texts(&texts)?.into_iter().map(|text| text.embedding).collect();
+    Ok(encoder.embed_texts(&texts, Keep::Nothing)?.into_iter().map(|text| text.embedding).collect())
+}
+
+fn row(encoder: &dyn Encoder, what: &str, language: &str, texts: &[String], images: &[Embedding]) -> Result<Row> {
+    let texts = embed_words(encoder, texts)?;
     Ok(Row {
         what: what.to_owned(),
         language: language.to_owned(),

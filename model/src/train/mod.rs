@@ -245,15 +245,12 @@ fn patch_slopes(network: &Network, trace: &ImageTrace, pairs: &[Pair], weight: f
 fn glance(encoder: &Builtin, held_out: &[emoji::Concept]) -> Result<HeldOut> {
     let scenes = evaluate::unseen(200);
     let side = encoder.info().image_side_px as u32;
-    let pixels: Vec<_> = scenes.iter().map(|scene| encoder.preprocess(&scene.draw(side))).collect();
-    let images = encoder.embed_images(&pixels)?;
+    let images = evaluate::embed_pictures(encoder, scenes.iter().map(|scene| scene.draw(side)))?;
     let found = |style: Style| -> Result<f64> {
         let captions = scenes.iter().enumerate();
         let captions: Vec<String> =
             captions.map(|(at, scene)| scene.caption(LANGUAGES[at % LANGUAGES.len()], style)).collect();
-        let captions: Vec<&str> = captions.iter().map(String::as_str).collect();
-        let texts: Vec<_> = encoder.embed_texts(&captions)?.into_iter().map(|text| text.embedding).collect();
-        Ok(evaluate::recall(&texts, &images).at_1)
+        Ok(evaluate::recall(&evaluate::embed_words(encoder, &captions)?, &images).at_1)
     };
     let (scenes_long, scenes_short) = (found(Style::Long)?, found(Style::Short)?);
     let emoji_at_5 = match held_out {

@@ -1,15 +1,16 @@
 //! Points to a server over the upsert stream: raw pictures and texts, or vectors, go over the wire and the server embeds.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use anyhow::Context as _;
 use firn_client::{Client, Settled, StreamOptions, UpsertStream, json, v1};
-use firn_index::{Error as IndexError, Payload, PointId, VectorConfig};
+use firn_index::{CollectionConfig, Error as IndexError, Payload, PointId, TokenConfig, Tokens, VectorConfig};
 use firn_ingest::{
     ItemError,
     embed::Input,
     sink::{Outcome, Sink, SinkError, Ticket},
 };
+use firn_model::Grid;
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
@@ -35,24 +36,34 @@ impl RemoteSink {
         Ok(RemoteSink { runtime, client, collection: String::new(), stream: None, tickets: HashMap::new() })
     }
 
-    /// Makes the collection if there is none. Without a model and dimensions the server's own model is taken.
-    pub fn create(
-        &self,
-        collection: &str,
-        model: Option<&str>,
-        dims: &BTreeMap<String, VectorConfig>,
-    ) -> anyhow::Result<()> {
-        if self.runtime.block_on(self.client.collection_exists(collection))? {
-            return Ok(());
-        }
-        let dims = dims.iter().map(|(name, vector)| (name.clone(), v1::VectorConfig { dim: vector.dim as u32 }));
-        let request = v1::CreateCollectionRequest {
+    /// Makes the collection of a model, the server's own if none is named, if there is none yet.
+    pub fn create(&self, collection: &str, model: Option<&str>, grid: Option<Grid>) -> anyhow::Result<()> {
+        self.create_missing(v1::CreateCollectionRequest {
             collection_name: collection.to_owned(),
             model: model.unwrap_or_default().to_owned(),
-            vectors: dims.collect(),
-            hnsw: None,
-        };
-        self.runtime.block_on(self.client.create_collection(request))?;
+            token_grid: remote::token_grid(grid).into(),
+            ..Default::default()
+        })
+    }
+
+    /// Makes the collection for sources that say what they hold, if there is none yet. If they name a model, the server must
+    /// have it.
+    pub fn create_declared(&self, collection: &str, declared: &CollectionConfig) -> anyhow::Result<()> {
+        let vector = |vector: &VectorConfig| v1::VectorConfig { dim: vector.dim as u32 };
+        let shape = |shape: &TokenConfig| v1::TokenShape { n: shape.n as u32, dim: shape.dim as u32 };
+        self.create_missing(v1::CreateCollectionRequest {
+            collection_name: collection.to_owned(),
+            model: declared.model.as_ref().map(|model| model.name.clone()).unwrap_or_default(),
+            vectors: declared.vectors.iter().map(|(name, config)| (name.clone(), vector(config))).collect(),
+            tokens: declared.tokens.iter().map(|(of, config)| (of.clone(), shape(config))).collect(),
+            ..Default::default()
+        })
+    }
+
+    fn create_missing(&self, request: v1::CreateCollectionRequest) -> anyhow::Result<()> {
+        if !self.runtime.block_on(self.client.collection_exists(&request.collection_name))? {
+            self.runtime.block_on(self.client.create_collection(request))?;
+        }
         Ok(())
     }
 
@@ -150,7 +161,8 @@ fn levels(value: &Value) -> u64 {
 }
 
 fn point(input: Input) -> v1::PointInput {
-    let Input { id, image, texts, payload, vectors } = input;
+    let Input { id, image, texts, payload, vectors, tokens } = input;
+    let packed = |tokens: &Tokens| firn_client::tokens(tokens.n, tokens.dim, &tokens.values);
     v1::PointInput {
         id: Some(match id {
             PointId::Num(number) => firn_client::id(number),
@@ -160,5 +172,6 @@ fn point(input: Input) -> v1::PointInput {
         texts: texts.into_iter().map(|text| v1::Text { text: text.text, language: text.language }).collect(),
         payload: (!payload.is_empty()).then(|| json::to_struct(payload)),
         vectors: vectors.iter().map(|(name, vector)| (name.clone(), firn_client::pack(vector))).collect(),
+        tokens: tokens.iter().map(|(of, tokens)| (of.clone(), packed(tokens))).collect(),
     }
 }

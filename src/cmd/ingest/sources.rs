@@ -11,7 +11,7 @@ use firn_ingest::{
     source::{Kind, Source, SourceOptions},
 };
 
-use crate::cmd::table::printable;
+use crate::{cmd::table::printable, engine};
 
 pub struct Sources {
     pub open: Vec<Source>,
@@ -40,22 +40,28 @@ impl Sources {
         self.open.iter().all(|source| !source.dims.is_empty())
     }
 
-    /// The vectors of sources that hold nothing else, as the first of them says; empty if one of them needs a model.
-    pub fn declared(&self) -> BTreeMap<String, VectorConfig> {
-        if !self.bring_vectors() {
-            return BTreeMap::new();
+    /// A collection for sources that hold nothing but vectors and tokens, as the first of them says; none if one of them needs a
+    /// model, or if one `is_named` that is to be taken where no source says what made it.
+    pub fn declared(&self, is_named: bool) -> Option<CollectionConfig> {
+        let model = self.open.iter().find_map(|source| source.model.clone());
+        if !self.bring_vectors() || is_named && model.is_none() {
+            return None;
         }
-        let dims = self.open.iter().rev().flat_map(|source| &source.dims);
-        dims.map(|(name, &dim)| (name.clone(), VectorConfig { dim })).collect()
+        let (mut vectors, mut tokens) = (BTreeMap::new(), BTreeMap::new());
+        for source in self.open.iter().rev() {
+            vectors.extend(source.dims.iter().map(|(name, &dim)| (name.clone(), VectorConfig { dim })));
+            tokens.extend(source.tokens.clone());
+        }
+        Some(CollectionConfig { model, vectors, tokens, ..CollectionConfig::default() })
     }
 
-    /// Dimensions that files declare, against the collection's: a wrong file is refused before its first row.
+    /// What files declare, against the collection: a wrong file is refused before its first row.
     pub fn check(&mut self, config: &CollectionConfig) {
         for source in std::mem::take(&mut self.open) {
-            match check_dims(config, &source) {
+            match check_model(config, &source).and_then(|()| check_dims(config, &source)) {
                 Ok(()) => self.open.push(source),
                 Err((reason, error)) => {
-                    let error = anyhow::Error::from(error).context(source.path.display().to_string());
+                    let error = error.context(source.path.display().to_string());
                     self.refuse(&source.path, reason, error);
                 }
             }
@@ -105,17 +111,48 @@ impl Sources {
     }
 }
 
-fn check_dims(config: &CollectionConfig, source: &Source) -> Result<(), (&'static str, IndexError)> {
+type Refusal = (&'static str, anyhow::Error);
+
+/// Vectors of one model mean nothing beside those of another. A collection without one takes any.
+fn check_model(config: &CollectionConfig, source: &Source) -> Result<(), Refusal> {
+    match (&config.model, &source.model) {
+        (Some(expected), Some(received)) if expected.hash != received.hash => {
+            let error = engine::Error::ModelMismatch {
+                expected_name: expected.name.clone(),
+                expected_hash: expected.hash.clone(),
+                received_name: received.name.clone(),
+                received_hash: received.hash.clone(),
+            };
+            Err(("wrong_model", error.into()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_dims(config: &CollectionConfig, source: &Source) -> Result<(), Refusal> {
     for (name, &received) in &source.dims {
         match config.vectors.get(name) {
             Some(vector) if vector.dim == received => {}
             Some(vector) => {
                 let (vector, expected) = (name.clone(), vector.dim);
-                return Err(("wrong_dimension", IndexError::WrongDimension { vector, expected, received }));
+                return Err(("wrong_dimension", IndexError::WrongDimension { vector, expected, received }.into()));
             }
             None => {
                 let (expected, received) = (config.vectors.keys().cloned().collect(), name.clone());
-                return Err(("unknown_vector", IndexError::UnknownVector { expected, received }));
+                return Err(("unknown_vector", IndexError::UnknownVector { expected, received }.into()));
+            }
+        }
+    }
+    for (of, &received) in &source.tokens {
+        match config.tokens.get(of) {
+            Some(&expected) if expected == received => {}
+            Some(&expected) => {
+                let (tokens, received) = (of.clone(), received.to_string());
+                return Err(("wrong_tokens", IndexError::WrongTokens { tokens, expected, received }.into()));
+            }
+            None => {
+                let (expected, received) = (config.tokens.keys().cloned().collect(), of.clone());
+                return Err(("unknown_tokens", IndexError::UnknownTokens { expected, received }.into()));
             }
         }
     }

@@ -24,7 +24,7 @@ fn texts_equal_the_reference() {
     for model in MODELS {
         let siglip = load(&fixture(model)).unwrap();
         let texts = texts(model);
-        let answers = siglip.embed_texts(&texts.iter().map(String::as_str).collect::<Vec<_>>()).unwrap();
+        let answers = siglip.embed_texts(&texts.iter().map(String::as_str).collect::<Vec<_>>(), Keep::Nothing).unwrap();
         let counts = fixture_json(&format!("{model}/expected.json"));
         assert_eq!(json!(answers.iter().map(|a| a.tokens_used).collect::<Vec<_>>()), counts["tokens_used"], "{model}");
         assert_eq!(json!(answers.iter().map(|a| a.tokens_cut).collect::<Vec<_>>()), counts["tokens_cut"], "{model}");
@@ -38,10 +38,11 @@ fn texts_equal_the_reference() {
 fn images_equal_the_reference_preprocessing_included() {
     for model in MODELS {
         let siglip = load(&fixture(model)).unwrap();
-        let pixels: Vec<Pixels> = SIZES.iter().map(|&(w, h)| siglip.preprocess(&formula_picture(w, h))).collect();
+        let pixels: Vec<Pixels> =
+            SIZES.iter().map(|&(w, h)| siglip.preprocess(&formula_picture(w, h)).unwrap()).collect();
         let values: Vec<f32> = pixels.iter().flat_map(|p| p.values.clone()).collect();
         check(&format!("{model}, pixels"), &values, &numbers(&expected(model, "pixel_values")), 1e-6);
-        let embeddings = siglip.embed_images(&pixels).unwrap().concat();
+        let embeddings = embed_images(&*siglip, &pixels).concat();
         check(&format!("{model}, images"), &embeddings, &numbers(&expected(model, "image_features")), 1e-5);
     }
 }
@@ -95,16 +96,21 @@ fn both_kinds_of_towers_say_the_same() {
         let images: Vec<Pixels> = (0..5).map(random).map(|values| Pixels { side, values }).collect();
         let values: Vec<f32> = images.iter().flat_map(|image| image.values.clone()).collect();
         let pixels = Tensor::from_vec(values, (images.len(), 3, side, side), &Device::Cpu).unwrap();
-        let wanted = numbers(&image().forward(&pixels).unwrap());
+        let wanted = image().encode(&pixels, Some(4)).unwrap();
         for n_threads in [1, 2] {
-            check(&format!("{model}, images"), &flat_image.forward(&images, n_threads), &wanted, 1e-5);
+            let flat = flat_image.forward(&images, Some(4), n_threads);
+            check(&format!("{model}, images"), &flat.embeddings, &wanted.embeddings, 1e-5);
+            check(&format!("{model}, tokens of images"), &flat.tokens, &wanted.tokens, 1e-5);
         }
 
         let mut ids = || (0..64).map(|_| rng.random_range(0..config.text.vocab_size as u32)).collect::<Vec<_>>();
-        let texts: Vec<Tokens> = (0..4).map(|_| Tokens { ids: ids(), n_used: 64, n_cut: 0, pooled_at: 63 }).collect();
-        let ids: Vec<Vec<u32>> = texts.iter().map(|text| text.ids.clone()).collect();
-        let wanted = numbers(&text().forward(&Tensor::new(ids, &Device::Cpu).unwrap(), &[63; 4]).unwrap());
-        check(&format!("{model}, texts"), &flat_text.forward(&texts.iter().collect::<Vec<_>>(), 1), &wanted, 1e-5);
+        let pads = [(64, 0), (9, 0), (9, 55), (1, 63)];
+        let texts = pads.map(|(n_used, n_left)| Tokens { ids: ids(), n_used, n_cut: 0, pooled_at: 63, n_left });
+        let texts: Vec<&Tokens> = texts.iter().collect();
+        let wanted = text().encode(&texts, Some(8), &Device::Cpu).unwrap();
+        let flat = flat_text.forward(&texts, Some(8), 1);
+        check(&format!("{model}, texts"), &flat.embeddings, &wanted.embeddings, 1e-5);
+        check(&format!("{model}, tokens of texts"), &flat.tokens, &wanted.tokens, 1e-5);
     }
 }
 
@@ -114,14 +120,15 @@ fn a_batch_equals_single_calls() {
         let siglip = load(&fixture(model)).unwrap();
         let texts: Vec<String> = (0..21).map(|i| format!("cat {}", "snow ".repeat(i * 7 % 19))).collect();
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-        for (together, text) in siglip.embed_texts(&texts).unwrap().iter().zip(&texts) {
-            let alone = &siglip.embed_texts(&[text]).unwrap()[0];
+        for (together, text) in siglip.embed_texts(&texts, Keep::Nothing).unwrap().iter().zip(&texts) {
+            let alone = &siglip.embed_texts(&[text], Keep::Nothing).unwrap()[0];
             assert_eq!((together.tokens_used, together.tokens_cut), (alone.tokens_used, alone.tokens_cut));
             assert_close(&together.embedding, &alone.embedding);
         }
-        let pixels: Vec<Pixels> = (1..40).map(|i| siglip.preprocess(&formula_picture(20 + i, 60 - i))).collect();
-        for (together, pixels) in siglip.embed_images(&pixels).unwrap().iter().zip(&pixels) {
-            assert_close(together, &siglip.embed_images(std::slice::from_ref(pixels)).unwrap()[0]);
+        let pixels: Vec<Pixels> =
+            (1..40).map(|i| siglip.preprocess(&formula_picture(20 + i, 60 - i)).unwrap()).collect();
+        for (together, pixels) in embed_images(&*siglip, &pixels).iter().zip(&pixels) {
+            assert_close(together, &embed_images(&*siglip, std::slice::from_ref(pixels))[0]);
         }
     }
 }
@@ -138,8 +145,8 @@ fn what_is_said_of_the_model() {
 #[test]
 fn a_text_of_punctuation_alone_is_empty_where_the_tokenizer_drops_it() {
     let siglip = load(&fixture("siglip-1")).unwrap();
-    assert!(matches!(siglip.embed_texts(&["?! ..."]), Err(Error::EmptyText)));
-    assert_eq!(load(&fixture("siglip-2")).unwrap().embed_texts(&["?! ..."]).unwrap()[0].tokens_used, 7);
+    assert!(matches!(siglip.embed_texts(&["?! ..."], Keep::Nothing), Err(Error::EmptyText)));
+    assert_eq!(load(&fixture("siglip-2")).unwrap().embed_texts(&["?! ..."], Keep::Nothing).unwrap()[0].tokens_used, 7);
 }
 
 /// Changes a copy's tokenizer.json, and reads it.

@@ -2,14 +2,13 @@
 
 use std::f32::consts::{FRAC_1_SQRT_2, LOG2_E};
 
-use super::super::config::Activation;
-use crate::vector_unit::on_best_unit;
+use crate::{pair::Activation, vector_unit::on_best_unit};
 
 /// Sums run in this many strands, so that they vectorise and are always in the same order.
 const STRANDS: usize = 16;
 
 /// Layer norm of each row, with gain and bias.
-pub(super) fn normalise(x: &[f32], into: &mut [f32], (gain, bias): (&[f32], &[f32]), epsilon: f32) {
+pub(crate) fn normalise(x: &[f32], into: &mut [f32], (gain, bias): (&[f32], &[f32]), epsilon: f32) {
     let dim = gain.len();
     on_best_unit(
         #[inline(always)]
@@ -27,7 +26,7 @@ pub(super) fn normalise(x: &[f32], into: &mut [f32], (gain, bias): (&[f32], &[f3
 }
 
 /// Each row of (rows, length); with `causal`, row i of a square is left with i + 1 shares.
-pub(super) fn softmax(scores: &mut [f32], length: usize, causal: bool) {
+pub(crate) fn softmax(scores: &mut [f32], length: usize, causal: bool) {
     on_best_unit(
         #[inline(always)]
         || {
@@ -43,7 +42,7 @@ pub(super) fn softmax(scores: &mut [f32], length: usize, causal: bool) {
     );
 }
 
-pub(super) fn activate(values: &mut [f32], activation: Activation) {
+pub(crate) fn activate(values: &mut [f32], activation: Activation) {
     match activation {
         Activation::QuickGelu => each(values, quick_gelu),
         Activation::Gelu => each(values, gelu),
@@ -52,7 +51,7 @@ pub(super) fn activate(values: &mut [f32], activation: Activation) {
 }
 
 /// The same row to each of the rows.
-pub(super) fn add_to_each(rows: &mut [f32], row: &[f32]) {
+pub(crate) fn add_to_each(rows: &mut [f32], row: &[f32]) {
     for target in rows.chunks_exact_mut(row.len()) {
         target.iter_mut().zip(row).for_each(|(to, from)| *to += from);
     }

@@ -1,0 +1,271 @@
+//! A sink that writes embeddings to a folder, a shard at a time (`embeddings` says how they lie there).
+//!
+//! A point is settled when its shard is whole and the manifest names it. So a run that was killed goes on after the last
+//! whole shard, and what it knows of the rows before comes from the shards themselves.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs, io, mem,
+    path::{Path, PathBuf},
+};
+
+use firn_index::{CollectionConfig, ModelRef, PointId, TokenConfig};
+use serde_json::json;
+
+use crate::{
+    embed::Input,
+    embeddings::{Checksum, Line, Manifest, Shard, shard_name, sync_folder, write_synced},
+    identity::{Key, hex, id_hash},
+    journal::{Journal, JournalError, Settled, Written},
+    sink::{Outcome, Sink, SinkError, Ticket},
+    source::SourceError,
+};
+
+/// Limits as DEFAULT / MIN / MAX.
+pub const DEFAULT_SHARD_ROWS: usize = 10_000;
+pub const MIN_SHARD_ROWS: usize = 1;
+pub const MAX_SHARD_ROWS: usize = 1_000_000;
+/// A shard ends here too: its rows wait in memory, and must not fill what a run may hold.
+const MAX_SHARD_BYTES: usize = crate::pipeline::DEFAULT_BYTES_IN_FLIGHT / 4;
+
+/// Why embeddings cannot be written to a folder.
+#[derive(Debug, thiserror::Error)]
+pub enum ShardsError {
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error("{folder}: {shard} is damaged: {detail}; hint: embed into a new folder")]
+    Damaged { folder: PathBuf, shard: String, detail: String },
+    #[error("{folder} holds {expected}, this run makes {received}; hint: embed into a new folder")]
+    Others { folder: PathBuf, expected: String, received: String },
+}
+
+pub struct ShardSink {
+    folder: PathBuf,
+    manifest: Manifest,
+    shard_rows: usize,
+    /// Ids and contents of the rows on disk.
+    known: Vec<(PointId, Key)>,
+    /// The contents by the hash of their id.
+    on_disk: HashMap<u128, u128>,
+    keys: HashMap<Ticket, Key>,
+    rows: Vec<(Ticket, Key, Input)>,
+    bytes: usize,
+}
+
+impl ShardSink {
+    /// Goes on in a folder, or begins one. What is there must be of the same model and shape.
+    pub fn open(
+        folder: &Path,
+        model: ModelRef,
+        config: &CollectionConfig,
+        shard_rows: usize,
+    ) -> Result<ShardSink, ShardsError> {
+        let new = Manifest::new(model, config);
+        let manifest = match Manifest::read(folder)? {
+            None => new,
+            Some(found) if (&found.model.hash, shapes(&found)) == (&new.model.hash, shapes(&new)) => found,
+            Some(found) => {
+                let (folder, expected, received) = (folder.to_owned(), describe(&found), describe(&new));
+                return Err(ShardsError::Others { folder, expected, received });
+            }
+        };
+        let mut known = Vec::with_capacity(manifest.rows());
+        for shard in &manifest.shards {
+            let damaged =
+                |detail| ShardsError::Damaged { folder: folder.to_owned(), shard: shard.name.clone(), detail };
+            for line in shard.lines(folder).map_err(damaged)? {
+                let content = u128::from_str_radix(&line.content, 16).map_err(|error| damaged(error.to_string()))?;
+                let key = Key { id: id_hash(&line.id), content };
+                known.push((line.id, key));
+            }
+        }
+        let on_disk = known.iter().map(|(_, key)| (key.id, key.content)).collect();
+        Ok(ShardSink {
+            folder: folder.to_owned(),
+            manifest,
+            shard_rows: shard_rows.clamp(MIN_SHARD_ROWS, MAX_SHARD_ROWS),
+            known,
+            on_disk,
+            keys: HashMap::new(),
+            rows: Vec::new(),
+            bytes: 0,
+        })
+    }
+
+    /// Makes a journal say what the shards hold: they are on disk, whatever it said.
+    pub fn tell(&self, journal: &mut Journal) -> Result<Written, JournalError> {
+        const NAME: &str = "embeddings";
+        journal.restart(NAME)?;
+        let lines: Vec<(Key, Settled<'_>)> = self.known.iter().map(|(_, key)| (*key, Settled::Written)).collect();
+        journal.record(&lines)?;
+        journal.load(NAME)
+    }
+
+    /// Says in the manifest that nothing is missing. A folder that says so already is left as it is.
+    pub fn complete(&mut self) -> io::Result<()> {
+        if self.manifest.complete {
+            return Ok(());
+        }
+        self.manifest.complete = true;
+        self.manifest.write(&self.folder)
+    }
+
+    pub fn n_shards(&self) -> usize {
+        self.manifest.shards.len()
+    }
+
+    fn take(&mut self, ticket: Ticket, input: Input, settled: &mut Vec<(Ticket, Outcome)>) {
+        let key = self.keys.remove(&ticket).expect("every point is announced");
+        match self.on_disk.get(&key.id) {
+            Some(&content) if content == key.content => {
+                settled.push((ticket, Outcome::Written { truncated_texts: 0 }));
+            }
+            Some(_) => {
+                let message =
+                    format!("the id \"{}\" has a row of other content there (hint: embed into a new folder)", input.id);
+                settled.push((ticket, Outcome::Refused { reason: "changed".to_owned(), message }));
+            }
+            None => {
+                self.bytes += bytes(&input);
+                self.rows.push((ticket, key, input));
+            }
+        }
+    }
+
+    /// Writes the rows that wait as one shard.
+    fn write(&mut self, settled: &mut Vec<(Ticket, Outcome)>) -> Result<(), SinkError> {
+        if self.rows.is_empty() {
+            return Ok(());
+        }
+        fs::create_dir_all(&self.folder)?;
+        let rows = mem::take(&mut self.rows);
+        let (arrays, lines) = (arrays(&rows, &self.manifest), lines(&rows)?);
+        let shard = Shard {
+            name: shard_name(self.manifest.shards.len()),
+            rows: rows.len(),
+            arrays: Checksum::of(&arrays),
+            lines: Checksum::of(&lines),
+        };
+        write_synced(&shard.arrays_path(&self.folder), &arrays)?;
+        write_synced(&shard.lines_path(&self.folder), &lines)?;
+        sync_folder(&self.folder)?;
+        self.manifest.shards.push(shard);
+        self.manifest.complete = false;
+        self.manifest.write(&self.folder)?;
+        self.bytes = 0;
+        for (ticket, key, _) in rows {
+            self.on_disk.insert(key.id, key.content);
+            settled.push((ticket, Outcome::Written { truncated_texts: 0 }));
+        }
+        Ok(())
+    }
+}
+
+impl Sink for ShardSink {
+    fn needs_vectors(&self) -> bool {
+        true
+    }
+
+    fn each_id(&mut self, see: &mut dyn FnMut(&PointId)) -> Result<(), SinkError> {
+        mem::take(&mut self.known).iter().for_each(|(id, _)| see(id));
+        Ok(())
+    }
+
+    fn announce(&mut self, ticket: Ticket, key: Key) {
+        self.keys.insert(ticket, key);
+    }
+
+    fn put(&mut self, batch: Vec<(Ticket, Input)>, settled: &mut Vec<(Ticket, Outcome)>) -> Result<(), SinkError> {
+        for (ticket, input) in batch {
+            self.take(ticket, input, settled);
+            if self.rows.len() >= self.shard_rows || self.bytes >= MAX_SHARD_BYTES {
+                self.write(settled)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn wait(&mut self, settled: &mut Vec<(Ticket, Outcome)>) -> Result<(), SinkError> {
+        self.write(settled)
+    }
+
+    fn finish(&mut self) -> Result<(), SinkError> {
+        Ok(())
+    }
+}
+
+fn shapes(manifest: &Manifest) -> (&BTreeMap<String, usize>, &BTreeMap<String, TokenConfig>) {
+    (&manifest.vectors, &manifest.tokens)
+}
+
+fn describe(manifest: &Manifest) -> String {
+    let vectors = manifest.vectors.iter().map(|(name, dim)| format!("{name} {dim}"));
+    let tokens = manifest.tokens.iter().map(|(of, shape)| format!("{of} tokens {shape}"));
+    let shapes: Vec<String> = vectors.chain(tokens).collect();
+    format!("embeddings of {} ({}), {}", manifest.model.name, manifest.model.hash, shapes.join(", "))
+}
+
+fn bytes(input: &Input) -> usize {
+    let vectors: usize = input.vectors.values().map(|vector| vector.len() * 4).sum();
+    let tokens: usize = input.tokens.values().map(|tokens| tokens.values.len() * 2).sum();
+    let texts: usize = input.texts.iter().map(|text| text.text.len() + text.language.len()).sum();
+    vectors + tokens + texts + 256
+}
+
+fn lines(rows: &[(Ticket, Key, Input)]) -> serde_json::Result<Vec<u8>> {
+    let mut lines = Vec::new();
+    for (_, key, input) in rows {
+        let line = Line {
+            id: input.id.clone(),
+            content: hex(key.content),
+            texts: input.texts.clone(),
+            payload: input.payload.clone(),
+            vectors: input.vectors.keys().cloned().collect(),
+            tokens: input.tokens.keys().cloned().collect(),
+        };
+        serde_json::to_writer(&mut lines, &line)?;
+        lines.push(b'\n');
+    }
+    Ok(lines)
+}
+
+/// The tensors of a shard in safetensors: what no row has is left out, what a row has not is zero.
+fn arrays(rows: &[(Ticket, Key, Input)], manifest: &Manifest) -> Vec<u8> {
+    let mut header = BTreeMap::new();
+    let mut data = Vec::new();
+    for (name, &dim) in &manifest.vectors {
+        if rows.iter().any(|(.., input)| input.vectors.contains_key(name)) {
+            let start = data.len();
+            for (.., input) in rows {
+                match input.vectors.get(name) {
+                    Some(vector) => data.extend(vector.iter().flat_map(|x| x.to_le_bytes())),
+                    None => data.resize(data.len() + dim * 4, 0),
+                }
+            }
+            header.insert(name.clone(), tensor("F32", &[rows.len(), dim], start, data.len()));
+        }
+    }
+    for (of, &shape) in &manifest.tokens {
+        if rows.iter().any(|(.., input)| input.tokens.contains_key(of)) {
+            let start = data.len();
+            for (.., input) in rows {
+                match input.tokens.get(of) {
+                    Some(tokens) => data.extend(tokens.values.iter().flat_map(|x| x.to_le_bytes())),
+                    None => data.resize(data.len() + shape.bytes(), 0),
+                }
+            }
+            let shape = [rows.len(), shape.n, shape.dim];
+            header.insert(format!("{of}.tokens"), tensor("F16", &shape, start, data.len()));
+        }
+    }
+    let mut header = serde_json::to_vec(&header).expect("plain data can be written");
+    // The format wants the data on a multiple of 8 bytes.
+    header.resize(header.len().next_multiple_of(8), b' ');
+    [&(header.len() as u64).to_le_bytes()[..], &header, &data].concat()
+}
+
+fn tensor(dtype: &str, shape: &[usize], start: usize, end: usize) -> serde_json::Value {
+    json!({ "dtype": dtype, "shape": shape, "data_offsets": [start, end] })
+}

@@ -1,0 +1,93 @@
+//! A pair of towers, or the one of them that is wanted.
+
+use std::path::Path;
+
+use super::CheckReport;
+use crate::{
+    Error,
+    pair::{self, CONFIG_FILE, Config, Family, Layout, TOKENIZER_FILE, Tokenizer, Weights, flame, n_numbers},
+    side::Want,
+};
+
+impl CheckReport {
+    /// Of a folder, or of a checkpoint that stands alone.
+    pub(super) fn look_at_towers(&mut self, path: &Path, asked: Option<Family>, want: Want) {
+        let (folder, layout) = Layout::at(path);
+        let folder = folder.as_path();
+        match self.keep(layout.flame(folder)) {
+            None => return,
+            Some(Some(checkpoint)) => return self.look_at_flame(&checkpoint),
+            Some(None) => {}
+        }
+        let Some(family) = self.family_of_towers(folder, &layout, asked) else { return };
+        let config = family.and_then(|family| self.keep(layout.config(folder, family)));
+        let weights = self.keep(layout.weights(folder));
+        match config {
+            Some(config) => self.look_at_parts(folder, &layout, &config, weights.as_ref(), want),
+            None => {
+                let is_there = |name: &str| folder.join(name).is_file();
+                let small = layout.small_files(is_there).into_iter().skip(1).map(str::to_owned);
+                self.look_at_files(folder, small);
+            }
+        }
+    }
+
+    /// None: it is another one, and there is no more to say. An inner none: nothing says which.
+    fn family_of_towers(&mut self, folder: &Path, layout: &Layout, asked: Option<Family>) -> Option<Option<Family>> {
+        if let Some(asked) = asked {
+            self.family = Some(asked.name().to_owned());
+            if *layout == Layout::HuggingFace && folder.join(CONFIG_FILE).is_file() {
+                self.look_at_family(&folder.join(CONFIG_FILE), asked.name());
+            }
+            return Some(Some(asked));
+        }
+        let family = layout.family(folder);
+        if let Err(Error::UnknownFamily { received, .. }) = &family {
+            self.family = Some(received.clone());
+            self.keep(family);
+            return None;
+        }
+        let family = self.keep(family);
+        self.family = family.map(|family| family.name().to_owned());
+        Some(family)
+    }
+
+    fn look_at_parts(
+        &mut self,
+        folder: &Path,
+        layout: &Layout,
+        config: &Config,
+        weights: Option<&Weights>,
+        want: Want,
+    ) {
+        if want != Want::Image {
+            self.keep(Tokenizer::read(&folder.join(TOKENIZER_FILE), &config.text));
+        }
+        if want != Want::Text {
+            self.keep(layout.preprocessor(folder, config));
+        }
+        let known = config.tensors();
+        let is_wanted = |name: &str| match want {
+            Want::Both => true,
+            Want::Image => pair::is_of_images(name),
+            Want::Text => !pair::is_of_images(name),
+        };
+        let needed: Vec<_> = known.iter().filter(|(name, _)| is_wanted(name)).cloned().collect();
+        let parameters = needed.iter().map(n_numbers).sum();
+        let mut memory = pair::memory(config);
+        memory.iter_mut().for_each(|memory| memory.weights_bytes = 4 * parameters);
+        self.add(parameters, memory);
+        if let Some(weights) = weights {
+            self.look_at_tensors(weights, &needed, &known, pair::is_known_spare);
+        }
+    }
+
+    fn look_at_flame(&mut self, checkpoint: &Path) {
+        self.family = Some(flame::FAMILY.to_owned());
+        let Some(weights) = self.keep(Weights::open_file(checkpoint)) else { return };
+        let Some(config) = self.keep(flame::Config::of_tensors(&weights)) else { return };
+        let (parameters, tensors) = (config.n_parameters(), config.tensors());
+        self.add(parameters, pair::image_memory(&config.vision, parameters));
+        self.look_at_tensors(&weights, &tensors, &tensors, flame::is_spare);
+    }
+}

@@ -1,0 +1,57 @@
+//! One block of a decoder, alone, for states that are no text: no embedding, no rotation and no mask, so that every token sees every
+//! other.
+
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use candle_nn::{Module, RmsNorm};
+
+use super::{Block, bad, norm, open, weights::Source};
+use crate::Result;
+
+/// The norm behind a block that is used alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FinalNorm {
+    /// As LM4VisualEncoding is published: its loader leaves the gains of the decoder's last norm out.
+    #[default]
+    Ones,
+    /// The decoder's own.
+    Loaded,
+}
+
+pub(crate) struct LoneBlock {
+    block: Block,
+    norm: RmsNorm,
+    dim: usize,
+}
+
+impl LoneBlock {
+    /// Block `index`, from 0, of a decoder in the Hugging Face layout or a `.gguf` file; nothing else of it is read. In f32.
+    pub(crate) fn load(path: &Path, index: usize, kind: FinalNorm, device: &Device) -> Result<LoneBlock> {
+        let (config, store) = open(path)?;
+        if index >= config.n_blocks {
+            return Err(bad(path, format!("block {index}: expected one below {}", config.n_blocks)));
+        }
+        let from = Source { store: &store, device, dtype: DType::F32 };
+        let dim = config.hidden_size;
+        let norm = match kind {
+            FinalNorm::Ones => RmsNorm::new(Tensor::ones(dim, DType::F32, device)?, config.rms_norm_eps),
+            FinalNorm::Loaded => norm(&from, "model.norm.weight", dim, &config)?,
+        };
+        Ok(LoneBlock { block: Block::load(&from, index, &config)?, norm, dim })
+    }
+
+    pub(crate) fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// (batch, tokens, dim) to the same, normed.
+    pub(crate) fn forward(&self, states: &Tensor) -> candle_core::Result<Tensor> {
+        self.norm.forward(&self.block.forward(states, None, None, None)?)
+    }
+
+    pub(crate) fn n_parameters(&self) -> u64 {
+        self.block.n_parameters(self.dim) + self.dim as u64
+    }
+}

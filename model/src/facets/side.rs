@@ -1,0 +1,58 @@
+//! The text side of a FLAME: facets are its tokens for fusion, as the decoder left them.
+
+use std::path::{Path, PathBuf};
+
+use super::{FacetEncoder, FacetedText, Options, tokenizer_path};
+use crate::{
+    FusionTokens, Keep, Result, TextEmbedding, TokenShape, decoder,
+    pair::TOKENIZER_FILE,
+    side::{TextInfo, TextSide},
+};
+
+pub(crate) struct Facets {
+    info: TextInfo,
+    encoder: FacetEncoder,
+}
+
+impl Facets {
+    pub(crate) fn load(path: &Path, options: &Options) -> Result<Facets> {
+        let encoder = FacetEncoder::load(path, options)?;
+        let dim = encoder.decoder.config().hidden_size;
+        let info = TextInfo {
+            dim,
+            max_tokens: encoder.template.max_caption_tokens,
+            tokens: TokenShape { n: encoder.template.facets.len(), dim },
+            parameters: encoder.decoder.n_parameters(),
+        };
+        Ok(Facets { info, encoder })
+    }
+
+    /// Such as `mistral`.
+    pub(crate) fn family(&self) -> &'static str {
+        self.encoder.decoder.config().family.name()
+    }
+}
+
+/// Every file that shapes a facet, as (name, path).
+pub(crate) fn files(path: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let mut files = decoder::files(path)?;
+    files.push((TOKENIZER_FILE.to_owned(), tokenizer_path(path)));
+    Ok(files)
+}
+
+impl TextSide for Facets {
+    fn info(&self) -> &TextInfo {
+        &self.info
+    }
+
+    /// `Error::TooManyTokens` for a caption past the template's limit: a cut one would be another caption.
+    fn embed(&self, texts: &[&str], keep: Keep) -> Result<Vec<TextEmbedding>> {
+        let dim = self.info.dim;
+        let tokens = |facets: &[Vec<f32>]| FusionTokens::new(&facets.concat(), dim);
+        let whole = |FacetedText { embedding, facets, tokens_used }| {
+            let fusion_tokens = (keep != Keep::Nothing).then(|| tokens(&facets)).transpose()?;
+            Ok(TextEmbedding { embedding, tokens_used, tokens_cut: 0, fusion_tokens })
+        };
+        self.encoder.embed(texts)?.into_iter().map(whole).collect()
+    }
+}

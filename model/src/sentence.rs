@@ -1,0 +1,131 @@
+//! Text encoders in the sentence-transformers layout, multilingual ones above all: a transformer of the BERT kind, a pooling,
+//! and often a projection into the space of an image encoder.
+//!
+//! They are a text side alone; `model.toml` joins one with an image side. Judged by sentence-transformers and transformers on
+//! the same weights; see `model/fixtures/make_sentence.py`.
+
+mod config;
+mod cpu;
+mod head;
+mod layout;
+mod parts;
+mod tokenizer;
+mod tower;
+
+use std::{path::Path, sync::Arc};
+
+use candle_core::Device;
+use rayon::prelude::*;
+
+use self::{
+    config::Config,
+    cpu::Rows,
+    head::Head,
+    tokenizer::{Tokenizer, Tokens},
+};
+pub(crate) use self::{
+    config::Family,
+    layout::{Layout, MODULES_FILE},
+    parts::{Parts, is_known_spare},
+};
+use crate::{
+    Keep, Result, TEXT_TOKENS, TextEmbedding, TokenShape, folder,
+    fusion_tokens::pool_rows,
+    pair::{CONFIG_FILE, Encoded, TOKENIZER_FILE, Weights, fusion_tokens, on_card, on_cpu, unit_rows},
+    side::{Opened, Sides, TextInfo, TextSide},
+};
+
+pub(crate) struct Sentences {
+    info: TextInfo,
+    family: &'static str,
+    tokenizer: Tokenizer,
+    tower: Tower,
+    head: Head,
+}
+
+enum Tower {
+    Cpu(cpu::Tower),
+    Card(tower::Tower, Device),
+}
+
+/// Opens a folder as a model that takes texts only.
+pub(crate) fn open(folder: &Path, device: &Device) -> Result<Opened> {
+    let side = Sentences::load(folder, device)?;
+    Ok(Opened {
+        family: side.family.to_owned(),
+        hash: folder::hash(&Layout::read(folder)?.files()?)?,
+        sides: Sides { image: None, text: Some(Arc::new(side)) },
+        sigmoid: None,
+    })
+}
+
+impl Sentences {
+    pub(crate) fn load(folder: &Path, device: &Device) -> Result<Sentences> {
+        let layout = Layout::read(folder)?;
+        let transformer = layout.transformer();
+        let config = Config::read(&transformer.join(CONFIG_FILE))?;
+        let reading = layout.reading()?;
+        let tokenizer = Tokenizer::read(&transformer.join(TOKENIZER_FILE), &config, &reading)?;
+        let hidden_size = config.tower.hidden_size;
+        let head = Head::load(&layout, &reading, hidden_size)?;
+        let tower = tower::Tower::load(&Weights::open(&transformer)?, &config, device)?;
+        let tower = match device.is_cuda() {
+            true => Tower::Card(tower, device.clone()),
+            false => Tower::Cpu(cpu::Tower::new(tower)?),
+        };
+        let info = TextInfo {
+            dim: head.dim,
+            max_tokens: tokenizer.max_tokens(),
+            tokens: TokenShape { n: TEXT_TOKENS, dim: hidden_size },
+            parameters: config.n_parameters() + head.parameters,
+        };
+        Ok(Sentences { info, family: config.family.name(), tokenizer, tower, head })
+    }
+
+    /// The states of the tokens are pooled to so many `rows` if they are wanted.
+    fn encode(&self, texts: &[Vec<f32>], rows: Option<usize>, n_threads: usize) -> Encoded {
+        let dim = self.info.tokens.dim;
+        let embeddings = self.head.forward(texts, dim, n_threads);
+        let tokens = rows.map(|rows| texts.iter().flat_map(|states| pool_rows(states, dim, rows)).collect());
+        Encoded { embeddings, tokens: tokens.unwrap_or_default() }
+    }
+}
+
+impl TextSide for Sentences {
+    fn info(&self) -> &TextInfo {
+        &self.info
+    }
+
+    fn embed(&self, texts: &[&str], keep: Keep) -> Result<Vec<TextEmbedding>> {
+        let tokens = texts.par_iter().map(|text| self.tokenizer.encode(text)).collect::<Result<Vec<_>>>()?;
+        // Neighbours of like length waste little on padding.
+        let mut order: Vec<usize> = (0..tokens.len()).collect();
+        order.sort_by_key(|&i| tokens[i].ids.len());
+        let sorted: Vec<&Tokens> = order.iter().map(|&i| &tokens[i]).collect();
+        let rows = keep.rows();
+        let wanted = if rows.is_none() && self.head.needs_first_only() { Rows::First } else { Rows::All };
+        let encoded = match &self.tower {
+            Tower::Cpu(tower) => on_cpu(&sorted, |piece, n_threads| {
+                self.encode(&tower.states(piece, tower.n_blocks(), wanted, n_threads), rows, n_threads)
+            }),
+            Tower::Card(tower, device) => on_card(&sorted, |piece| {
+                Ok(self.encode(&tower.states(piece, tower.blocks.len(), device)?, rows, rayon::current_num_threads()))
+            })?,
+        };
+        let embeddings = unit_rows(&encoded.embeddings, self.info.dim)?;
+        let kept = fusion_tokens(&encoded.tokens, embeddings.len(), self.info.tokens.dim)?;
+        let mut answers: Vec<(usize, TextEmbedding)> = order
+            .into_iter()
+            .zip(embeddings.into_iter().zip(kept))
+            .map(|(i, (embedding, fusion_tokens))| {
+                let Tokens { ids, n_cut, .. } = &tokens[i];
+                (i, TextEmbedding { embedding, tokens_used: ids.len(), tokens_cut: *n_cut, fusion_tokens })
+            })
+            .collect();
+        answers.sort_by_key(|(i, _)| *i);
+        Ok(answers.into_iter().map(|(_, answer)| answer).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,101 @@
+//! `firn embed`: what a model makes of a source, as files; the model is not needed to ingest them.
+//!
+//! Exit codes as of `firn ingest`. The same command goes on where a stopped one was, and a repeated one changes nothing.
+
+use std::{fs, path::PathBuf, sync::Arc};
+
+use anyhow::Context as _;
+use firn_index::{CollectionConfig, HnswConfig, ModelRef};
+use firn_ingest::{
+    identity::IdFrom,
+    journal::Journal,
+    pipeline::{self, Job, RunError},
+    report::{Report, Watch},
+    shards::{self, ShardSink},
+    source::SourceOptions,
+};
+use firn_model::{Encoder, Grid};
+
+use super::ingest::{self, sources::Sources};
+use crate::{engine, exit::Exit, settings::Settings};
+
+/// Write what a model makes of files as shards of safetensors, to be ingested without the model
+///
+/// Example: firn embed holiday-photos/ --out embeddings/ --model builtin --tokens 4x4
+#[derive(Debug, clap::Args)]
+pub struct EmbedArgs {
+    /// Sources, as of `firn ingest`
+    #[arg(required = true, value_name = "SOURCE")]
+    sources: Vec<PathBuf>,
+    /// The folder to write to, or to go on in; `firn ingest DIR` reads it
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Make the tokens for fusion too, those of images in this grid [default: none]
+    #[arg(long, value_name = "4x4|7x7")]
+    tokens: Option<Grid>,
+    /// Most rows of a shard; one also ends at 64 MiB
+    #[arg(long, value_name = "N", default_value_t = shards::DEFAULT_SHARD_ROWS as u32, value_parser = clap::value_parser!(u32).range(shards::MIN_SHARD_ROWS as i64..=shards::MAX_SHARD_ROWS as i64))]
+    shard_rows: u32,
+    /// Where the pictures of JSON Lines and CSV are: a folder or a .tar; without an `image` field, by id, if there is one
+    #[arg(long, value_name = "DIR|TAR")]
+    images: Option<PathBuf>,
+    /// Where the id of an item without one comes from
+    #[arg(long, value_name = "content|path", default_value = "content", value_parser = ingest::id_from)]
+    id_from: IdFrom,
+}
+
+pub fn run(args: &EmbedArgs, settings: &Settings) -> anyhow::Result<Exit> {
+    let options = SourceOptions { images: args.images.clone(), ..SourceOptions::default() };
+    let mut sources = Sources::open(&args.sources, &options);
+    let (report, result) = match sources.have_items() {
+        true => write(args, settings, &mut sources)?,
+        false => (sources.without_items(&args.out.display().to_string()), Ok(())),
+    };
+    ingest::end(sources, report, result, settings)
+}
+
+fn write(
+    args: &EmbedArgs,
+    settings: &Settings,
+    sources: &mut Sources,
+) -> anyhow::Result<(Report, Result<(), RunError>)> {
+    let encoder = firn_model::load(settings.model_or_default(), settings.device)?;
+    let config = engine::collection_config(encoder.as_ref(), Default::default(), HnswConfig::default(), args.tokens)?;
+    let model = config.model.clone().expect("the configuration is that of an encoder");
+    sources.check(&config);
+    fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
+    let journal = Journal::lock(&args.out.join("embeddings.journal"))?;
+    let (mut sink, job) = begin(args, sources, encoder, (model, config), journal)?;
+    let (report, result) = ingest::watched(job, settings, &mut sink);
+    if ingest::is_all_written(&report, &result) {
+        sink.complete().with_context(|| args.out.display().to_string())?;
+    }
+    Ok((report, result))
+}
+
+fn begin(
+    args: &EmbedArgs,
+    sources: &mut Sources,
+    encoder: Arc<dyn Encoder>,
+    (model, config): (ModelRef, CollectionConfig),
+    mut journal: Journal,
+) -> anyhow::Result<(ShardSink, Job)> {
+    let sink = ShardSink::open(&args.out, model, &config, args.shard_rows as usize)?;
+    let written = sink.tell(&mut journal)?;
+    let sources = std::mem::take(&mut sources.open);
+    let job = Job {
+        collection: args.out.display().to_string(),
+        config,
+        watch: Watch::new(sources.iter().map(|source| source.progress.clone()).collect()),
+        sources,
+        encoder: Some(encoder),
+        journal_path: journal.path().to_owned(),
+        journal,
+        written,
+        id_from: args.id_from,
+        batch: pipeline::DEFAULT_BATCH,
+        bytes_in_flight: pipeline::DEFAULT_BYTES_IN_FLIGHT,
+        stop: Arc::default(),
+    };
+    Ok((sink, job))
+}

@@ -1,0 +1,229 @@
+//! `firn embed` as a user drives it: what it writes is ingested without the model as if the source had been ingested itself.
+
+mod common;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::SystemTime,
+};
+
+use common::{Scratch, json};
+use firn_index::{Database, Fields, Options, Point};
+use serde_json::Value;
+
+const PICTURES: u8 = 7;
+
+fn photos(n: u8) -> Scratch {
+    let scratch = Scratch::new();
+    fs::create_dir(scratch.path().join("photos")).unwrap();
+    for i in 0..n {
+        let shade = |x: u32, y: u32| image::Rgb([i.wrapping_mul(30), (x * 3) as u8, (y * 4) as u8]);
+        let picture = image::RgbImage::from_fn(64, 48, shade);
+        picture.save(scratch.path().join(format!("photos/{i}.png"))).unwrap();
+        // The last one has no text.
+        if i + 1 < n {
+            scratch.write(&format!("photos/{i}.txt"), format!("a red square and {i} cats"));
+            scratch.write(&format!("photos/{i}.json"), format!("{{\"text\": \"zwei Hunde\", \"n\": {i}}}"));
+        }
+    }
+    scratch
+}
+
+fn points(scratch: &Scratch, collection: &str) -> BTreeMap<String, Point> {
+    let db = Database::open(&scratch.path().join("firn-data"), Options::default()).unwrap();
+    let reader = db.collection(collection).unwrap().reader();
+    let page = reader.scroll(0, 1000, Fields { payload: true, texts: true, vectors: true, tokens: true }).unwrap();
+    page.points.into_iter().map(|p| (p.id.to_string(), Point { row: 0, version: 0, ..p })).collect()
+}
+
+fn counts(report: &Value) -> [u64; 4] {
+    ["read", "written", "unchanged", "skipped"].map(|name| report[name].as_u64().unwrap())
+}
+
+/// Every file of a folder but the journal, with its content and when it was written.
+fn files(folder: &Path) -> BTreeMap<PathBuf, (Vec<u8>, SystemTime)> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let kept = entries.filter(|path| path.extension().is_none_or(|extension| extension != "journal"));
+    kept.map(|path| (path.clone(), (fs::read(&path).unwrap(), fs::metadata(&path).unwrap().modified().unwrap())))
+        .collect()
+}
+
+#[test]
+fn embeddings_are_ingested_as_the_source_itself() {
+    let scratch = photos(PICTURES);
+    let embed = ["embed", "photos", "--out", "out", "--tokens", "4x4", "--shard-rows", "3", "--json"];
+    let report = json(&scratch.ok(&embed));
+    assert_eq!(counts(&report), [7, 7, 0, 0]);
+    let written = files(&scratch.path().join("out"));
+    let names: Vec<_> = written.keys().map(|path| path.file_name().unwrap().to_str().unwrap()).collect();
+    let shards = ["shard-00000", "shard-00001", "shard-00002"];
+    let expected = shards.iter().flat_map(|shard| [format!("{shard}.jsonl"), format!("{shard}.safetensors")]);
+    assert_eq!(names, [vec!["embeddings.json".to_owned()], expected.collect()].concat());
+    let manifest = json(&fs::read_to_string(scratch.path().join("out/embeddings.json")).unwrap());
+    assert_eq!((&manifest["model"]["name"], &manifest["complete"]), (&"builtin".into(), &true.into()));
+
+    let again = json(&scratch.ok(&embed));
+    assert_eq!(counts(&again), [7, 0, 7, 0]);
+    assert!(files(&scratch.path().join("out")) == written, "a repeated run changes nothing");
+
+    scratch.ok(&["ingest", "photos", "--collection", "direct", "--tokens", "4x4"]);
+    assert_eq!(counts(&json(&scratch.ok(&["ingest", "out", "--collection", "read", "--json"]))), [7, 7, 0, 0]);
+    let (direct, read) = (points(&scratch, "direct"), points(&scratch, "read"));
+    assert_eq!(direct.len(), usize::from(PICTURES));
+    assert!(direct.values().any(|point| point.tokens.len() == 2 && point.texts.len() == 2));
+    assert!(direct.values().any(|point| point.tokens.len() == 1 && point.texts.is_empty()));
+    assert_same(&read, &direct);
+    let get = |name: &str| json(&scratch.ok(&["collection", "get", name, "--json"]))["config"].clone();
+    assert_eq!(get("direct"), get("read"));
+    assert_eq!(counts(&json(&scratch.ok(&["ingest", "out", "--collection", "read", "--json"]))), [7, 0, 7, 0]);
+}
+
+/// The same points; batches of another size may round an embedding, or a token in half precision, otherwise.
+fn assert_same(received: &BTreeMap<String, Point>, expected: &BTreeMap<String, Point>) {
+    assert_eq!(received.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
+    for (received, expected) in received.values().zip(expected.values()) {
+        let bare = |p: &Point| Point { vectors: BTreeMap::new(), tokens: BTreeMap::new(), ..p.clone() };
+        assert_eq!(bare(received), bare(expected));
+        assert_eq!(received.vectors.keys().collect::<Vec<_>>(), expected.vectors.keys().collect::<Vec<_>>());
+        let (a, b) = (received.vectors.values().flatten(), expected.vectors.values().flatten());
+        assert!(a.zip(b).all(|(a, b)| (a - b).abs() < 1e-5));
+        for (of, tokens) in &expected.tokens {
+            let other = &received.tokens[of];
+            assert_eq!((other.n, other.dim), (tokens.n, tokens.dim));
+            let pairs = other.values.iter().zip(&tokens.values);
+            assert!(pairs.clone().all(|(a, b)| (a.to_f32() - b.to_f32()).abs() < 0.01), "{of} of {}", expected.id);
+        }
+    }
+}
+
+#[test]
+fn damage_is_named_by_its_shard_and_costs_no_other() {
+    let scratch = photos(PICTURES);
+    scratch.ok(&["embed", "photos", "--out", "out", "--shard-rows", "3"]);
+    let shard = scratch.path().join("out/shard-00001.safetensors");
+    let mut bytes = fs::read(&shard).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&shard, bytes).unwrap();
+    let (code, report) = scratch.answer(&["ingest", "out", "--collection", "c", "--json"]);
+    assert_eq!((code, counts(&report)), (Some(3), [5, 4, 0, 1]));
+    let skipped = &report["skipped_items"][0];
+    assert_eq!((&skipped["item"], &skipped["reason"]), (&"shard-00001".into(), &"damaged_shard".into()));
+    assert!(skipped["message"].as_str().unwrap().contains("shard-00001.safetensors: BLAKE3: expected"), "{skipped}");
+
+    let manifest = scratch.path().join("out/embeddings.json");
+    let text = fs::read_to_string(&manifest).unwrap();
+    fs::write(&manifest, text.replace("shard-00001", "../../secret")).unwrap();
+    scratch.fails(1, &["ingest", "out", "--collection", "d"], "expected \"shard-00001\", received \"../../secret\"");
+    fs::write(&manifest, text.replace("\"complete\": true", "\"complete\": false")).unwrap();
+    scratch.fails(1, &["ingest", "out", "--collection", "d"], "these embeddings are not complete");
+    let huge = text.replace("\"image\": ", "\"image\": 99");
+    fs::write(&manifest, huge).unwrap();
+    scratch.fails(1, &["ingest", "out", "--collection", "d"], "which no collection keeps");
+    fs::write(&manifest, "{}").unwrap();
+    scratch.fails(1, &["ingest", "out", "--collection", "d"], "not a manifest of embeddings");
+}
+
+#[test]
+fn what_does_not_go_together_is_refused() {
+    let scratch = photos(2);
+    scratch.ok(&["embed", "photos", "--out", "out"]);
+    let other = ["embed", "photos", "--out", "out", "--tokens", "4x4"];
+    scratch.fails(2, &other, "out holds embeddings of builtin");
+    scratch.fails(2, &["embed", "photos", "--out", "out", "--tokens", "5x5"], "expected 4x4 or 7x7");
+    let manifest = scratch.path().join("out/embeddings.json");
+    let text = fs::read_to_string(&manifest).unwrap();
+    let hash = json(&text)["model"]["hash"].as_str().unwrap().to_owned();
+    // Made by a model that is nowhere here.
+    let gone = text.replace(&hash, &"0".repeat(32)).replace("\"builtin\"", "\"/gone/model\"");
+    fs::write(&manifest, gone).unwrap();
+    scratch.ok(&["ingest", "out", "--collection", "gone"]);
+    let got = json(&scratch.ok(&["collection", "get", "gone", "--json"]));
+    assert_eq!(got["config"]["model"]["name"], "/gone/model");
+    assert_eq!((&got["config"]["model"]["hash"], &got["points_count"]), (&"0".repeat(32).into(), &2.into()));
+    scratch.ok(&["collection", "create", "c"]);
+    scratch.fails(2, &["ingest", "out", "--collection", "c"], "the collection was made by builtin");
+
+    scratch.write("photos/0.json", "{\"id\": \"0\", \"n\": 1}");
+    scratch.ok(&["embed", "photos", "--out", "ids"]);
+    scratch.write("photos/0.json", "{\"id\": \"0\", \"n\": 2}");
+    let (code, report) = scratch.answer(&["embed", "photos", "--out", "ids", "--json"]);
+    assert_eq!((code, counts(&report)), (Some(3), [2, 0, 1, 1]));
+    assert_eq!(report["skipped_items"][0]["reason"], "changed");
+}
+
+#[test]
+fn facets_of_flame_are_ingested_without_a_model() {
+    let scratch = Scratch::new();
+    let facets = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("model/fixtures/pickle/facets.pth")).unwrap();
+    scratch.write("facets/00000/000001.pth", &facets);
+    scratch.write("facets/00000/000002.pth", &facets[..100]);
+    let (code, report) = scratch.answer(&["ingest", "facets", "--collection", "c", "--json"]);
+    assert_eq!((code, counts(&report)), (Some(3), [2, 1, 0, 1]));
+    assert_eq!(report["skipped_items"][0]["item"], "00000/000002.pth");
+    let config = json(&scratch.ok(&["collection", "get", "c", "--json"]))["config"].clone();
+    let shapes = serde_json::json!([null, {"text": {"dim": 2}}, {"text": {"n": 7, "dim": 2}}]);
+    assert_eq!(serde_json::json!([config["model"], config["vectors"], config["tokens"]]), shapes);
+    let asked = ["query", "c", "--id", "text:000001", "--with-tokens", "--json"];
+    assert_eq!(json(&scratch.ok(&asked))["hits"], serde_json::json!([]), "the only point asks");
+    scratch.write("query.json", "[1, 1]");
+    let hits = json(&scratch.ok(&["query", "c", "--vector", "query.json", "--with-tokens", "--json"]));
+    let tokens = &hits["hits"][0]["tokens"]["text"];
+    assert_eq!((&tokens["n"], tokens["values"].as_array().unwrap().len()), (&7.into(), 14));
+    assert_eq!((&tokens["values"][0], &tokens["values"][13]), (&1.0.into(), &2.625.into()));
+    scratch.fails(
+        2,
+        &["ingest", "facets", "--collection", "d", "--tokens", "4x4"],
+        "their tokens are kept as they are",
+    );
+    scratch.ok(&["collection", "create", "e", "--vector", "text=2"]);
+    scratch.fails(2, &["ingest", "facets", "--collection", "e"], "no tokens named \"text\"");
+    scratch.fails(2, &["collection", "create", "f", "--vector", "text=2", "--tokens", "4x4"], "made by a model");
+}
+
+#[test]
+fn a_model_says_what_tokens_take() {
+    let scratch = Scratch::new();
+    let info = json(&scratch.ok(&["model", "info", "--json"]));
+    let number = |value: &Value| value.as_u64().unwrap();
+    let (dim, image) = (number(&info["dim"]), number(&info["image_token_dim"]));
+    let text = number(&info["text_tokens"]["n"]) * number(&info["text_tokens"]["dim"]);
+    let bytes = &info["bytes_per_point"];
+    assert_eq!(number(&bytes["none"]), 8 * dim);
+    assert_eq!(number(&bytes["4x4"]), 8 * dim + 2 * (16 * image + text));
+    assert_eq!(number(&bytes["7x7"]), 8 * dim + 2 * (49 * image + text));
+    let said = scratch.ok(&["model", "info"]);
+    assert!(said.contains(&format!("image 16 x {image}, text 8 x")), "{said}");
+}
+
+#[test]
+fn a_killed_run_goes_on_after_its_last_whole_shard() {
+    let scratch = photos(60);
+    let out = scratch.path().join("out");
+    let args = ["embed", "photos", "--out", "out", "--shard-rows", "2", "--json"];
+    let mut child = scratch.command().args(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    while !out.join("embeddings.json").exists() {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before it was killed");
+        std::thread::yield_now();
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let before = files(&out);
+    let manifest = |out: &Path| json(&fs::read_to_string(out.join("embeddings.json")).unwrap());
+    let whole = manifest(&out)["shards"].as_array().unwrap().len();
+
+    let report = json(&scratch.ok(&args));
+    let [_, written, unchanged, skipped] = counts(&report);
+    assert_eq!((written + unchanged, skipped, unchanged), (60, 0, 2 * whole as u64), "{report}");
+    let after = files(&out);
+    for shard in 0..whole {
+        for extension in ["jsonl", "safetensors"] {
+            let path = out.join(format!("shard-{shard:05}.{extension}"));
+            assert!(before[&path] == after[&path], "{} was written again", path.display());
+        }
+    }
+    scratch.ok(&["ingest", "out", "--collection", "c"]);
+    assert_eq!(points(&scratch, "c").len(), 60);
+}
