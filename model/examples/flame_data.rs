@@ -7,7 +7,7 @@
 //! as FLAME has them: 1 of its name, 3 of the same, 7 of the long caption.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     error::Error,
     fs,
     path::{Path, PathBuf},
@@ -127,16 +127,22 @@ fn write_facets(out: &Path, items: &[&Item]) -> Outcome<()> {
     let mut all: HashMap<String, Tensor> = HashMap::new();
     for item in items {
         let texts = (item.short.as_str(), item.long.as_str());
-        if !known.contains_key(&texts) {
-            let mut rows = Vec::new();
-            for (encoder, text) in encoders.iter().zip([texts.0, texts.0, texts.1]) {
-                rows.extend(encoder.embed(&[text])?.remove(0).facets);
-            }
-            known.insert(texts, Tensor::new(rows, &Device::Cpu)?);
-        }
-        all.insert(item.key.clone(), known[&texts].clone());
+        let rows = match known.entry(texts) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(facet_rows(&encoders, texts)?),
+        };
+        all.insert(item.key.clone(), rows.clone());
     }
     Ok(candle_core::safetensors::save(&all, out.join("facets.safetensors"))?)
+}
+
+/// One facet and three of the short text, seven of the long one, as FLAME has them: (11, dim).
+fn facet_rows(encoders: &[FacetEncoder; 3], (short, long): (&str, &str)) -> Outcome<Tensor> {
+    let mut rows = Vec::new();
+    for (encoder, text) in encoders.iter().zip([short, short, long]) {
+        rows.extend(encoder.embed(&[text])?.remove(0).facets);
+    }
+    Ok(Tensor::new(rows, &Device::Cpu)?)
 }
 
 /// From the format of llama2.c to a folder as Hugging Face has it.

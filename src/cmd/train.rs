@@ -24,8 +24,8 @@ pub struct TrainArgs {
 
 #[derive(Debug, clap::Subcommand)]
 enum TrainCommand {
-    Align(AlignArgs),
-    Evaluate(EvaluateArgs),
+    Align(Box<AlignArgs>),
+    Evaluate(Box<EvaluateArgs>),
 }
 
 /// Train the builtin image and text pair, or one side against the other, frozen

@@ -207,27 +207,26 @@ fn tower_sizes(plan: &Plan) -> &TextSizes {
 
 fn from_shards(plan: &Plan, sources: &Sources, paths: &[std::path::PathBuf]) -> Result<Data> {
     let share = plan.held_out;
-    let (texts, held_out, is_held_out): (_, _, Box<dyn Fn(&Sample) -> bool + Send>) = match &sources.texts {
+    let is_held_out = move |sample: &Sample| sample.belonging.is_held_out(&sample.key, share);
+    let (texts, held_out) = match &sources.texts {
         TextFiles::Facets(path) => {
             let store = FacetStore::open(path)?;
-            let is_held_out = move |sample: &Sample| sample.belonging.is_held_out(&sample.key, share);
             let held_out = HeldOut::of_shards(plan, paths, &is_held_out, &FoundTexts::Facets(&store))?;
-            (TextSource::Facets(store), held_out, Box::new(is_held_out))
+            (TextSource::Facets(store), held_out)
         }
         TextFiles::Captions(path) => {
             let captions = captions::read(path)?;
             let sizes = tower_sizes(plan);
-            let is_held_out = move |sample: &Sample| sample.belonging.is_held_out(&sample.key, share);
             let held_out = HeldOut::of_shards(plan, paths, &is_held_out, &FoundTexts::Captions(&captions, sizes))?;
             let words = captions.iter().map(|(id, described)| {
                 let words = described.captions.iter().filter_map(|caption| Words::read(&caption.text, sizes));
                 (id.clone(), words.collect())
             });
-            (TextSource::Words(words.collect()), held_out, Box::new(is_held_out))
+            (TextSource::Words(words.collect()), held_out)
         }
     };
     let views = views(plan);
-    let feed = ShardFeed::new(draw(plan), (paths.to_vec(), plan.shuffle), texts, views, is_held_out);
+    let feed = ShardFeed::new(draw(plan), (paths.to_vec(), plan.shuffle), texts, views, Box::new(is_held_out));
     Ok(Data { feed: Feed::Shards(Box::new(feed)), rows: None, statistics: None, held_out })
 }
 
