@@ -245,3 +245,53 @@ fn a_reader_that_has_had_enough_is_no_fault() {
     let output = scratch.command().args(["collection", "list"]).stdout(writer).output().unwrap();
     assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
 }
+
+/// Eight images that another encoder embedded, of which two are held out, with captions in two languages.
+fn scratch_with_frozen_images() -> Scratch {
+    let scratch = Scratch::new();
+    let header = "{'descr': '|i1', 'fortran_order': False, 'shape': (8, 4), }\n";
+    let numbers: Vec<u8> = (0..32u8).map(|i| i.wrapping_mul(37)).collect();
+    let length = (header.len() as u16).to_le_bytes();
+    scratch.write("x.npy", [b"\x93NUMPY\x01\x00", &length[..], header.as_bytes(), &numbers].concat());
+    scratch.write("x.ids.json", r#"{"ids": ["p0", "p1", "p2", "p3", "p4", "p5", "p6", "p7"]}"#);
+    let row = |i: usize| {
+        let split = if i < 6 { "train" } else { "val" };
+        let captions = serde_json::json!([{ "lang": "en", "text": format!("number {i}") }, { "lang": "de", "text": format!("Zahl {i}") }]);
+        serde_json::json!({ "id": format!("p{i}"), "split": split, "captions": captions }).to_string()
+    };
+    scratch.write("c.jsonl", (0..8).map(row).collect::<Vec<_>>().join("\n"));
+    scratch
+}
+
+#[test]
+fn a_text_tower_learns_against_frozen_images_is_stopped_and_goes_on() {
+    let scratch = scratch_with_frozen_images();
+    let align = |out: &'static str, more: &[&'static str]| {
+        let start = ["train", "align", "--frozen", "image", "--embeddings", "x.npy", "--captions", "c.jsonl"];
+        let sizes = ["--steps", "4", "--table-rows", "64", "--plain-dim", "8", "--text-dim", "8", "--dim", "8"];
+        scratch.ok(&[&start[..], &sizes, &["--out", out], more].concat());
+        std::fs::read(scratch.path().join(out).join("aligned.safetensors")).unwrap()
+    };
+    let straight = align("a", &[]);
+    let half = align("b", &["--stop-after", "2"]);
+    assert!(straight != half && straight == align("b", &["--resume"]));
+    assert!(straight != align("c", &["--seed", "2"]));
+    let data = ["--embeddings", "x.npy", "--captions", "c.jsonl"];
+    let said = scratch.ok(&[&["train", "evaluate", "--aligned", "a"], &data[..]].concat());
+    assert!(said.contains("| de | 2 |") && said.contains("| en | 2 |"), "{said}");
+}
+
+#[test]
+fn what_one_side_cannot_learn_from_is_said() {
+    let scratch = scratch_with_frozen_images();
+    let check = |args: &[&str], expected: &str| {
+        let start = ["train", "align", "--out", "o"];
+        scratch.fails(1, &[&start[..], args].concat(), expected);
+    };
+    check(&["--frozen", "text"], "--images is missing: --frozen text needs it");
+    check(&["--frozen", "image", "--embeddings", "x.npy"], "--captions is missing: --frozen image needs it");
+    let image = ["--frozen", "image", "--embeddings", "x.npy", "--captions", "c.jsonl"];
+    let with = |more: &[&'static str]| [&image[..], more].concat();
+    check(&with(&["--dropout", "1"]), "--dropout: expected 0 to less than 1, received 1");
+    check(&with(&["--projection", "none", "--dim", "7"]), "dim: expected that of the images, 4, received 7");
+}

@@ -29,6 +29,21 @@ fn photos(scratch: &Scratch) {
     }
 }
 
+/// Vectors of eight pictures that another encoder might have made, with ids and captions.
+fn embedded_photos(scratch: &Scratch) {
+    let header = "{'descr': '|i1', 'fortran_order': False, 'shape': (8, 4), }\n";
+    let numbers: Vec<u8> = (0..32u8).map(|i| i.wrapping_mul(37)).collect();
+    let length = (header.len() as u16).to_le_bytes();
+    scratch.write("photos.npy", [b"\x93NUMPY\x01\x00", &length[..], header.as_bytes(), &numbers].concat());
+    let ids: Vec<String> = (0..8).map(|i| format!("p{i}")).collect();
+    scratch.write("photos.ids.txt", ids.join("\n"));
+    let row = |i: u64| {
+        let (text, split) = (scenes::scene(7, i).caption("en", Style::Short), if i < 6 { "train" } else { "val" });
+        serde_json::json!({ "id": format!("p{i}"), "text": text, "language": "en", "split": split }).to_string()
+    };
+    scratch.write("captions.jsonl", (0..8).map(row).collect::<Vec<_>>().join("\n"));
+}
+
 /// A command line split at white space, with double quotes honoured.
 fn words(line: &str) -> Vec<String> {
     let parts = line.split('"').enumerate().flat_map(|(at, part)| match at % 2 {
@@ -47,6 +62,7 @@ fn run(scratch: &Scratch, line: &str) -> String {
 fn the_readme_works() {
     let scratch = Scratch::new();
     photos(&scratch);
+    embedded_photos(&scratch);
     let mut server = None;
     for line in commands() {
         match line.as_str() {
@@ -61,6 +77,12 @@ fn the_readme_works() {
                 let words = words(line);
                 let args: Vec<&str> = words.iter().skip(1).map(String::as_str).collect();
                 scratch.fails_with(&offline, 1, &args, "is not in the cache, and the network is off");
+            }
+            line if line.starts_with("firn train align") => {
+                run(&scratch, &format!("{line} --steps 2 --table-rows 64"));
+            }
+            line if line.starts_with("firn train evaluate") => {
+                assert!(run(&scratch, line).contains("| en | 2 |"));
             }
             line if line.starts_with("firn model check") => {
                 let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/model/fixtures/clip-quick");

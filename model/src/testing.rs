@@ -28,7 +28,7 @@ pub(crate) fn copy_of_fixture(name: &str) -> tempfile::TempDir {
     dir
 }
 
-/// What `torch.save` of torch 2.15 made of `(arange(12) / 4 - 1).reshape(3, 4)` in f16.
+/// (3, 4) in f16, (i / 4 - 1) each, of `make.py`.
 pub(crate) fn torch_tensor() -> Vec<u8> {
     std::fs::read(fixture("torch-tensor.pth")).unwrap()
 }
