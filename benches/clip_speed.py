@@ -46,7 +46,7 @@ class Firn:
     """A process that embeds when it is told to; also has the CLIP of candle-transformers."""
 
     def __init__(self, folder, threads):
-        command = ["cargo", "run", "--quiet", "--release", "-p", "firn-model", "--example", "clip_speed", "--", str(folder)]
+        command = ["cargo", "run", "--quiet", "--release", "--example", "clip_speed", "--", str(folder)]
         environment = os.environ | {"RAYON_NUM_THREADS": str(threads)}
         self.process = subprocess.Popen(
             command, cwd=ROOT, env=environment, text=True, bufsize=1, stdin=subprocess.PIPE, stdout=subprocess.PIPE
