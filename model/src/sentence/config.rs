@@ -6,7 +6,9 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::{
-    Error, Result, folder,
+    Error, Result,
+    check::unknown_family,
+    folder,
     pair::{Activation, Fields, TowerConfig, n_numbers, with_bias},
 };
 
@@ -72,9 +74,7 @@ impl Family {
 
     /// Of a `model_type`.
     fn of_name(name: &str) -> Result<Family> {
-        let unknown =
-            || Error::UnknownFamily { expected: Family::ALL.map(Family::name).join(", "), received: name.to_owned() };
-        Family::ALL.into_iter().find(|family| family.name() == name).ok_or_else(unknown)
+        Family::ALL.into_iter().find(|family| family.name() == name).ok_or_else(|| unknown_family(name))
     }
 
     pub(crate) fn name(self) -> &'static str {
