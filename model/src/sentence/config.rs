@@ -6,9 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::{
-    Error, Result,
-    check::unknown_family,
-    folder,
+    Error, Result, folder,
     pair::{Activation, Fields, TowerConfig, n_numbers, with_bias},
 };
 
@@ -74,7 +72,9 @@ impl Family {
 
     /// Of a `model_type`.
     fn of_name(name: &str) -> Result<Family> {
-        Family::ALL.into_iter().find(|family| family.name() == name).ok_or_else(|| unknown_family(name))
+        let unknown =
+            || Error::UnknownFamily { expected: Family::ALL.map(Family::name).join(", "), received: name.to_owned() };
+        Family::ALL.into_iter().find(|family| family.name() == name).ok_or_else(unknown)
     }
 
     pub(crate) fn name(self) -> &'static str {
