@@ -50,7 +50,12 @@ fn a_folder_of_something_else_is_told_apart() {
     );
     std::fs::write(dir.path().join("config.json"), r#"{"model_type": "siglip2"}"#).unwrap();
     let report = check_folder(dir.path());
-    assert_eq!(report.faults, ["model family \"siglip2\" is not known: expected one of clip, siglip"]);
+    assert_eq!(
+        report.faults,
+        [
+            "model family \"siglip2\" is not known: expected one of clip, siglip, flame, xlm-roberta, roberta, bert, distilbert, llama, mistral, qwen2, qwen3"
+        ]
+    );
     assert!(matches!(check("/no/such/folder"), Err(Error::UnknownModel { .. })));
     assert!(matches!(check("hf:no-slash"), Err(Error::UnknownModel { .. })));
 }
@@ -145,6 +150,37 @@ fn a_decoder_alone_is_looked_at_and_not_tried() {
 }
 
 #[test]
+fn a_decoder_of_damaged_numbers_or_without_a_tokenizer_is_not_whole() {
+    let copy = copy_of_fixture("decoder-mistral");
+    std::fs::write(copy.path().join("tokenizer.json"), "{}").unwrap();
+    let report = check_folder(copy.path());
+    assert!(!report.ok && report.faults.len() == 1 && report.faults[0].contains("tokenizer.json: "), "{report:?}");
+
+    let copy = copy_of_fixture("decoder-mistral");
+    let path = copy.path().join("model.safetensors");
+    let mut tensors = candle_core::safetensors::load(&path, &candle_core::Device::Cpu).unwrap();
+    for name in ["model.norm.weight", "model.layers.1.input_layernorm.weight"] {
+        let damaged = tensors[name].affine(f64::NAN, 0.0).unwrap();
+        tensors.insert(name.to_owned(), damaged);
+    }
+    candle_core::safetensors::save(&tensors, &path).unwrap();
+    let report = check_folder(copy.path());
+    assert_eq!((report.ok, report.faults.len()), (false, 2), "{report:?}");
+    let expected = "tensor model.norm.weight: expected finite numbers, received NaN or infinity";
+    assert!(report.faults[1].ends_with(expected), "{report:?}");
+}
+
+#[test]
+fn a_decoder_of_a_broken_config_is_not_told_to_lack_what_images_need() {
+    let copy = copy_of_fixture("decoder-mistral");
+    for config in ["{", "{}"] {
+        std::fs::write(copy.path().join("config.json"), config).unwrap();
+        let report = check_folder(copy.path());
+        assert_eq!((report.missing_files.len(), report.faults.len()), (0, 1), "{report:?}");
+    }
+}
+
+#[test]
 fn a_join_is_looked_at_side_by_side() {
     let dir = tempfile::tempdir().unwrap();
     for name in ["clip-quick", "sentence-xlm-roberta", "decoder-mistral"] {
@@ -165,7 +201,7 @@ fn a_join_is_looked_at_side_by_side() {
 
     write("[text]\nfacets = \"decoder-mistral\"\nblocks_left_out = 4\n");
     let report = check_folder(dir.path());
-    assert!(report.faults[0].ends_with("has 3 blocks, too few for BlocksBut(4)"), "{report:?}");
+    assert!(report.faults[0].ends_with("has 3 blocks: expected at least 4 to leave out"), "{report:?}");
     write("[text]\nfacets = \"decoder-mistral\"\ntemplate = \"flame-1\"\n");
     let report = check_folder(dir.path());
     assert!(report.ok && report.trial.is_some(), "{report:?}");
@@ -189,7 +225,30 @@ fn a_folder_is_checked_against_a_family() {
     let error = check_against("builtin", "gpt2").unwrap_err().to_string();
     assert_eq!(
         error,
-        "model family \"gpt2\" is not known: expected one of clip, siglip, xlm-roberta, roberta, bert, distilbert, llama, \
+        "model family \"gpt2\" is not known: expected one of clip, siglip, flame, xlm-roberta, roberta, bert, distilbert, llama, \
          mistral, qwen2, qwen3"
     );
+}
+
+#[test]
+fn a_family_is_compared_whatever_the_layout() {
+    let flame = tempfile::tempdir().unwrap();
+    std::fs::copy(fixture("flame/flame.pt"), flame.path().join("flame.pt")).unwrap();
+    let open_clip = copy_of_fixture("open-clip");
+    std::fs::copy(fixture("clip-quick/tokenizer.json"), open_clip.path().join("tokenizer.json")).unwrap();
+    let empty = tempfile::tempdir().unwrap();
+    let check = |folder: &Path, family: &str, expected: &str| {
+        let report = check_against(folder.to_str().unwrap(), family).unwrap();
+        assert_eq!((report.ok, report.faults.is_empty()), (expected.is_empty(), expected.is_empty()), "{report:?}");
+        assert!(expected.is_empty() || report.faults[0].ends_with(expected), "{report:?}");
+    };
+    check(flame.path(), "flame", "");
+    check(flame.path(), "clip", "flame.pt: model family: expected clip, received flame");
+    check(open_clip.path(), "clip", "");
+    check(open_clip.path(), "siglip", ": model family: expected siglip, received clip");
+    check(open_clip.path(), "flame", ": model family: expected flame, received clip");
+    check(&fixture("clip-quick"), "flame", "config.json: model_type: expected flame, received \"clip\"");
+    check(empty.path(), "flame", ": expected a checkpoint of FLAME, received none");
+    let builtin = check_against("builtin", "clip").unwrap();
+    assert_eq!(builtin.faults, ["builtin: model family: expected clip, received builtin"]);
 }

@@ -136,6 +136,27 @@ fn what_a_file_lacks_is_named() {
 }
 
 #[test]
+fn a_damaged_header_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let check = |alignment: u32, shape: &[usize], expected: &str| {
+        let embedding = QTensor::quantize(&Tensor::ones(shape, DType::F32, &Device::Cpu).unwrap(), GgmlDType::F32);
+        let values = [
+            ("general.architecture", &Value::String("llama".to_owned())),
+            ("general.alignment", &Value::U32(alignment)),
+        ];
+        let tensors = [("token_embd.weight", &embedding.unwrap())];
+        gguf_file::write(&mut File::create(&path).unwrap(), &values, &tensors).unwrap();
+        let error = load(&path, Depth::Norm).err().unwrap();
+        assert!(matches!(&error, Error::BadFile { file, .. } if *file == path), "{error}");
+        assert!(error.to_string().contains(expected), "{error}");
+    };
+    check(32, &[], "token_embd.weight: expected two dimensions, received []");
+    check(32, &[4], "token_embd.weight: expected two dimensions, received [4]");
+    check(0, &[4, 4], "not a GGUF file: expected a header that makes sense, received one like general.alignment = 0");
+}
+
+#[test]
 fn facets_are_read_from_a_quantised_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");
