@@ -10,10 +10,10 @@ set -eu
 firn=$1 make=$2 weights=$3 emoji=$4 out=$5
 steps=${STEPS:-600} batch=${BATCH:-64} seeds=${SEEDS:-1 2 3}
 
-[ -f "$out/facets.safetensors" ] || "$make" "$weights" "$emoji" "$out" 1000
+[ -f "$out/facets.safetensors" ] || "$make" "$weights" "$emoji" "$out" "${SCENES:-300}"
 
-size="--side-px 72 --patch-px 12 --image-dim 128 --image-blocks 2 --projector 256"
-recipe="--steps $steps --batch $batch --warm-up 50 --rate 1e-3 --decay 0.1 --evaluate-every 0 --checkpoint-every 1000000"
+size="--side-px 72 --patch-px 12 --image-dim 64 --image-blocks 2 --projector 128"
+recipe="--steps $steps --batch $batch --warm-up 50 --rate 2e-3 --decay 0.1 --evaluate-every 0 --checkpoint-every 1000000"
 for seed in $seeds; do
     for kind in facets block dual; do
         case $kind in

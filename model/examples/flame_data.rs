@@ -133,7 +133,7 @@ fn write_facets(out: &Path, items: &[&Item]) -> Outcome<()> {
         };
         all.insert(item.key.clone(), rows.clone());
     }
-    Ok(candle_core::safetensors::save(&all, out.join("facets.safetensors"))?)
+    Ok(candle_core::safetensors::save(&standardised(all, items)?, out.join("facets.safetensors"))?)
 }
 
 /// One facet and three of the short text, seven of the long one, as FLAME has them: (11, dim).
@@ -143,6 +143,16 @@ fn facet_rows(encoders: &[FacetEncoder; 3], (short, long): (&str, &str)) -> Outc
         rows.extend(encoder.embed(&[text])?.remove(0).facets);
     }
     Ok(Tensor::new(rows, &Device::Cpu)?)
+}
+
+/// Each number of each facet made mean 0 and variance 1 over the training images: of this decoder any two captions' facets
+/// have a cosine of 0.9996, and what the captions differ by is lost in it.
+fn standardised(all: HashMap<String, Tensor>, items: &[&Item]) -> candle_core::Result<HashMap<String, Tensor>> {
+    let train: Vec<&Tensor> = items.iter().filter(|item| item.split == "train").map(|item| &all[&item.key]).collect();
+    let train = Tensor::stack(&train, 0)?; // (images, facets, dim)
+    let mean = train.mean(0)?;
+    let deviation = (train.broadcast_sub(&mean)?.sqr()?.mean(0)?.sqrt()? + 1e-6)?;
+    all.into_iter().map(|(key, facets)| Ok((key, ((facets - &mean)? / &deviation)?))).collect()
 }
 
 /// From the format of llama2.c to a folder as Hugging Face has it.

@@ -48,7 +48,7 @@ struct AlignArgs {
     /// Where the checkpoint and the weights go
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Steps in all, those of an earlier part of the run included [default: 2000; 30272 against frozen texts, 300 against
+    /// Steps in all, those of an earlier part of the run included [default: 2000; 30272 against frozen texts, 250 against
     /// frozen images]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     steps: Option<u64>,
@@ -61,7 +61,7 @@ struct AlignArgs {
     /// infonce or sigmoid [default: infonce; sigmoid unless images are frozen]
     #[arg(long)]
     loss: Option<Loss>,
-    /// Learning rate at its highest [default: 2e-3; 5e-4 against frozen texts, 1e-3 against frozen images]
+    /// Learning rate at its highest [default: 2e-3; 5e-4 against frozen texts, 2e-3 against frozen images]
     #[arg(long)]
     rate: Option<f32>,
     /// Steps in which the learning rate rises [default: a tenth of all, at most 50; 2000 against frozen texts]

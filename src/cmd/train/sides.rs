@@ -110,7 +110,7 @@ pub(super) struct SideArgs {
     /// Share of the mean variance that is added before frozen images are whitened
     #[arg(long, default_value_t = 0.3, value_name = "SHARE")]
     softening: f32,
-    /// Texts of each image a step [default: 6 facets, 4 captions]
+    /// Texts of each image a step [default: 6; 3 against frozen images]
     #[arg(long, value_name = "N")]
     texts_per_image: Option<usize>,
     /// Of InfoNCE: what of each answer all others share
@@ -134,10 +134,10 @@ pub(super) struct SideArgs {
     /// Parts that a batch is computed in, to save memory: the step stays the same
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=4096))]
     accumulate: u64,
-    /// Share of numbers that are dropped [default: 0, or 0.5 against frozen images]
+    /// Share of numbers that are dropped [default: 0, or 0.4 against frozen images]
     #[arg(long, value_name = "SHARE")]
     dropout: Option<f32>,
-    /// Share of words that are left out [default: 0, or 0.3 against frozen images]
+    /// Share of words that are left out [default: 0, or 0.25 against frozen images]
     #[arg(long, value_name = "SHARE")]
     word_dropout: Option<f32>,
     /// What a running mean of the weights keeps each step, which is then what is written; 0 for none [default: 0, or 0.99
@@ -253,9 +253,9 @@ fn plan(args: &AlignArgs, frozen: FrozenSide, shape: DataShape, device: Device) 
     let of_images = frozen == FrozenSide::Image;
     let own_dim = if sides.projection == Projection::None { shape.frozen_images.map(|(dim, ..)| dim) } else { None };
     let dim = sides.dim.or(shape.facet_dim).or(own_dim).unwrap_or(256);
-    let n_steps = args.steps.unwrap_or(if of_images { 300 } else { FLAME_STEPS });
+    let n_steps = args.steps.unwrap_or(if of_images { 250 } else { FLAME_STEPS });
     let recipe = Recipe {
-        rate: args.rate.unwrap_or(if of_images { 1e-3 } else { 5e-4 }),
+        rate: args.rate.unwrap_or(if of_images { 2e-3 } else { 5e-4 }),
         betas: [sides.betas[0], sides.betas[1]],
         epsilon: sides.epsilon,
         decay: sides.decay.unwrap_or(if of_images { 0.1 } else { 0.5 }),
@@ -277,10 +277,10 @@ fn plan(args: &AlignArgs, frozen: FrozenSide, shape: DataShape, device: Device) 
         first_bias: sides.first_bias,
         recipe,
         batch: args.batch.unwrap_or(if of_images { 1000 } else { FLAME_BATCH }) as usize,
-        texts_per_image: sides.texts_per_image.unwrap_or(if of_images { 4 } else { 6 }),
+        texts_per_image: sides.texts_per_image.unwrap_or(if of_images { 3 } else { 6 }),
         n_parts: sides.accumulate as usize,
-        dropout: quiet(sides.dropout, 0.5),
-        word_dropout: quiet(sides.word_dropout, 0.3),
+        dropout: quiet(sides.dropout, 0.4),
+        word_dropout: quiet(sides.word_dropout, 0.25),
         mean_kept: quiet(sides.mean_kept, 0.99),
         precision: precision(sides, device),
         held_out: sides.held_out,
