@@ -333,6 +333,32 @@ fn a_config_that_does_not_fit_the_weights_is_named() {
 }
 
 #[test]
+fn a_tokenizer_without_start_or_end_is_refused() {
+    let check = |model: &str, post_processor: Value, expected: &str| {
+        let copy = copy_of_fixture(model);
+        let mut json = fixture_json(&format!("{model}/{TOKENIZER_FILE}"));
+        json["post_processor"] = post_processor;
+        std::fs::write(copy.path().join(TOKENIZER_FILE), json.to_string()).unwrap();
+        let error = load(copy.path()).err().expect("an error");
+        assert!(matches!(&error, Error::BadFile { file, .. } if file.ends_with(TOKENIZER_FILE)), "{error}");
+        assert!(error.to_string().ends_with(expected), "{model}: {error}");
+    };
+    let largest = "post_processor: expected a start token before each text and an end token of the largest id behind it, received ";
+    let bare = "\"a</w>\" of the text \"a\"";
+    check("clip-quick", Value::Null, &format!("{largest}{bare}"));
+    let by_id = "expected a start token before each text and the end token 573 behind it, received ";
+    check("clip-gelu", Value::Null, &format!("{by_id}{bare}"));
+    let end = json!({"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}});
+    let ids = json!({"<|endoftext|>": {"id": "<|endoftext|>", "ids": [573], "tokens": ["<|endoftext|>"]}});
+    let text = json!({"Sequence": {"id": "A", "type_id": 0}});
+    let template =
+        json!({"type": "TemplateProcessing", "single": [text, end], "pair": [text, end], "special_tokens": ids});
+    check("clip-quick", template, &format!("{largest}\"a</w> <|endoftext|>\" of the text \"a\""));
+    let other_end = error_with("clip-gelu", |c| c["text_config"]["eos_token_id"] = json!(5));
+    assert!(other_end.contains("the end token 5 behind it, received \"<|startoftext|> a</w>"), "{other_end}");
+}
+
+#[test]
 fn the_real_clip_tokenizer_gives_the_known_ids() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/weights/clip_tokenizer.json");
     if !path.exists() {

@@ -56,13 +56,16 @@ impl Tokenizer {
         let bad = |detail: String| Error::BadFile { file: path.to_owned(), detail };
         let bytes = folder::read(path, MAX_FILE_BYTES)?;
         let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| bad(e.to_string()))?;
-        let padding = match config.pooling {
-            Pooling::Last => Some(Padding::of(&inner, config.vocab_size).map_err(bad)?),
-            Pooling::LargestId | Pooling::First(_) => None,
-        };
+        let said = inner.get_padding().cloned();
         // Both are done here: the file's own settings differ from model to model, and hide what was cut.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| bad(e.to_string()))?;
+        let frame = Frame::of(&inner).map_err(bad)?;
+        frame.check(config.pooling).map_err(bad)?;
+        let padding = match config.pooling {
+            Pooling::Last => Some(Padding::of(said, &inner, &frame, config.vocab_size).map_err(bad)?),
+            Pooling::LargestId | Pooling::First(_) => None,
+        };
         let n_special = inner.encode_fast("", true).map_err(|e| bad(e.to_string()))?.len();
         let max_tokens = config.max_position_embeddings;
         if n_special >= max_tokens {
@@ -88,7 +91,10 @@ impl Tokenizer {
         }
         let n_used = ids.len();
         let n_left = self.padding.map_or(0, |padding| padding.fill(&mut ids, self.max_tokens));
-        let pooled_at = self.pooling.position(&ids);
+        let pooled_at = self.pooling.position(&ids).ok_or_else(|| {
+            let detail = format!("expected the token that is pooled ({:?}) in each text, received none", self.pooling);
+            Error::Tokenizer { detail }
+        })?;
         Ok(Tokens { ids, n_used, n_cut, pooled_at, n_left })
     }
 }
@@ -109,10 +115,14 @@ pub(crate) fn cut(ids: &mut Vec<u32>, max_tokens: usize, n_special: usize) -> us
 impl Padding {
     /// What the file says; else the end token of SigLIP, which goes on to the end, or the padding token of SigLIP 2. The
     /// config is no help: it has the same id for both.
-    fn of(tokenizer: &tokenizers::Tokenizer, vocab_size: usize) -> Result<Padding, String> {
-        let said = tokenizer.get_padding();
-        let left = said.is_some_and(|p| matches!(p.direction, tokenizers::PaddingDirection::Left));
-        let end = tokenizer.token_to_id(END).filter(|&id| last_token(tokenizer) == Some(id));
+    fn of(
+        said: Option<tokenizers::PaddingParams>,
+        tokenizer: &tokenizers::Tokenizer,
+        frame: &Frame,
+        vocab_size: usize,
+    ) -> Result<Padding, String> {
+        let left = said.as_ref().is_some_and(|p| matches!(p.direction, tokenizers::PaddingDirection::Left));
+        let end = tokenizer.token_to_id(END).filter(|&id| frame.end == Some(id));
         let id = said.map(|p| p.pad_id).or(end).or_else(|| tokenizer.token_to_id(PAD));
         match id {
             None => {
@@ -134,19 +144,63 @@ impl Padding {
     }
 }
 
-/// What a tokenizer puts behind every text.
-fn last_token(tokenizer: &tokenizers::Tokenizer) -> Option<u32> {
-    tokenizer.encode_fast("a", true).ok()?.get_ids().last().copied()
+/// What a tokenizer puts in front of every text, and behind it.
+pub(crate) struct Frame {
+    start: Option<u32>,
+    end: Option<u32>,
+    /// Tokens of a short text, as an error shows them.
+    example: String,
+    largest_id: Option<u32>,
+}
+
+impl Frame {
+    pub(crate) fn of(tokenizer: &tokenizers::Tokenizer) -> Result<Frame, String> {
+        let encoding = tokenizer.encode("a", true).map_err(|e| e.to_string())?;
+        let ids = encoding.get_ids();
+        let of_frame = |at: usize| (*encoding.get_special_tokens_mask().get(at)? == 1).then(|| ids[at]);
+        Ok(Frame {
+            start: of_frame(0),
+            end: of_frame(ids.len().wrapping_sub(1)),
+            example: encoding.get_tokens().join(" "),
+            largest_id: ids.iter().max().copied(),
+        })
+    }
+
+    /// That a tower finds what it pools, and every text begins and ends as those it was trained with.
+    fn check(&self, pooling: Pooling) -> Result<(), String> {
+        let pooled = match pooling {
+            Pooling::LargestId => self.largest_id,
+            Pooling::First(id) => Some(id),
+            Pooling::Last if self.end.is_some() => return Ok(()),
+            Pooling::Last => return Err(self.error("an end token behind each text")),
+        };
+        let is_framed = self.start.is_some() && self.start != pooled && self.end == pooled;
+        let end = match pooling {
+            Pooling::First(id) => format!("the end token {id}"),
+            _ => "an end token of the largest id".to_owned(),
+        };
+        if is_framed { Ok(()) } else { Err(self.error(&format!("a start token before each text and {end} behind it"))) }
+    }
+
+    /// That there is a start and an end.
+    pub(crate) fn check_both(&self) -> Result<(), String> {
+        let both = self.start.is_some() && self.end.is_some();
+        if both { Ok(()) } else { Err(self.error("a start token before each text and an end token behind it")) }
+    }
+
+    fn error(&self, expected: &str) -> String {
+        format!("post_processor: expected {expected}, received {:?} of the text \"a\"", self.example)
+    }
 }
 
 impl Pooling {
-    /// The first of several, and 0 if there is none, as `argmax` answers.
-    fn position(self, ids: &[u32]) -> usize {
+    /// The first of several, as `argmax` answers.
+    fn position(self, ids: &[u32]) -> Option<usize> {
         let wanted = match self {
-            Pooling::LargestId => ids.iter().copied().max().unwrap_or(0),
+            Pooling::LargestId => ids.iter().copied().max()?,
             Pooling::First(id) => id,
-            Pooling::Last => return ids.len() - 1,
+            Pooling::Last => return ids.len().checked_sub(1),
         };
-        ids.iter().position(|&id| id == wanted).unwrap_or(0)
+        ids.iter().position(|&id| id == wanted)
     }
 }

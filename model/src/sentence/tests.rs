@@ -306,6 +306,20 @@ fn what_does_not_fit_is_named() {
 }
 
 #[test]
+fn a_tokenizer_without_start_or_end_is_refused() {
+    for (model, file) in [
+        ("sentence-xlm-roberta", "tokenizer.json"),
+        ("sentence-roberta", "tokenizer.json"),
+        ("sentence-bert", "tokenizer.json"),
+        ("sentence-distilbert", "0_Transformer/tokenizer.json"),
+    ] {
+        let error = error_with(model, file, |json| json["post_processor"] = Value::Null);
+        let expected = "post_processor: expected a start token before each text and an end token behind it, received ";
+        assert!(error.starts_with(&format!("FOLDER/{file}: {expected}")), "{error}");
+    }
+}
+
+#[test]
 fn a_folder_with_a_missing_file_is_named() {
     for (model, name) in [
         ("sentence-distilbert", "0_Transformer/config.json"),

@@ -11,7 +11,7 @@ use tokenizers::{
 use super::{config::Config, layout::Reading};
 use crate::{
     Error, Result, folder,
-    pair::tokenizer::{MAX_FILE_BYTES, MAX_TEXT_BYTES, cut},
+    pair::tokenizer::{Frame, MAX_FILE_BYTES, MAX_TEXT_BYTES, cut},
 };
 
 pub(crate) struct Tokenizer {
@@ -39,6 +39,7 @@ impl Tokenizer {
         let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| bad(e.to_string()))?;
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| bad(e.to_string()))?;
+        Frame::of(&inner).and_then(|frame| frame.check_both()).map_err(bad)?;
         if reading.lower_case {
             let then = inner.get_normalizer().cloned();
             let both = [NormalizerWrapper::Lowercase(Lowercase)].into_iter().chain(then).collect();
