@@ -7,6 +7,7 @@ use std::{
     cell::RefCell,
     fs::File,
     io::BufReader,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
 };
 
@@ -32,7 +33,7 @@ impl Gguf {
     pub(super) fn open(path: &Path) -> Result<Gguf> {
         let file = folder::open(path)?;
         let mut file = BufReader::new(file);
-        let content = Content::read(&mut file)
+        let content = read_header(&mut file)
             .map_err(|e| Error::BadFile { file: path.to_owned(), detail: format!("not a GGUF file: {e}") })?;
         Ok(Gguf { path: path.to_owned(), file: RefCell::new(file), content })
     }
@@ -114,8 +115,11 @@ impl Gguf {
         }
         let embedding =
             self.content.tensor_infos.get("token_embd.weight").ok_or("token_embd.weight: no such tensor")?;
+        let &[vocab_size, _] = embedding.shape.dims() else {
+            return Err(format!("token_embd.weight: expected two dimensions, received {:?}", embedding.shape.dims()));
+        };
         let json = json!({
-            "vocab_size": embedding.shape.dims()[0],
+            "vocab_size": vocab_size,
             "hidden_size": required("embedding_length")?,
             "intermediate_size": required("feed_forward_length")?,
             "num_hidden_layers": required("block_count")?,
@@ -161,6 +165,14 @@ impl Gguf {
     /// As f64 with the digits of f32, so that 1e-5 stays 1e-5.
     fn number(&self, key: &str) -> Option<f64> {
         self.value(key)?.to_f32().ok()?.to_string().parse().ok()
+    }
+}
+
+/// The alignment is read before anybody could look at it, and candle divides by it.
+fn read_header(file: &mut BufReader<File>) -> Result<Content, String> {
+    match catch_unwind(AssertUnwindSafe(|| Content::read(file))) {
+        Ok(content) => content.map_err(|e| e.to_string()),
+        Err(_) => Err("expected a header that makes sense, received one like general.alignment = 0".to_owned()),
     }
 }
 

@@ -136,6 +136,29 @@ fn what_a_file_lacks_is_named() {
 }
 
 #[test]
+fn a_damaged_header_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let text = |text: &str| [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();
+    let check = |alignment: u32, shape: &[u64], expected: &str| {
+        let architecture = [&text("general.architecture")[..], &8u32.to_le_bytes(), &text("llama")].concat();
+        let aligned = [&text("general.alignment")[..], &4u32.to_le_bytes(), &alignment.to_le_bytes()].concat();
+        let sizes: Vec<u8> = shape.iter().flat_map(|n| n.to_le_bytes()).collect();
+        let embedding =
+            [&text("token_embd.weight")[..], &(shape.len() as u32).to_le_bytes(), &sizes, &[0; 12]].concat();
+        let counts = [1u64.to_le_bytes(), 2u64.to_le_bytes()].concat();
+        let head = [&b"GGUF"[..], &3u32.to_le_bytes(), &counts].concat();
+        std::fs::write(&path, [head, architecture, aligned, embedding].concat()).unwrap();
+        let error = load(&path, Depth::Norm).err().unwrap();
+        assert!(matches!(&error, Error::BadFile { file, .. } if *file == path), "{error}");
+        assert!(error.to_string().contains(expected), "{error}");
+    };
+    check(32, &[], "token_embd.weight: expected two dimensions, received []");
+    check(32, &[4], "token_embd.weight: expected two dimensions, received [4]");
+    check(0, &[4, 4], "not a GGUF file: expected a header that makes sense, received one like general.alignment = 0");
+}
+
+#[test]
 fn facets_are_read_from_a_quantised_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");
