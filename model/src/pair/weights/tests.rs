@@ -32,9 +32,19 @@ fn tensors_of_torch_are_read_however_they_lie_in_memory() {
         check("turned", &[6, 4], (0..24).map(|i| (i % 4 * 6 + i / 4) as f32).collect());
         check("part", &[6], counted(3..9));
         check("columns", &[4, 2], (0..8).map(|i| (i / 2 * 6 + 2 + i % 2) as f32).collect());
-        check("repeated", &[3, 2], vec![7.0; 6]);
         check("parameter", &[5], counted(0..5));
         check("scalar", &[], vec![2.5]);
+    }
+}
+
+/// A file of a few bytes could ask for all memory.
+#[test]
+fn expanded_tensors_are_refused() {
+    for (file, name) in [("state.pt", "repeated"), ("nested.pth", "module.repeated")] {
+        let error = open(file).unwrap().get("repeated", &[3, 2], &Device::Cpu).unwrap_err().to_string();
+        let expected = format!("{file}: tensor {name}: expected as many numbers as the file holds for it, received ");
+        assert!(error.contains(&expected), "{error}");
+        assert!(error.ends_with("[3, 2] expanded from 1; hint: .clone() it before torch.save"), "{error}");
     }
 }
 
@@ -124,6 +134,10 @@ fn tensors_that_do_not_fit_their_part_are_named() {
     let huge = b"\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f\x85";
     check(&[STORAGE, b"K\x00", huge, b"K\x01\x85"], "does not fit");
     check(&[STORAGE, b"K\x00", b"K\x02\x85", huge], "does not fit");
+    // (0, 2^40, 2^40)
+    let long = b"\x8a\x06\x00\x00\x00\x00\x00\x01";
+    let empty = [b"K\x00", &long[..], long, b"\x87"].concat();
+    check(&[STORAGE, b"K\x00", &empty, b"K\x01K\x01K\x01\x87"], "does not fit");
     check(
         &[STORAGE, b"J\xff\xff\xff\xff", b"K\x02\x85", b"K\x01\x85"],
         "expected offset, shape and strides of whole numbers",

@@ -39,6 +39,8 @@ pub(super) struct Stored {
     strides: Vec<usize>,
     /// Bytes from the start of the file.
     start: u64,
+    /// Numbers of the part that it stands in, those of other tensors included.
+    n_in_part: u64,
 }
 
 impl TorchFile {
@@ -51,6 +53,12 @@ impl TorchFile {
 
     pub(super) fn load(&self, name: &str, device: &Device) -> Result<Tensor> {
         let stored = &self.tensors[name];
+        stored.check_not_expanded().map_err(|received| Error::WrongTensor {
+            file: self.path.clone(),
+            tensor: name.to_owned(),
+            expected: "as many numbers as the file holds for it".to_owned(),
+            received,
+        })?;
         let size = stored.dtype.bitsize() / 8;
         let mut bytes = vec![0; stored.span() * size];
         let mut file = folder::open(&self.path)?;
@@ -70,13 +78,38 @@ impl Stored {
         span(&self.shape, &self.strides).expect("checked when the file was opened")
     }
 
+    /// A few numbers may be said to be any many, which would take all memory.
+    fn check_not_expanded(&self) -> Result<(), String> {
+        let (shape, n_in_part) = (&self.shape, self.n_in_part);
+        match shape.iter().product::<usize>() as u64 <= n_in_part {
+            true => Ok(()),
+            false => Err(format!("{shape:?} expanded from {n_in_part}; hint: .clone() it before torch.save")),
+        }
+    }
+
     /// The numbers in the order of the shape.
     fn gather(&self, span: &[u8], size: usize) -> Vec<u8> {
-        let mut places = vec![0];
-        for (&n, &stride) in self.shape.iter().zip(&self.strides) {
-            places = places.iter().flat_map(|place| (0..n).map(move |i| place + i * stride)).collect();
+        let n_numbers = self.shape.iter().product();
+        let mut numbers = Vec::with_capacity(n_numbers * size);
+        let (mut index, mut place) = (vec![0; self.shape.len()], 0);
+        for _ in 0..n_numbers {
+            numbers.extend_from_slice(&span[place * size..][..size]);
+            place = self.step(&mut index, place);
         }
-        places.iter().flat_map(|place| &span[place * size..][..size]).copied().collect()
+        numbers
+    }
+
+    /// Moves to the next index, and from its predecessor's place to its own.
+    fn step(&self, index: &mut [usize], mut place: usize) -> usize {
+        for ((i, &n), &stride) in index.iter_mut().zip(&self.shape).zip(&self.strides).rev() {
+            if *i + 1 < n {
+                *i += 1;
+                return place + stride;
+            }
+            place -= *i * stride;
+            *i = 0;
+        }
+        place
     }
 }
 
@@ -87,9 +120,9 @@ fn contiguous(shape: &[usize]) -> Vec<usize> {
     strides
 }
 
-/// `None` past the end of memory.
+/// `None` past the end of memory, to which an empty shape may reach in its other dimensions.
 fn span(shape: &[usize], strides: &[usize]) -> Option<usize> {
-    shape.iter().try_fold(1usize, |all, &n| all.checked_mul(n))?;
+    shape.iter().try_fold(1usize, |all, &n| all.checked_mul(n.max(1)))?;
     if shape.contains(&0) {
         return Some(0);
     }
@@ -267,7 +300,8 @@ impl Reader<'_> {
         if end.is_none_or(|end| end as u64 > part.length) {
             return Err(format!("{shape:?} by {strides:?} from {offset} does not fit into {} bytes", part.length));
         }
-        Ok(Stored { shape, dtype, strides, start: part.start + (offset * size) as u64 })
+        let (start, n_in_part) = (part.start + (offset * size) as u64, part.length / size as u64);
+        Ok(Stored { shape, dtype, strides, start, n_in_part })
     }
 
     /// Of ("storage", class, key, device, count), kept outside of the pickle.
