@@ -144,6 +144,11 @@ fn pooled(facets: &[Vec<f32>]) -> Result<Embedding> {
     Ok(sum.into_iter().map(|x| x / norm).collect())
 }
 
+/// That the tokenizer of a decoder can be read.
+pub(crate) fn check_tokenizer(path: &Path) -> Result<()> {
+    Tokenizer::read(&tokenizer_path(path)).map(drop)
+}
+
 fn tokenizer_path(path: &Path) -> PathBuf {
     let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
     folder.join(TOKENIZER_FILE)

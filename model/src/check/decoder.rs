@@ -2,11 +2,13 @@
 
 use std::path::Path;
 
-use super::{CheckReport, Memory};
+use candle_core::Device;
+
+use super::{CheckReport, Memory, Shaped};
 use crate::{
     Error,
     decoder::{self, Config, Depth, Family},
-    folder,
+    facets,
     pair::{CONFIG_FILE, Weights, n_numbers},
 };
 
@@ -39,8 +41,19 @@ impl CheckReport {
         if let Some(weights) = weights {
             let known = decoder::tensors(&config, Depth::Head).expect("a decoder is as deep as it is");
             self.look_at_tensors(&weights, &needed, &known, decoder::is_known_spare);
+            // Loading, which would see it, follows where facets are asked for.
+            if depth == Depth::Head {
+                self.look_at_numbers(&weights, &needed);
+            }
         }
-        self.keep(folder::read_json(&folder.join(decoder::SMALL_FILES[1])));
+        self.keep(facets::check_tokenizer(folder));
+    }
+
+    /// That all are finite, one tensor in memory at a time.
+    fn look_at_numbers(&mut self, weights: &Weights, needed: &[Shaped]) {
+        for (name, shape) in needed.iter().filter(|(name, shape)| weights.fault(name, shape).is_none()) {
+            self.keep(weights.get(name, shape, &Device::Cpu));
+        }
     }
 }
 

@@ -145,6 +145,27 @@ fn a_decoder_alone_is_looked_at_and_not_tried() {
 }
 
 #[test]
+fn a_decoder_of_damaged_numbers_or_without_a_tokenizer_is_not_whole() {
+    let copy = copy_of_fixture("decoder-mistral");
+    std::fs::write(copy.path().join("tokenizer.json"), "{}").unwrap();
+    let report = check_folder(copy.path());
+    assert!(!report.ok && report.faults.len() == 1 && report.faults[0].contains("tokenizer.json: "), "{report:?}");
+
+    let copy = copy_of_fixture("decoder-mistral");
+    let path = copy.path().join("model.safetensors");
+    let mut tensors = candle_core::safetensors::load(&path, &candle_core::Device::Cpu).unwrap();
+    for name in ["model.norm.weight", "model.layers.1.input_layernorm.weight"] {
+        let damaged = tensors[name].affine(f64::NAN, 0.0).unwrap();
+        tensors.insert(name.to_owned(), damaged);
+    }
+    candle_core::safetensors::save(&tensors, &path).unwrap();
+    let report = check_folder(copy.path());
+    assert_eq!((report.ok, report.faults.len()), (false, 2), "{report:?}");
+    let expected = "tensor model.norm.weight: expected finite numbers, received NaN or infinity";
+    assert!(report.faults[1].ends_with(expected), "{report:?}");
+}
+
+#[test]
 fn a_join_is_looked_at_side_by_side() {
     let dir = tempfile::tempdir().unwrap();
     for name in ["clip-quick", "sentence-xlm-roberta", "decoder-mistral"] {
