@@ -6,7 +6,7 @@ use super::{
     CONFIG_FILE, Config, Family, PREPROCESSOR_FILES, TOKENIZER_FILE, flame, open_clip,
     weights::{self, Candidates, Weights},
 };
-use crate::{Error, Result, folder, preprocess::Preprocessor, sentence};
+use crate::{Error, Result, folder, preprocess::Preprocessor};
 
 const OPEN_CLIP_CONFIG: &str = "open_clip_config.json";
 const OPEN_CLIP_WEIGHTS: &Candidates = &[
@@ -80,9 +80,6 @@ impl Layout {
         let path = folder.join(CONFIG_FILE);
         let config = folder::read_json(&path)?;
         match config["model_type"].as_str() {
-            Some(name) if sentence::Family::ALL.iter().any(|family| family.name() == name) => {
-                Err(Error::MissingFile { folder: folder.to_owned(), file: sentence::MODULES_FILE.to_owned() })
-            }
             Some(name) => Family::of_name(name),
             None => Err(Error::BadFile { file: path, detail: "model_type: expected a name".to_owned() }),
         }
