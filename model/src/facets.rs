@@ -88,8 +88,8 @@ impl FacetEncoder {
         }
         let depth = Depth::BlocksBut(n_blocks_left_out);
         let decoder = Decoder::load(path, &decoder::Options { depth, device, dtype })?;
-        let tokenizer = tokenizer.within(decoder.config().vocab_size);
         let template = within(template, &tokenizer, path, decoder.config().max_tokens)?;
+        let tokenizer = tokenizer.within(decoder.config().vocab_size);
         Ok(FacetEncoder { decoder, tokenizer, template, mode })
     }
 

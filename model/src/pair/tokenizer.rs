@@ -155,7 +155,7 @@ pub(crate) struct Frame {
 
 impl Frame {
     pub(crate) fn of(tokenizer: &tokenizers::Tokenizer) -> Result<Frame, String> {
-        let encoding = tokenizer.encode_fast("a", true).map_err(|e| e.to_string())?;
+        let encoding = tokenizer.encode("a", true).map_err(|e| e.to_string())?;
         let ids = encoding.get_ids();
         let of_frame = |at: usize| (*encoding.get_special_tokens_mask().get(at)? == 1).then(|| ids[at]);
         Ok(Frame {

@@ -139,14 +139,16 @@ fn what_a_file_lacks_is_named() {
 fn a_damaged_header_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");
-    let check = |alignment: u32, shape: &[usize], expected: &str| {
-        let embedding = QTensor::quantize(&Tensor::ones(shape, DType::F32, &Device::Cpu).unwrap(), GgmlDType::F32);
-        let values = [
-            ("general.architecture", &Value::String("llama".to_owned())),
-            ("general.alignment", &Value::U32(alignment)),
-        ];
-        let tensors = [("token_embd.weight", &embedding.unwrap())];
-        gguf_file::write(&mut File::create(&path).unwrap(), &values, &tensors).unwrap();
+    let text = |text: &str| [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();
+    let check = |alignment: u32, shape: &[u64], expected: &str| {
+        let architecture = [&text("general.architecture")[..], &8u32.to_le_bytes(), &text("llama")].concat();
+        let aligned = [&text("general.alignment")[..], &4u32.to_le_bytes(), &alignment.to_le_bytes()].concat();
+        let sizes: Vec<u8> = shape.iter().flat_map(|n| n.to_le_bytes()).collect();
+        let embedding =
+            [&text("token_embd.weight")[..], &(shape.len() as u32).to_le_bytes(), &sizes, &[0; 12]].concat();
+        let counts = [1u64.to_le_bytes(), 2u64.to_le_bytes()].concat();
+        let head = [&b"GGUF"[..], &3u32.to_le_bytes(), &counts].concat();
+        std::fs::write(&path, [head, architecture, aligned, embedding].concat()).unwrap();
         let error = load(&path, Depth::Norm).err().unwrap();
         assert!(matches!(&error, Error::BadFile { file, .. } if *file == path), "{error}");
         assert!(error.to_string().contains(expected), "{error}");
