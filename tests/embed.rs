@@ -127,6 +127,33 @@ fn damage_is_named_by_its_shard_and_costs_no_other() {
 }
 
 #[test]
+fn another_source_does_not_complete_what_is_not_done() {
+    let scratch = photos(2);
+    scratch.write("other/a.txt", "no picture");
+    fs::copy(scratch.path().join("photos/0.png"), scratch.path().join("other/b.png")).unwrap();
+    let manifest = scratch.path().join("out/embeddings.json");
+    let is_complete = || json(&fs::read_to_string(&manifest).unwrap())["complete"].clone();
+    let ingest = ["ingest", "out", "--collection", "c"];
+
+    let (code, _) = scratch.answer(&["embed", "photos", "gone", "--out", "out", "--json"]);
+    assert_eq!((code, is_complete()), (Some(3), false.into()), "one source was refused");
+    scratch.ok(&["embed", "other", "--out", "out"]);
+    assert_eq!(is_complete(), false);
+    scratch.fails(1, &ingest, "photos (hint: the same `firn embed` goes on");
+    scratch.ok(&["embed", "photos", "--out", "out"]);
+    assert_eq!(is_complete(), true);
+
+    // As a killed run leaves it.
+    let text = fs::read_to_string(&manifest).unwrap().replace("true", "false");
+    fs::write(&manifest, text).unwrap();
+    scratch.ok(&["embed", "other", "--out", "out"]);
+    assert_eq!(is_complete(), false);
+    scratch.ok(&["embed", "photos", "--out", "out"]);
+    assert_eq!(is_complete(), true);
+    scratch.ok(&ingest);
+}
+
+#[test]
 fn what_does_not_go_together_is_refused() {
     let scratch = photos(2);
     scratch.ok(&["embed", "photos", "--out", "out"]);
@@ -204,7 +231,7 @@ fn a_killed_run_goes_on_after_its_last_whole_shard() {
     let out = scratch.path().join("out");
     let args = ["embed", "photos", "--out", "out", "--shard-rows", "2", "--json"];
     let mut child = scratch.command().args(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    while !out.join("embeddings.json").exists() {
+    while !out.join("shard-00000.jsonl").exists() {
         assert!(child.try_wait().unwrap().is_none(), "it ended before it was killed");
         std::thread::yield_now();
     }

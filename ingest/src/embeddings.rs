@@ -31,8 +31,11 @@ pub struct Manifest {
     /// Dimensions by vector name.
     pub vectors: BTreeMap<String, usize>,
     pub tokens: BTreeMap<String, TokenConfig>,
-    /// Whether everything was embedded that should be.
+    /// Whether everything was embedded that should be: all sources are done.
     pub complete: bool,
+    /// What was embedded, by full path, and whether a run came to its end.
+    #[serde(default)]
+    pub sources: BTreeMap<String, bool>,
     pub shards: Vec<Shard>,
 }
 
@@ -78,6 +81,7 @@ impl Manifest {
             vectors: config.vectors.iter().map(|(name, vector)| (name.clone(), vector.dim)).collect(),
             tokens: config.tokens.clone(),
             complete: false,
+            sources: BTreeMap::new(),
             shards: Vec::new(),
         }
     }
@@ -129,6 +133,17 @@ impl Manifest {
         write_synced(&unfinished, &json)?;
         fs::rename(&unfinished, folder.join(MANIFEST))?;
         sync_folder(folder)
+    }
+
+    /// Says of sources whether they are done, and so whether all are.
+    pub fn mark(&mut self, sources: &[String], is_done: bool) {
+        self.sources.extend(sources.iter().map(|source| (source.clone(), is_done)));
+        self.complete = self.undone().is_empty();
+    }
+
+    /// The sources that are not done.
+    pub fn undone(&self) -> Vec<&str> {
+        self.sources.iter().filter(|(_, is_done)| !**is_done).map(|(source, _)| source.as_str()).collect()
     }
 
     pub fn rows(&self) -> usize {

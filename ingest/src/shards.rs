@@ -44,6 +44,8 @@ pub enum ShardsError {
 pub struct ShardSink {
     folder: PathBuf,
     manifest: Manifest,
+    /// Those of this run, as the manifest names them.
+    sources: Vec<String>,
     shard_rows: usize,
     /// Ids and contents of the rows on disk.
     known: Vec<(PointId, Key)>,
@@ -85,6 +87,7 @@ impl ShardSink {
         Ok(ShardSink {
             folder: folder.to_owned(),
             manifest,
+            sources: Vec::new(),
             shard_rows: shard_rows.clamp(MIN_SHARD_ROWS, MAX_SHARD_ROWS),
             known,
             on_disk,
@@ -103,12 +106,29 @@ impl ShardSink {
         journal.load(NAME)
     }
 
-    /// Says in the manifest that nothing is missing. A folder that says so already is left as it is.
+    /// Names the sources of this run in the manifest. One that is done stays so until it brings a row.
+    pub fn begin(&mut self, sources: Vec<String>) -> io::Result<()> {
+        let new = sources.iter().filter(|source| !self.manifest.sources.contains_key(*source)).cloned().collect();
+        self.sources = sources;
+        self.mark(new, false)
+    }
+
+    /// Says in the manifest that the sources of this run are done.
     pub fn complete(&mut self) -> io::Result<()> {
-        if self.manifest.complete {
+        self.mark(self.sources.clone(), true)
+    }
+
+    /// The sources that are not done, of this run and of earlier ones.
+    pub fn undone(&self) -> Vec<&str> {
+        self.manifest.undone()
+    }
+
+    /// A manifest that says so already is left as it is.
+    fn mark(&mut self, sources: Vec<String>, is_done: bool) -> io::Result<()> {
+        if sources.iter().all(|source| self.manifest.sources.get(source) == Some(&is_done)) {
             return Ok(());
         }
-        self.manifest.complete = true;
+        self.manifest.mark(&sources, is_done);
         self.manifest.write(&self.folder)
     }
 
@@ -152,7 +172,7 @@ impl ShardSink {
         write_synced(&shard.lines_path(&self.folder), &lines)?;
         sync_folder(&self.folder)?;
         self.manifest.shards.push(shard);
-        self.manifest.complete = false;
+        self.manifest.mark(&self.sources, false);
         self.manifest.write(&self.folder)?;
         self.bytes = 0;
         for (ticket, key, _) in rows {

@@ -12,11 +12,14 @@ use firn_ingest::{
     pipeline::{self, Job, RunError},
     report::{Report, Watch},
     shards::{self, ShardSink},
-    source::SourceOptions,
+    source::{Source, SourceOptions},
 };
 use firn_model::{Encoder, Grid};
 
-use super::ingest::{self, sources::Sources};
+use super::{
+    ingest::{self, sources::Sources},
+    table::printable,
+};
 use crate::{engine, exit::Exit, settings::Settings};
 
 /// Write what a model makes of files as shards of safetensors, to be ingested without the model
@@ -67,10 +70,18 @@ fn write(
     let journal = Journal::lock(&args.out.join("embeddings.journal"))?;
     let (mut sink, job) = begin(args, sources, encoder, (model, config), journal)?;
     let (report, result) = ingest::watched(job, settings, &mut sink);
-    if ingest::is_all_written(&report, &result) {
+    if ingest::is_all_written(&report, &result) && !sources.are_refused() {
         sink.complete().with_context(|| args.out.display().to_string())?;
     }
+    if !sink.undone().is_empty() {
+        eprintln!("these embeddings are not complete, not done: {}", printable(&sink.undone().join(", ")));
+    }
     Ok((report, result))
+}
+
+/// A source by its full path: another one of the same name, from another folder, is not taken for it.
+fn name(source: &Source) -> String {
+    fs::canonicalize(&source.path).unwrap_or_else(|_| source.path.clone()).display().to_string()
 }
 
 fn begin(
@@ -80,9 +91,10 @@ fn begin(
     (model, config): (ModelRef, CollectionConfig),
     mut journal: Journal,
 ) -> anyhow::Result<(ShardSink, Job)> {
-    let sink = ShardSink::open(&args.out, model, &config, args.shard_rows as usize)?;
+    let mut sink = ShardSink::open(&args.out, model, &config, args.shard_rows as usize)?;
     let written = sink.tell(&mut journal)?;
     let sources = std::mem::take(&mut sources.open);
+    sink.begin(sources.iter().map(name).collect()).with_context(|| args.out.display().to_string())?;
     let job = Job {
         collection: args.out.display().to_string(),
         config,

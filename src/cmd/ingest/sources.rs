@@ -35,6 +35,10 @@ impl Sources {
         self.open.iter_mut().any(Source::has_items)
     }
 
+    pub fn are_refused(&self) -> bool {
+        !self.refused.is_empty()
+    }
+
     /// Whether every point brings its vectors, so that no model is needed.
     pub fn bring_vectors(&self) -> bool {
         self.open.iter().all(|source| !source.dims.is_empty())
