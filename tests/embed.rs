@@ -116,7 +116,7 @@ fn damage_is_named_by_its_shard_and_costs_no_other() {
     let manifest = scratch.path().join("out/embeddings.json");
     let text = fs::read_to_string(&manifest).unwrap();
     fs::write(&manifest, text.replace("shard-00001", "../../secret")).unwrap();
-    scratch.fails(1, &["ingest", "out", "--collection", "d"], "expected \"shard-00001\", received \"../../secret\"");
+    scratch.fails(1, &["ingest", "out", "--collection", "d"], "like \"shard-00000\", received \"../../secret\"");
     fs::write(&manifest, text.replace("\"complete\": true", "\"complete\": false")).unwrap();
     scratch.fails(1, &["ingest", "out", "--collection", "d"], "these embeddings are not complete");
     let huge = text.replace("\"image\": ", "\"image\": 99");
@@ -151,6 +151,40 @@ fn another_source_does_not_complete_what_is_not_done() {
     scratch.ok(&["embed", "photos", "--out", "out"]);
     assert_eq!(is_complete(), true);
     scratch.ok(&ingest);
+}
+
+#[test]
+fn a_repeated_run_makes_damaged_shards_again() {
+    let scratch = photos(PICTURES);
+    let embed = |rows| ["embed", "photos", "--out", "out", "--json", "--shard-rows", rows];
+    scratch.ok(&embed("2"));
+    let whole = files(&scratch.path().join("out"));
+    let shard = |name: &str| scratch.path().join("out").join(name);
+    let check = |rows, made| {
+        let report = json(&scratch.ok(&embed(rows)));
+        assert_eq!(counts(&report), [7, made, 7 - made, 0], "{report}");
+        let (code, report) = scratch.answer(&["ingest", "out", "--collection", "c", "--restart", "--json"]);
+        assert_eq!((code, counts(&report)), (Some(0), [7, 7, 0, 0]), "{report}");
+    };
+
+    let mut bytes = fs::read(shard("shard-00001.safetensors")).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(shard("shard-00001.safetensors"), bytes).unwrap();
+    check("2", 2);
+    for (path, (bytes, time)) in files(&scratch.path().join("out")) {
+        let is_of_others = path.extension().unwrap() != "json" && !path.display().to_string().contains("00001");
+        assert!(bytes.len() == whole[&path].0.len(), "{} is of another size", path.display());
+        assert!(!is_of_others || time == whole[&path].1, "{} was written again", path.display());
+    }
+    fs::remove_file(shard("shard-00000.safetensors")).unwrap();
+    fs::write(shard("shard-00002.jsonl"), "").unwrap();
+    check("2", 4);
+    fs::remove_file(shard("shard-00001.jsonl")).unwrap();
+    fs::write(shard("shard-00002.safetensors"), "short").unwrap();
+    check("4", 4);
+    check("4", 0);
+    fs::remove_file(shard("shard-00000.jsonl")).unwrap();
+    check("1", 2);
 }
 
 #[test]

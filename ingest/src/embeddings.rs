@@ -7,6 +7,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Display,
     fs::{self, File},
     io::{self, Write as _},
     path::{Path, PathBuf},
@@ -108,10 +109,16 @@ impl Manifest {
             return Err(damaged(format!("{what}: {received}, which no collection keeps")));
         }
         // Names are paths: only our own are followed.
-        let wrong = manifest.shards.iter().enumerate().find(|(i, shard)| shard.name != shard_name(*i));
-        match wrong {
-            Some((i, shard)) => Err(damaged(format!("expected {:?}, received {:?}", shard_name(i), shard.name))),
-            None => Ok(Some(manifest)),
+        if let Some(shard) = manifest.shards.iter().find(|shard| shard.number().is_none()) {
+            return Err(damaged(format!(
+                "expected a shard's name like {:?}, received {:?}",
+                shard_name(0),
+                shard.name
+            )));
+        }
+        match manifest.shards.is_sorted_by(|a, b| a.number() < b.number()) {
+            true => Ok(Some(manifest)),
+            false => Err(damaged("the shards are not in order".to_owned())),
         }
     }
 
@@ -141,6 +148,12 @@ impl Manifest {
         self.complete = self.undone().is_empty();
     }
 
+    /// A name that no shard has, and its place among them.
+    pub fn free_place(&self) -> (usize, String) {
+        let place = self.shards.iter().zip(0..).take_while(|(shard, n)| shard.number() == Some(*n)).count();
+        (place, shard_name(place))
+    }
+
     /// The sources that are not done.
     pub fn undone(&self) -> Vec<&str> {
         self.sources.iter().filter(|(_, is_done)| !**is_done).map(|(source, _)| source.as_str()).collect()
@@ -152,6 +165,12 @@ impl Manifest {
 }
 
 impl Shard {
+    /// The number in its name; none if that is not one of ours.
+    fn number(&self) -> Option<usize> {
+        let number = self.name.strip_prefix("shard-")?.parse().ok()?;
+        (self.name == shard_name(number)).then_some(number)
+    }
+
     pub fn arrays_path(&self, folder: &Path) -> PathBuf {
         folder.join(format!("{}.safetensors", self.name))
     }
@@ -181,21 +200,30 @@ impl Checksum {
 
     /// A file whose content it must be.
     pub fn read(&self, path: &Path) -> Result<Vec<u8>, String> {
-        let wrong = |what: &str, expected: &dyn std::fmt::Display, received: &dyn std::fmt::Display| {
-            format!("{}: {what}: expected {expected}, received {received}", path.display())
-        };
         let io = |error: io::Error| format!("{}: {error}", path.display());
         let length = fs::metadata(path).map_err(io)?.len();
-        if length != self.bytes {
-            return Err(wrong("bytes", &self.bytes, &length));
-        }
+        expect(path, "bytes", &self.bytes, &length)?;
         let bytes = fs::read(path).map_err(io)?;
-        let received = blake3::hash(&bytes).to_hex();
-        if received.as_str() != self.blake3 {
-            return Err(wrong("BLAKE3", &self.blake3, &received));
-        }
+        expect(path, "BLAKE3", &self.blake3, &blake3::hash(&bytes).to_hex().to_string())?;
         Ok(bytes)
     }
+
+    /// Looks at a file without keeping it in memory.
+    pub fn check(&self, path: &Path) -> Result<(), String> {
+        let io = |error: io::Error| format!("{}: {error}", path.display());
+        let file = File::open(path).map_err(io)?;
+        expect(path, "bytes", &self.bytes, &file.metadata().map_err(io)?.len())?;
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(file).map_err(io)?;
+        expect(path, "BLAKE3", &self.blake3, &hasher.finalize().to_hex().to_string())
+    }
+}
+
+fn expect<T: PartialEq + Display>(path: &Path, what: &str, expected: &T, received: &T) -> Result<(), String> {
+    if expected == received {
+        return Ok(());
+    }
+    Err(format!("{}: {what}: expected {expected}, received {received}", path.display()))
 }
 
 pub fn shard_name(place: usize) -> String {

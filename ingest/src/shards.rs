@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::{
     embed::Input,
-    embeddings::{Checksum, Line, Manifest, Shard, shard_name, sync_folder, write_synced},
+    embeddings::{Checksum, Line, Manifest, Shard, sync_folder, write_synced},
     identity::{Key, hex, id_hash},
     journal::{Journal, JournalError, Settled, Written},
     sink::{Outcome, Sink, SinkError, Ticket},
@@ -35,8 +35,6 @@ pub enum ShardsError {
     Source(#[from] SourceError),
     #[error(transparent)]
     Journal(#[from] JournalError),
-    #[error("{folder}: {shard} is damaged: {detail}; hint: embed into a new folder")]
-    Damaged { folder: PathBuf, shard: String, detail: String },
     #[error("{folder} holds {expected}, this run makes {received}; hint: embed into a new folder")]
     Others { folder: PathBuf, expected: String, received: String },
 }
@@ -44,6 +42,8 @@ pub enum ShardsError {
 pub struct ShardSink {
     folder: PathBuf,
     manifest: Manifest,
+    /// What is wrong with shards that were there: they are taken as gone.
+    damage: Vec<String>,
     /// Those of this run, as the manifest names them.
     sources: Vec<String>,
     shard_rows: usize,
@@ -65,7 +65,7 @@ impl ShardSink {
         shard_rows: usize,
     ) -> Result<ShardSink, ShardsError> {
         let new = Manifest::new(model, config);
-        let manifest = match Manifest::read(folder)? {
+        let mut manifest = match Manifest::read(folder)? {
             None => new,
             Some(found) if (&found.model.hash, shapes(&found)) == (&new.model.hash, shapes(&new)) => found,
             Some(found) => {
@@ -74,19 +74,22 @@ impl ShardSink {
             }
         };
         let mut known = Vec::with_capacity(manifest.rows());
-        for shard in &manifest.shards {
-            let damaged =
-                |detail| ShardsError::Damaged { folder: folder.to_owned(), shard: shard.name.clone(), detail };
-            for line in shard.lines(folder).map_err(damaged)? {
-                let content = u128::from_str_radix(&line.content, 16).map_err(|error| damaged(error.to_string()))?;
-                let key = Key { id: id_hash(&line.id), content };
-                known.push((line.id, key));
+        let mut damage = Vec::new();
+        manifest.shards.retain(|shard| match rows(shard, folder) {
+            Ok(rows) => {
+                known.extend(rows);
+                true
             }
-        }
+            Err(detail) => {
+                damage.push(detail);
+                false
+            }
+        });
         let on_disk = known.iter().map(|(_, key)| (key.id, key.content)).collect();
         Ok(ShardSink {
             folder: folder.to_owned(),
             manifest,
+            damage,
             sources: Vec::new(),
             shard_rows: shard_rows.clamp(MIN_SHARD_ROWS, MAX_SHARD_ROWS),
             known,
@@ -106,8 +109,13 @@ impl ShardSink {
         journal.load(NAME)
     }
 
-    /// Names the sources of this run in the manifest. One that is done stays so until it brings a row.
+    /// Names the sources of this run in the manifest. One that is done stays so until it brings a row, or a shard is damaged:
+    /// whose rows that held is not known, so none is done.
     pub fn begin(&mut self, sources: Vec<String>) -> io::Result<()> {
+        if !self.damage.is_empty() {
+            let all: Vec<String> = self.manifest.sources.keys().cloned().collect();
+            self.manifest.mark(&all, false);
+        }
         let new = sources.iter().filter(|source| !self.manifest.sources.contains_key(*source)).cloned().collect();
         self.sources = sources;
         self.mark(new, false)
@@ -116,6 +124,11 @@ impl ShardSink {
     /// Says in the manifest that the sources of this run are done.
     pub fn complete(&mut self) -> io::Result<()> {
         self.mark(self.sources.clone(), true)
+    }
+
+    /// What is wrong with shards that were there. Their rows are made again when their sources are embedded again.
+    pub fn damage(&self) -> &[String] {
+        &self.damage
     }
 
     /// The sources that are not done, of this run and of earlier ones.
@@ -162,16 +175,12 @@ impl ShardSink {
         fs::create_dir_all(&self.folder)?;
         let rows = mem::take(&mut self.rows);
         let (arrays, lines) = (arrays(&rows, &self.manifest), lines(&rows)?);
-        let shard = Shard {
-            name: shard_name(self.manifest.shards.len()),
-            rows: rows.len(),
-            arrays: Checksum::of(&arrays),
-            lines: Checksum::of(&lines),
-        };
+        let (place, name) = self.manifest.free_place();
+        let shard = Shard { name, rows: rows.len(), arrays: Checksum::of(&arrays), lines: Checksum::of(&lines) };
         write_synced(&shard.arrays_path(&self.folder), &arrays)?;
         write_synced(&shard.lines_path(&self.folder), &lines)?;
         sync_folder(&self.folder)?;
-        self.manifest.shards.push(shard);
+        self.manifest.shards.insert(place, shard);
         self.manifest.mark(&self.sources, false);
         self.manifest.write(&self.folder)?;
         self.bytes = 0;
@@ -214,6 +223,16 @@ impl Sink for ShardSink {
     fn finish(&mut self) -> Result<(), SinkError> {
         Ok(())
     }
+}
+
+/// The rows of a shard, both of whose files are whole.
+fn rows(shard: &Shard, folder: &Path) -> Result<Vec<(PointId, Key)>, String> {
+    shard.arrays.check(&shard.arrays_path(folder))?;
+    let row = |line: Line| match u128::from_str_radix(&line.content, 16) {
+        Ok(content) => Ok((line.id.clone(), Key { id: id_hash(&line.id), content })),
+        Err(error) => Err(format!("{}: content {:?}: {error}", shard.name, line.content)),
+    };
+    shard.lines(folder)?.into_iter().map(row).collect()
 }
 
 fn shapes(manifest: &Manifest) -> (&BTreeMap<String, usize>, &BTreeMap<String, TokenConfig>) {

@@ -1,6 +1,7 @@
 //! `firn embed`: what a model makes of a source, as files; the model is not needed to ingest them.
 //!
-//! Exit codes as of `firn ingest`. The same command goes on where a stopped one was, and a repeated one changes nothing.
+//! Exit codes as of `firn ingest`. The same command goes on where a stopped one was, and a repeated one changes
+//! nothing but shards that were damaged: those it makes again.
 
 use std::{fs, path::PathBuf, sync::Arc};
 
@@ -92,6 +93,9 @@ fn begin(
     mut journal: Journal,
 ) -> anyhow::Result<(ShardSink, Job)> {
     let mut sink = ShardSink::open(&args.out, model, &config, args.shard_rows as usize)?;
+    for damage in sink.damage() {
+        eprintln!("damaged, its points are embedded again: {}", printable(damage));
+    }
     let written = sink.tell(&mut journal)?;
     let sources = std::mem::take(&mut sources.open);
     sink.begin(sources.iter().map(name).collect()).with_context(|| args.out.display().to_string())?;
