@@ -11,6 +11,7 @@ use std::{
 use firn_index::{self as index, CollectionConfig, Limits, NewPoint, Payload, PointId, Text, Tokens};
 use firn_model::{Encoder, FusionTokens, Grid, Keep, Pixels, TextEmbedding, picture};
 use rayon::prelude::*;
+use serde_json::Value;
 
 use crate::ItemError;
 
@@ -36,6 +37,14 @@ pub struct Input {
     pub vectors: BTreeMap<String, Vec<f32>>,
     /// Precomputed tokens, by the name of the vector they are kept beside.
     pub tokens: BTreeMap<String, Tokens>,
+}
+
+impl Input {
+    /// About what it takes in memory.
+    pub fn bytes(&self) -> usize {
+        let Input { image, texts, payload, vectors, tokens, .. } = self;
+        image.as_ref().map_or(0, Vec::len) + kept_bytes(texts, payload, vectors, tokens)
+    }
 }
 
 /// A point ready to be written, and what of its texts was not read.
@@ -83,7 +92,9 @@ pub struct Prepared {
 impl Prepared {
     /// About what it takes in memory.
     pub fn bytes(&self) -> usize {
-        self.pixels.as_ref().map_or(0, |pixels| pixels.values.len() * 4) + point_bytes(&self.point)
+        let NewPoint { texts, payload, vectors, tokens, .. } = &self.point;
+        let pixels = self.pixels.as_ref().map_or(0, |pixels| pixels.values.len() * 4);
+        pixels + kept_bytes(texts, payload, vectors, tokens)
     }
 }
 
@@ -358,9 +369,30 @@ fn limit(what: &'static str, max: usize, received: usize) -> Result<(), ItemErro
     Ok(())
 }
 
-fn point_bytes(point: &NewPoint) -> usize {
-    let texts: usize = point.texts.iter().map(|text| text.text.len() + text.language.len()).sum();
-    let vectors: usize = point.vectors.values().map(|vector| vector.len() * 4).sum();
-    let tokens: usize = point.tokens.values().map(|tokens| tokens.values.len() * 2).sum();
-    texts + vectors + tokens
+fn kept_bytes(
+    texts: &[Text],
+    payload: &Payload,
+    vectors: &BTreeMap<String, Vec<f32>>,
+    tokens: &BTreeMap<String, Tokens>,
+) -> usize {
+    /// An id, names, and what collections take around their content.
+    const AROUND: usize = 256;
+    let texts: usize = texts.iter().map(|text| text.text.len() + text.language.len()).sum();
+    let vectors: usize = vectors.values().map(|vector| vector.len() * 4).sum();
+    let tokens: usize = tokens.values().map(|tokens| tokens.values.len() * 2).sum();
+    texts + payload_bytes(payload) + vectors + tokens + AROUND
+}
+
+fn payload_bytes(payload: &Payload) -> usize {
+    payload.iter().map(|(name, value)| size_of::<String>() + name.len() + json_bytes(value)).sum()
+}
+
+fn json_bytes(value: &Value) -> usize {
+    let inside = match value {
+        Value::String(text) => text.len(),
+        Value::Array(values) => values.iter().map(json_bytes).sum(),
+        Value::Object(fields) => payload_bytes(fields),
+        _ => 0,
+    };
+    size_of::<Value>() + inside
 }

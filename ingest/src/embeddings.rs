@@ -23,6 +23,8 @@ const FORMAT: &str = "firn-embeddings";
 const VERSION: u32 = 1;
 /// Largest manifest that is read.
 const MAX_MANIFEST_BYTES: u64 = 1 << 30;
+/// Largest lines of a shard that are read; `shards` ends one long before.
+const MAX_LINES_BYTES: u64 = 1 << 30;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -182,6 +184,9 @@ impl Shard {
     /// The lines of the shard, checked.
     pub fn lines(&self, folder: &Path) -> Result<Vec<Line>, String> {
         let path = self.lines_path(folder);
+        if self.lines.bytes > MAX_LINES_BYTES {
+            return Err(format!("{}: {} bytes: at most {MAX_LINES_BYTES}", path.display(), self.lines.bytes));
+        }
         let bytes = self.lines.read(&path)?;
         let lines = bytes.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
         let lines: Result<Vec<Line>, _> = lines.map(serde_json::from_slice).collect();
@@ -245,4 +250,20 @@ pub fn sync_folder(folder: &Path) -> io::Result<()> {
 #[cfg(not(unix))]
 pub fn sync_folder(_folder: &Path) -> io::Result<()> {
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_that_would_fill_the_memory_are_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let sum = |bytes| Checksum { bytes, blake3: String::new() };
+        let shard = Shard { name: shard_name(0), rows: 1, arrays: sum(0), lines: sum(MAX_LINES_BYTES + 1) };
+        // Holes only: it takes no room on the disk.
+        File::create(shard.lines_path(dir.path())).unwrap().set_len(MAX_LINES_BYTES + 1).unwrap();
+        let refused = shard.lines(dir.path()).unwrap_err();
+        assert!(refused.ends_with("1073741825 bytes: at most 1073741824"), "{refused}");
+    }
 }

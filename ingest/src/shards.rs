@@ -161,7 +161,7 @@ impl ShardSink {
                 settled.push((ticket, Outcome::Refused { reason: "changed".to_owned(), message }));
             }
             None => {
-                self.bytes += bytes(&input);
+                self.bytes += input.bytes();
                 self.rows.push((ticket, key, input));
             }
         }
@@ -246,13 +246,6 @@ fn describe(manifest: &Manifest) -> String {
     format!("embeddings of {} ({}), {}", manifest.model.name, manifest.model.hash, shapes.join(", "))
 }
 
-fn bytes(input: &Input) -> usize {
-    let vectors: usize = input.vectors.values().map(|vector| vector.len() * 4).sum();
-    let tokens: usize = input.tokens.values().map(|tokens| tokens.values.len() * 2).sum();
-    let texts: usize = input.texts.iter().map(|text| text.text.len() + text.language.len()).sum();
-    vectors + tokens + texts + 256
-}
-
 fn lines(rows: &[(Ticket, Key, Input)]) -> serde_json::Result<Vec<u8>> {
     let mut lines = Vec::new();
     for (_, key, input) in rows {
@@ -307,4 +300,34 @@ fn arrays(rows: &[(Ticket, Key, Input)], manifest: &Manifest) -> Vec<u8> {
 
 fn tensor(dtype: &str, shape: &[usize], start: usize, end: usize) -> serde_json::Value {
     json!({ "dtype": dtype, "shape": shape, "data_offsets": [start, end] })
+}
+
+#[cfg(test)]
+mod tests {
+    use firn_index::VectorConfig;
+
+    use super::*;
+
+    #[test]
+    fn payloads_fill_a_shard_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let vectors = [("image".to_owned(), VectorConfig { dim: 1 })].into();
+        let config = CollectionConfig { vectors, ..CollectionConfig::default() };
+        let model = ModelRef { name: "m".to_owned(), hash: "h".to_owned() };
+        let mut sink = ShardSink::open(dir.path(), model, &config, MAX_SHARD_ROWS).unwrap();
+        let payload = json!({ "list": [{ "long": "x".repeat(MAX_SHARD_BYTES / 4) }] });
+        for ticket in 0..6 {
+            let input = Input {
+                id: PointId::Num(ticket),
+                image: None,
+                texts: Vec::new(),
+                payload: payload.as_object().unwrap().clone(),
+                vectors: [("image".to_owned(), vec![1.0])].into(),
+                tokens: BTreeMap::new(),
+            };
+            sink.announce(ticket, Key { id: ticket.into(), content: 0 });
+            sink.put(vec![(ticket, input)], &mut Vec::new()).unwrap();
+        }
+        assert_eq!((sink.n_shards(), sink.rows.len()), (1, 2));
+    }
 }
