@@ -200,6 +200,10 @@ fn what_does_not_go_together_is_refused() {
     // Made by a model that is nowhere here.
     let gone = text.replace(&hash, &"0".repeat(32)).replace("\"builtin\"", "\"/gone/model\"");
     fs::write(&manifest, gone).unwrap();
+    let zeros = "0".repeat(32);
+    let refused = format!("these embeddings were made by /gone/model ({zeros})");
+    scratch.fails(2, &["ingest", "out", "--collection", "gone", "--model", "builtin"], &refused);
+    scratch.fails(4, &["collection", "get", "gone"], "gone");
     scratch.ok(&["ingest", "out", "--collection", "gone"]);
     let got = json(&scratch.ok(&["collection", "get", "gone", "--json"]));
     assert_eq!(got["config"]["model"]["name"], "/gone/model");
@@ -242,6 +246,18 @@ fn facets_of_flame_are_ingested_without_a_model() {
     scratch.ok(&["collection", "create", "e", "--vector", "text=2"]);
     scratch.fails(2, &["ingest", "facets", "--collection", "e"], "no tokens named \"text\"");
     scratch.fails(2, &["collection", "create", "f", "--vector", "text=2", "--tokens", "4x4"], "made by a model");
+}
+
+#[test]
+fn a_collection_that_is_there_keeps_its_tokens() {
+    let scratch = photos(2);
+    let ingest =
+        |collection, tokens: &[&'static str]| [&["ingest", "photos", "--collection", collection], tokens].concat();
+    scratch.ok(&ingest("none", &[]));
+    scratch.fails(2, &ingest("none", &["--tokens", "4x4"]), "\nhint: make a new one with --tokens");
+    scratch.ok(&ingest("four", &["--tokens", "4x4"]));
+    scratch.ok(&ingest("four", &["--tokens", "4x4"]));
+    scratch.fails(2, &ingest("four", &["--tokens", "7x7"]), "this collection keeps image tokens 16 x");
 }
 
 #[test]
