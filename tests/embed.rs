@@ -261,6 +261,33 @@ fn a_collection_that_is_there_keeps_its_tokens() {
 }
 
 #[test]
+fn a_refused_first_ingest_makes_no_collection() {
+    let scratch = photos(2);
+    let facets = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("model/fixtures/pickle/facets.pth")).unwrap();
+    scratch.write("facets/00000/000001.pth", &facets);
+    // The text vectors and tokens of a model, without which they are refused.
+    let info = json(&scratch.ok(&["model", "info", "--json"]));
+    let size = |value: &Value| value.as_u64().unwrap() as usize;
+    let (dim, tokens) = (size(&info["dim"]), &info["text_tokens"]);
+    scratch.write("text.npy", npy(&[1, dim]));
+    scratch.write("text.tokens.npy", npy(&[1, size(&tokens["n"]), size(&tokens["dim"])]));
+    let plain = ["ingest", "text.npy", "--vector-name", "text", "--collection", "c", "--model", "builtin"];
+    scratch.fails(2, &plain, "this collection keeps no tokens\nhint: make it with --tokens 4x4");
+    scratch.fails(2, &["ingest", "facets", "--collection", "c", "--model", "builtin"], "expected");
+    scratch.fails(4, &["collection", "get", "c"], "c");
+    scratch.ok(&[&plain[..], &["--tokens", "4x4"]].concat());
+}
+
+/// Ones of that shape.
+fn npy(shape: &[usize]) -> Vec<u8> {
+    let shape_text: Vec<String> = shape.iter().map(usize::to_string).collect();
+    let header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}), }}\n", shape_text.join(", "));
+    let length = (header.len() as u16).to_le_bytes();
+    let ones = 1f32.to_le_bytes().repeat(shape.iter().product());
+    [b"\x93NUMPY\x01\x00", &length[..], header.as_bytes(), &ones].concat()
+}
+
+#[test]
 fn a_model_says_what_tokens_take() {
     let scratch = Scratch::new();
     let info = json(&scratch.ok(&["model", "info", "--json"]));

@@ -188,14 +188,10 @@ fn here(
     let journal = named_journal(args)?;
     let engine = if args.no_create { local::existing_engine(settings)? } else { local::engine(settings)? };
     check_model(&engine, settings, sources)?;
-    let collection = match engine.db().collection(&args.collection) {
-        Err(IndexError::CollectionNotFound { .. }) if !args.no_create => {
-            engine.db().create_collection(&args.collection, new_config(&engine, args, settings, sources)?)?
-        }
-        other => other?,
+    let Some(collection) = checked_collection(&engine, args, settings, sources)? else {
+        engine.db().close()?;
+        return Ok((sources.without_items(&args.collection), Ok(())));
     };
-    check_tokens(args, collection.config())?;
-    sources.check(collection.config());
     let encoder = if sources.bring_vectors() { None } else { engine.encoder_of(collection.config())? };
     let job = job(args, &collection.info(), sources, encoder, journal)?;
     let stop = job.stop.clone();
@@ -205,6 +201,30 @@ fn here(
     }
     engine.db().close()?;
     Ok((report, result))
+}
+
+/// The collection, after the sources were checked against it. None is made of sources that are all refused: it would stand,
+/// empty, in the way of the next try.
+fn checked_collection(
+    engine: &Engine,
+    args: &IngestArgs,
+    settings: &Settings,
+    sources: &mut Sources,
+) -> anyhow::Result<Option<Collection>> {
+    match engine.db().collection(&args.collection) {
+        Err(IndexError::CollectionNotFound { .. }) if !args.no_create => {
+            let config = new_config(engine, args, settings, sources)?;
+            sources.check(&config);
+            let is_wanted = !sources.open.is_empty();
+            Ok(is_wanted.then(|| engine.db().create_collection(&args.collection, config)).transpose()?)
+        }
+        found => {
+            let collection = found?;
+            check_tokens(args, collection.config())?;
+            sources.check(collection.config());
+            Ok(Some(collection))
+        }
+    }
 }
 
 pub(super) fn is_all_written(report: &Report, result: &Result<(), RunError>) -> bool {

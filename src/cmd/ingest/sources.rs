@@ -11,7 +11,7 @@ use firn_ingest::{
     source::{Kind, Source, SourceOptions},
 };
 
-use crate::{cmd::table::printable, engine};
+use crate::{cmd::table::printable, engine, exit::Usage};
 
 pub struct Sources {
     pub open: Vec<Source>,
@@ -153,6 +153,10 @@ fn check_dims(config: &CollectionConfig, source: &Source) -> Result<(), Refusal>
             Some(&expected) => {
                 let (tokens, received) = (of.clone(), received.to_string());
                 return Err(("wrong_tokens", IndexError::WrongTokens { tokens, expected, received }.into()));
+            }
+            None if config.tokens.is_empty() && config.model.is_some() => {
+                let error = Usage("this collection keeps no tokens; hint: make it with --tokens 4x4".to_owned());
+                return Err(("unknown_tokens", error.into()));
             }
             None => {
                 let (expected, received) = (config.tokens.keys().cloned().collect(), of.clone());
