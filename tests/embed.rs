@@ -11,7 +11,7 @@ use std::{
 };
 
 use common::{Scratch, json};
-use firn_index::{Database, Fields, Options, Point};
+use firn_index::{Database, Fields, Limits, Options, Point};
 use serde_json::Value;
 
 const PICTURES: u8 = 7;
@@ -217,6 +217,24 @@ fn what_does_not_go_together_is_refused() {
     let (code, report) = scratch.answer(&["embed", "photos", "--out", "ids", "--json"]);
     assert_eq!((code, counts(&report)), (Some(3), [2, 0, 1, 1]));
     assert_eq!(report["skipped_items"][0]["reason"], "changed");
+}
+
+#[test]
+fn what_no_collection_takes_is_refused_before_it_is_embedded() {
+    let scratch = Scratch::new();
+    let rows = [
+        format!("{{\"id\": \"{}\", \"text\": \"a\"}}", "i".repeat(Limits::MAX_ID_BYTES + 1)),
+        format!("{{\"id\": 1, \"text\": \"a\", \"n\": \"{}\"}}", "n".repeat(Limits::MAX_PAYLOAD_BYTES)),
+        format!("{{\"id\": 2, \"text\": \"a\", \"n\": {}1{}}}", "[".repeat(20), "]".repeat(20)),
+        format!("{{\"id\": 3, \"text\": \"a\", \"language\": \"{}\"}}", "l".repeat(Limits::MAX_LANGUAGE_BYTES + 1)),
+        "{\"id\": 4, \"text\": \"a\"}".to_owned(),
+    ];
+    scratch.write("rows.jsonl", rows.join("\n"));
+    let (code, report) = scratch.answer(&["embed", "rows.jsonl", "--out", "out", "--json"]);
+    assert_eq!((code, counts(&report)), (Some(3), [5, 1, 0, 4]), "{report}");
+    let reasons = serde_json::json!({"invalid_id": 1, "limit_exceeded": 3});
+    assert_eq!(report["skipped_by_reason"], reasons);
+    scratch.ok(&["ingest", "out", "--collection", "c"]);
 }
 
 #[test]

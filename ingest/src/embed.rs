@@ -8,7 +8,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering::Relaxed},
 };
 
-use firn_index::{self as index, CollectionConfig, Limits, NewPoint, Payload, PointId, Text, Tokens};
+use firn_index::{self as index, CollectionConfig, NewPoint, Payload, PointId, Text, Tokens};
 use firn_model::{Encoder, FusionTokens, Grid, Keep, Pixels, TextEmbedding, picture};
 use rayon::prelude::*;
 use serde_json::Value;
@@ -100,9 +100,12 @@ impl Prepared {
 
 /// Checks one input, decodes and preprocesses its picture. Needs no network, so many threads may do it.
 pub fn prepare(encoder: Option<&dyn Encoder>, config: &CollectionConfig, input: Input) -> Result<Prepared, ItemError> {
+    index::check_content(&input.id, &input.texts, &input.payload)?;
     check_vectors(config, &input.vectors)?;
     input.tokens.iter().try_for_each(|(of, tokens)| config.check_tokens(of, tokens))?;
-    check_texts(&input.texts)?;
+    if let Some(text) = input.texts.iter().position(|text| text.text.trim().is_empty()) {
+        return Err(ItemError::EmptyText { text });
+    }
     let embed_image = needs_image(config, &input)?;
     let embed_texts = needs_texts(config, &input)?;
     let pixels = match input.image {
@@ -347,24 +350,6 @@ fn check_dimension(config: &CollectionConfig, name: &str, received: usize) -> Re
     };
     if vector.dim != received {
         return Err(index::Error::WrongDimension { vector: name.to_owned(), expected: vector.dim, received }.into());
-    }
-    Ok(())
-}
-
-fn check_texts(texts: &[Text]) -> Result<(), ItemError> {
-    limit("texts of a point", Limits::MAX_TEXTS, texts.len())?;
-    for (text, Text { text: words, .. }) in texts.iter().enumerate() {
-        limit("bytes of a text", Limits::MAX_TEXT_BYTES, words.len())?;
-        if words.trim().is_empty() {
-            return Err(ItemError::EmptyText { text });
-        }
-    }
-    Ok(())
-}
-
-fn limit(what: &'static str, max: usize, received: usize) -> Result<(), ItemError> {
-    if received > max {
-        return Err(index::Error::LimitExceeded { what, max: max as u64, received: received as u64 }.into());
     }
     Ok(())
 }
