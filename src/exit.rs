@@ -85,10 +85,8 @@ fn code_of_cause(cause: &(dyn StdError + 'static)) -> Option<Exit> {
         return Some(Exit::Usage);
     }
     use firn_ingest::shards::ShardsError as Shards;
-    match cause.downcast_ref() {
-        Some(Shards::Others { .. }) => return Some(Exit::Usage),
-        Some(Shards::Damaged { .. }) => return Some(Exit::Damaged),
-        _ => {}
+    if let Some(Shards::Others { .. }) = cause.downcast_ref() {
+        return Some(Exit::Usage);
     }
     if let Some(firn_ingest::journal::JournalError::Locked { .. }) = cause.downcast_ref() {
         return Some(Exit::Locked);

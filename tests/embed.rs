@@ -11,7 +11,7 @@ use std::{
 };
 
 use common::{Scratch, json};
-use firn_index::{Database, Fields, Options, Point};
+use firn_index::{Database, Fields, Limits, Options, Point};
 use serde_json::Value;
 
 const PICTURES: u8 = 7;
@@ -116,7 +116,7 @@ fn damage_is_named_by_its_shard_and_costs_no_other() {
     let manifest = scratch.path().join("out/embeddings.json");
     let text = fs::read_to_string(&manifest).unwrap();
     fs::write(&manifest, text.replace("shard-00001", "../../secret")).unwrap();
-    scratch.fails(1, &["ingest", "out", "--collection", "d"], "expected \"shard-00001\", received \"../../secret\"");
+    scratch.fails(1, &["ingest", "out", "--collection", "d"], "like \"shard-00000\", received \"../../secret\"");
     fs::write(&manifest, text.replace("\"complete\": true", "\"complete\": false")).unwrap();
     scratch.fails(1, &["ingest", "out", "--collection", "d"], "these embeddings are not complete");
     let huge = text.replace("\"image\": ", "\"image\": 99");
@@ -124,6 +124,67 @@ fn damage_is_named_by_its_shard_and_costs_no_other() {
     scratch.fails(1, &["ingest", "out", "--collection", "d"], "which no collection keeps");
     fs::write(&manifest, "{}").unwrap();
     scratch.fails(1, &["ingest", "out", "--collection", "d"], "not a manifest of embeddings");
+}
+
+#[test]
+fn another_source_does_not_complete_what_is_not_done() {
+    let scratch = photos(2);
+    scratch.write("other/a.txt", "no picture");
+    fs::copy(scratch.path().join("photos/0.png"), scratch.path().join("other/b.png")).unwrap();
+    let manifest = scratch.path().join("out/embeddings.json");
+    let is_complete = || json(&fs::read_to_string(&manifest).unwrap())["complete"].clone();
+    let ingest = ["ingest", "out", "--collection", "c"];
+
+    let (code, _) = scratch.answer(&["embed", "photos", "gone", "--out", "out", "--json"]);
+    assert_eq!((code, is_complete()), (Some(3), false.into()), "one source was refused");
+    scratch.ok(&["embed", "other", "--out", "out"]);
+    assert_eq!(is_complete(), false);
+    scratch.fails(1, &ingest, "photos (hint: the same `firn embed` goes on");
+    scratch.ok(&["embed", "photos", "--out", "out"]);
+    assert_eq!(is_complete(), true);
+
+    // As a killed run leaves it.
+    let text = fs::read_to_string(&manifest).unwrap().replace("true", "false");
+    fs::write(&manifest, text).unwrap();
+    scratch.ok(&["embed", "other", "--out", "out"]);
+    assert_eq!(is_complete(), false);
+    scratch.ok(&["embed", "photos", "--out", "out"]);
+    assert_eq!(is_complete(), true);
+    scratch.ok(&ingest);
+}
+
+#[test]
+fn a_repeated_run_makes_damaged_shards_again() {
+    let scratch = photos(PICTURES);
+    let embed = |rows| ["embed", "photos", "--out", "out", "--json", "--shard-rows", rows];
+    scratch.ok(&embed("2"));
+    let whole = files(&scratch.path().join("out"));
+    let shard = |name: &str| scratch.path().join("out").join(name);
+    let check = |rows, made| {
+        let report = json(&scratch.ok(&embed(rows)));
+        assert_eq!(counts(&report), [7, made, 7 - made, 0], "{report}");
+        let (code, report) = scratch.answer(&["ingest", "out", "--collection", "c", "--restart", "--json"]);
+        assert_eq!((code, counts(&report)), (Some(0), [7, 7, 0, 0]), "{report}");
+    };
+
+    let mut bytes = fs::read(shard("shard-00001.safetensors")).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(shard("shard-00001.safetensors"), bytes).unwrap();
+    check("2", 2);
+    for (path, (bytes, time)) in files(&scratch.path().join("out")) {
+        let is_of_others = path.extension().unwrap() != "json" && !path.display().to_string().contains("00001");
+        assert!(bytes.len() == whole[&path].0.len(), "{} is of another size", path.display());
+        assert!(!is_of_others || time == whole[&path].1, "{} was written again", path.display());
+    }
+    fs::remove_file(shard("shard-00000.safetensors")).unwrap();
+    fs::write(shard("shard-00002.jsonl"), "").unwrap();
+    check("2", 4);
+    fs::remove_file(shard("shard-00001.jsonl")).unwrap();
+    fs::write(shard("shard-00002.safetensors"), "short").unwrap();
+    check("4", 4);
+    check("4", 0);
+    fs::remove_file(shard("shard-00000.jsonl")).unwrap();
+    check("1", 2);
 }
 
 #[test]
@@ -139,6 +200,10 @@ fn what_does_not_go_together_is_refused() {
     // Made by a model that is nowhere here.
     let gone = text.replace(&hash, &"0".repeat(32)).replace("\"builtin\"", "\"/gone/model\"");
     fs::write(&manifest, gone).unwrap();
+    let zeros = "0".repeat(32);
+    let refused = format!("these embeddings were made by /gone/model ({zeros})");
+    scratch.fails(2, &["ingest", "out", "--collection", "gone", "--model", "builtin"], &refused);
+    scratch.fails(4, &["collection", "get", "gone"], "gone");
     scratch.ok(&["ingest", "out", "--collection", "gone"]);
     let got = json(&scratch.ok(&["collection", "get", "gone", "--json"]));
     assert_eq!(got["config"]["model"]["name"], "/gone/model");
@@ -152,6 +217,24 @@ fn what_does_not_go_together_is_refused() {
     let (code, report) = scratch.answer(&["embed", "photos", "--out", "ids", "--json"]);
     assert_eq!((code, counts(&report)), (Some(3), [2, 0, 1, 1]));
     assert_eq!(report["skipped_items"][0]["reason"], "changed");
+}
+
+#[test]
+fn what_no_collection_takes_is_refused_before_it_is_embedded() {
+    let scratch = Scratch::new();
+    let rows = [
+        format!("{{\"id\": \"{}\", \"text\": \"a\"}}", "i".repeat(Limits::MAX_ID_BYTES + 1)),
+        format!("{{\"id\": 1, \"text\": \"a\", \"n\": \"{}\"}}", "n".repeat(Limits::MAX_PAYLOAD_BYTES)),
+        format!("{{\"id\": 2, \"text\": \"a\", \"n\": {}1{}}}", "[".repeat(20), "]".repeat(20)),
+        format!("{{\"id\": 3, \"text\": \"a\", \"language\": \"{}\"}}", "l".repeat(Limits::MAX_LANGUAGE_BYTES + 1)),
+        "{\"id\": 4, \"text\": \"a\"}".to_owned(),
+    ];
+    scratch.write("rows.jsonl", rows.join("\n"));
+    let (code, report) = scratch.answer(&["embed", "rows.jsonl", "--out", "out", "--json"]);
+    assert_eq!((code, counts(&report)), (Some(3), [5, 1, 0, 4]), "{report}");
+    let reasons = serde_json::json!({"invalid_id": 1, "limit_exceeded": 3});
+    assert_eq!(report["skipped_by_reason"], reasons);
+    scratch.ok(&["ingest", "out", "--collection", "c"]);
 }
 
 #[test]
@@ -184,6 +267,45 @@ fn facets_of_flame_are_ingested_without_a_model() {
 }
 
 #[test]
+fn a_collection_that_is_there_keeps_its_tokens() {
+    let scratch = photos(2);
+    let ingest =
+        |collection, tokens: &[&'static str]| [&["ingest", "photos", "--collection", collection], tokens].concat();
+    scratch.ok(&ingest("none", &[]));
+    scratch.fails(2, &ingest("none", &["--tokens", "4x4"]), "\nhint: make a new one with --tokens");
+    scratch.ok(&ingest("four", &["--tokens", "4x4"]));
+    scratch.ok(&ingest("four", &["--tokens", "4x4"]));
+    scratch.fails(2, &ingest("four", &["--tokens", "7x7"]), "this collection keeps image tokens 16 x");
+}
+
+#[test]
+fn a_refused_first_ingest_makes_no_collection() {
+    let scratch = photos(2);
+    let facets = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("model/fixtures/pickle/facets.pth")).unwrap();
+    scratch.write("facets/00000/000001.pth", &facets);
+    // The text vectors and tokens of a model, without which they are refused.
+    let info = json(&scratch.ok(&["model", "info", "--json"]));
+    let size = |value: &Value| value.as_u64().unwrap() as usize;
+    let (dim, tokens) = (size(&info["dim"]), &info["text_tokens"]);
+    scratch.write("text.npy", npy(&[1, dim]));
+    scratch.write("text.tokens.npy", npy(&[1, size(&tokens["n"]), size(&tokens["dim"])]));
+    let plain = ["ingest", "text.npy", "--vector-name", "text", "--collection", "c", "--model", "builtin"];
+    scratch.fails(2, &plain, "this collection keeps no tokens\nhint: make it with --tokens 4x4");
+    scratch.fails(2, &["ingest", "facets", "--collection", "c", "--model", "builtin"], "expected");
+    scratch.fails(4, &["collection", "get", "c"], "c");
+    scratch.ok(&[&plain[..], &["--tokens", "4x4"]].concat());
+}
+
+/// Ones of that shape.
+fn npy(shape: &[usize]) -> Vec<u8> {
+    let shape_text: Vec<String> = shape.iter().map(usize::to_string).collect();
+    let header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}), }}\n", shape_text.join(", "));
+    let length = (header.len() as u16).to_le_bytes();
+    let ones = 1f32.to_le_bytes().repeat(shape.iter().product());
+    [b"\x93NUMPY\x01\x00", &length[..], header.as_bytes(), &ones].concat()
+}
+
+#[test]
 fn a_model_says_what_tokens_take() {
     let scratch = Scratch::new();
     let info = json(&scratch.ok(&["model", "info", "--json"]));
@@ -204,7 +326,7 @@ fn a_killed_run_goes_on_after_its_last_whole_shard() {
     let out = scratch.path().join("out");
     let args = ["embed", "photos", "--out", "out", "--shard-rows", "2", "--json"];
     let mut child = scratch.command().args(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    while !out.join("embeddings.json").exists() {
+    while !out.join("shard-00000.jsonl").exists() {
         assert!(child.try_wait().unwrap().is_none(), "it ended before it was killed");
         std::thread::yield_now();
     }

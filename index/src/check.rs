@@ -65,14 +65,19 @@ pub fn points(config: &CollectionConfig, points: &[NewPoint]) -> Result<()> {
 }
 
 pub fn point(config: &CollectionConfig, point: &NewPoint) -> Result<()> {
-    id(&point.id)?;
-    texts(&point.texts)?;
-    payload(&point.payload)?;
+    content(&point.id, &point.texts, &point.payload)?;
     if point.vectors.is_empty() {
         return Err(Error::NoVector { id: point.id.clone() });
     }
     point.vectors.iter().try_for_each(|(name, numbers)| vector(config, name, numbers).map(drop))?;
     point.tokens.iter().try_for_each(|(name, given)| tokens(config, name, given))
+}
+
+/// What is known of a point before it is embedded: `Error::InvalidId`, `Error::LimitExceeded`.
+pub fn content(point: &PointId, words: &[Text], fields: &Payload) -> Result<()> {
+    id(point)?;
+    texts(words)?;
+    payload(fields)
 }
 
 pub fn id(id: &PointId) -> Result<()> {

@@ -37,6 +37,7 @@ mod stored;
 mod vectors;
 mod verify;
 
+pub use check::content as check_content;
 pub use collection::{Candidate, Collection, Commit, Damage, PayloadChange, RebuildReport, Search, VerifyReport};
 pub use config::{
     CollectionConfig, CollectionInfo, HnswConfig, Limits, ModelRef, Options, Status, TokenConfig, VectorConfig,

@@ -8,9 +8,10 @@ use std::{
     sync::atomic::{AtomicBool, Ordering::Relaxed},
 };
 
-use firn_index::{self as index, CollectionConfig, Limits, NewPoint, Payload, PointId, Text, Tokens};
+use firn_index::{self as index, CollectionConfig, NewPoint, Payload, PointId, Text, Tokens};
 use firn_model::{Encoder, FusionTokens, Grid, Keep, Pixels, TextEmbedding, picture};
 use rayon::prelude::*;
+use serde_json::Value;
 
 use crate::ItemError;
 
@@ -36,6 +37,14 @@ pub struct Input {
     pub vectors: BTreeMap<String, Vec<f32>>,
     /// Precomputed tokens, by the name of the vector they are kept beside.
     pub tokens: BTreeMap<String, Tokens>,
+}
+
+impl Input {
+    /// About what it takes in memory.
+    pub fn bytes(&self) -> usize {
+        let Input { image, texts, payload, vectors, tokens, .. } = self;
+        image.as_ref().map_or(0, Vec::len) + kept_bytes(texts, payload, vectors, tokens)
+    }
 }
 
 /// A point ready to be written, and what of its texts was not read.
@@ -83,15 +92,20 @@ pub struct Prepared {
 impl Prepared {
     /// About what it takes in memory.
     pub fn bytes(&self) -> usize {
-        self.pixels.as_ref().map_or(0, |pixels| pixels.values.len() * 4) + point_bytes(&self.point)
+        let NewPoint { texts, payload, vectors, tokens, .. } = &self.point;
+        let pixels = self.pixels.as_ref().map_or(0, |pixels| pixels.values.len() * 4);
+        pixels + kept_bytes(texts, payload, vectors, tokens)
     }
 }
 
 /// Checks one input, decodes and preprocesses its picture. Needs no network, so many threads may do it.
 pub fn prepare(encoder: Option<&dyn Encoder>, config: &CollectionConfig, input: Input) -> Result<Prepared, ItemError> {
+    index::check_content(&input.id, &input.texts, &input.payload)?;
     check_vectors(config, &input.vectors)?;
     input.tokens.iter().try_for_each(|(of, tokens)| config.check_tokens(of, tokens))?;
-    check_texts(&input.texts)?;
+    if let Some(text) = input.texts.iter().position(|text| text.text.trim().is_empty()) {
+        return Err(ItemError::EmptyText { text });
+    }
     let embed_image = needs_image(config, &input)?;
     let embed_texts = needs_texts(config, &input)?;
     let pixels = match input.image {
@@ -340,27 +354,30 @@ fn check_dimension(config: &CollectionConfig, name: &str, received: usize) -> Re
     Ok(())
 }
 
-fn check_texts(texts: &[Text]) -> Result<(), ItemError> {
-    limit("texts of a point", Limits::MAX_TEXTS, texts.len())?;
-    for (text, Text { text: words, .. }) in texts.iter().enumerate() {
-        limit("bytes of a text", Limits::MAX_TEXT_BYTES, words.len())?;
-        if words.trim().is_empty() {
-            return Err(ItemError::EmptyText { text });
-        }
-    }
-    Ok(())
+fn kept_bytes(
+    texts: &[Text],
+    payload: &Payload,
+    vectors: &BTreeMap<String, Vec<f32>>,
+    tokens: &BTreeMap<String, Tokens>,
+) -> usize {
+    /// An id, names, and what collections take around their content.
+    const AROUND: usize = 256;
+    let texts: usize = texts.iter().map(|text| text.text.len() + text.language.len()).sum();
+    let vectors: usize = vectors.values().map(|vector| vector.len() * 4).sum();
+    let tokens: usize = tokens.values().map(|tokens| tokens.values.len() * 2).sum();
+    texts + payload_bytes(payload) + vectors + tokens + AROUND
 }
 
-fn limit(what: &'static str, max: usize, received: usize) -> Result<(), ItemError> {
-    if received > max {
-        return Err(index::Error::LimitExceeded { what, max: max as u64, received: received as u64 }.into());
-    }
-    Ok(())
+fn payload_bytes(payload: &Payload) -> usize {
+    payload.iter().map(|(name, value)| size_of::<String>() + name.len() + json_bytes(value)).sum()
 }
 
-fn point_bytes(point: &NewPoint) -> usize {
-    let texts: usize = point.texts.iter().map(|text| text.text.len() + text.language.len()).sum();
-    let vectors: usize = point.vectors.values().map(|vector| vector.len() * 4).sum();
-    let tokens: usize = point.tokens.values().map(|tokens| tokens.values.len() * 2).sum();
-    texts + vectors + tokens
+fn json_bytes(value: &Value) -> usize {
+    let inside = match value {
+        Value::String(text) => text.len(),
+        Value::Array(values) => values.iter().map(json_bytes).sum(),
+        Value::Object(fields) => payload_bytes(fields),
+        _ => 0,
+    };
+    size_of::<Value>() + inside
 }

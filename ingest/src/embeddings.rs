@@ -7,6 +7,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Display,
     fs::{self, File},
     io::{self, Write as _},
     path::{Path, PathBuf},
@@ -22,6 +23,8 @@ const FORMAT: &str = "firn-embeddings";
 const VERSION: u32 = 1;
 /// Largest manifest that is read.
 const MAX_MANIFEST_BYTES: u64 = 1 << 30;
+/// Largest lines of a shard that are read; `shards` ends one long before.
+const MAX_LINES_BYTES: u64 = 1 << 30;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -31,8 +34,11 @@ pub struct Manifest {
     /// Dimensions by vector name.
     pub vectors: BTreeMap<String, usize>,
     pub tokens: BTreeMap<String, TokenConfig>,
-    /// Whether everything was embedded that should be.
+    /// Whether everything was embedded that should be: all sources are done.
     pub complete: bool,
+    /// What was embedded, by full path, and whether a run came to its end.
+    #[serde(default)]
+    pub sources: BTreeMap<String, bool>,
     pub shards: Vec<Shard>,
 }
 
@@ -78,6 +84,7 @@ impl Manifest {
             vectors: config.vectors.iter().map(|(name, vector)| (name.clone(), vector.dim)).collect(),
             tokens: config.tokens.clone(),
             complete: false,
+            sources: BTreeMap::new(),
             shards: Vec::new(),
         }
     }
@@ -104,10 +111,16 @@ impl Manifest {
             return Err(damaged(format!("{what}: {received}, which no collection keeps")));
         }
         // Names are paths: only our own are followed.
-        let wrong = manifest.shards.iter().enumerate().find(|(i, shard)| shard.name != shard_name(*i));
-        match wrong {
-            Some((i, shard)) => Err(damaged(format!("expected {:?}, received {:?}", shard_name(i), shard.name))),
-            None => Ok(Some(manifest)),
+        if let Some(shard) = manifest.shards.iter().find(|shard| shard.number().is_none()) {
+            return Err(damaged(format!(
+                "expected a shard's name like {:?}, received {:?}",
+                shard_name(0),
+                shard.name
+            )));
+        }
+        match manifest.shards.is_sorted_by(|a, b| a.number() < b.number()) {
+            true => Ok(Some(manifest)),
+            false => Err(damaged("the shards are not in order".to_owned())),
         }
     }
 
@@ -131,12 +144,35 @@ impl Manifest {
         sync_folder(folder)
     }
 
+    /// Says of sources whether they are done, and so whether all are.
+    pub fn mark(&mut self, sources: &[String], is_done: bool) {
+        self.sources.extend(sources.iter().map(|source| (source.clone(), is_done)));
+        self.complete = self.undone().is_empty();
+    }
+
+    /// A name that no shard has, and its place among them.
+    pub fn free_place(&self) -> (usize, String) {
+        let place = self.shards.iter().zip(0..).take_while(|(shard, n)| shard.number() == Some(*n)).count();
+        (place, shard_name(place))
+    }
+
+    /// The sources that are not done.
+    pub fn undone(&self) -> Vec<&str> {
+        self.sources.iter().filter(|(_, is_done)| !**is_done).map(|(source, _)| source.as_str()).collect()
+    }
+
     pub fn rows(&self) -> usize {
         self.shards.iter().map(|shard| shard.rows).sum()
     }
 }
 
 impl Shard {
+    /// The number in its name; none if that is not one of ours.
+    fn number(&self) -> Option<usize> {
+        let number = self.name.strip_prefix("shard-")?.parse().ok()?;
+        (self.name == shard_name(number)).then_some(number)
+    }
+
     pub fn arrays_path(&self, folder: &Path) -> PathBuf {
         folder.join(format!("{}.safetensors", self.name))
     }
@@ -148,6 +184,9 @@ impl Shard {
     /// The lines of the shard, checked.
     pub fn lines(&self, folder: &Path) -> Result<Vec<Line>, String> {
         let path = self.lines_path(folder);
+        if self.lines.bytes > MAX_LINES_BYTES {
+            return Err(format!("{}: {} bytes: at most {MAX_LINES_BYTES}", path.display(), self.lines.bytes));
+        }
         let bytes = self.lines.read(&path)?;
         let lines = bytes.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
         let lines: Result<Vec<Line>, _> = lines.map(serde_json::from_slice).collect();
@@ -166,21 +205,30 @@ impl Checksum {
 
     /// A file whose content it must be.
     pub fn read(&self, path: &Path) -> Result<Vec<u8>, String> {
-        let wrong = |what: &str, expected: &dyn std::fmt::Display, received: &dyn std::fmt::Display| {
-            format!("{}: {what}: expected {expected}, received {received}", path.display())
-        };
         let io = |error: io::Error| format!("{}: {error}", path.display());
         let length = fs::metadata(path).map_err(io)?.len();
-        if length != self.bytes {
-            return Err(wrong("bytes", &self.bytes, &length));
-        }
+        expect(path, "bytes", &self.bytes, &length)?;
         let bytes = fs::read(path).map_err(io)?;
-        let received = blake3::hash(&bytes).to_hex();
-        if received.as_str() != self.blake3 {
-            return Err(wrong("BLAKE3", &self.blake3, &received));
-        }
+        expect(path, "BLAKE3", &self.blake3, &blake3::hash(&bytes).to_hex().to_string())?;
         Ok(bytes)
     }
+
+    /// Looks at a file without keeping it in memory.
+    pub fn check(&self, path: &Path) -> Result<(), String> {
+        let io = |error: io::Error| format!("{}: {error}", path.display());
+        let file = File::open(path).map_err(io)?;
+        expect(path, "bytes", &self.bytes, &file.metadata().map_err(io)?.len())?;
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(file).map_err(io)?;
+        expect(path, "BLAKE3", &self.blake3, &hasher.finalize().to_hex().to_string())
+    }
+}
+
+fn expect<T: PartialEq + Display>(path: &Path, what: &str, expected: &T, received: &T) -> Result<(), String> {
+    if expected == received {
+        return Ok(());
+    }
+    Err(format!("{}: {what}: expected {expected}, received {received}", path.display()))
 }
 
 pub fn shard_name(place: usize) -> String {
@@ -202,4 +250,20 @@ pub fn sync_folder(folder: &Path) -> io::Result<()> {
 #[cfg(not(unix))]
 pub fn sync_folder(_folder: &Path) -> io::Result<()> {
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_that_would_fill_the_memory_are_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let sum = |bytes| Checksum { bytes, blake3: String::new() };
+        let shard = Shard { name: shard_name(0), rows: 1, arrays: sum(0), lines: sum(MAX_LINES_BYTES + 1) };
+        // Holes only: it takes no room on the disk.
+        File::create(shard.lines_path(dir.path())).unwrap().set_len(MAX_LINES_BYTES + 1).unwrap();
+        let refused = shard.lines(dir.path()).unwrap_err();
+        assert!(refused.ends_with("1073741825 bytes: at most 1073741824"), "{refused}");
+    }
 }

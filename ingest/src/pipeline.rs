@@ -195,7 +195,7 @@ impl Reading<'_> {
                         let item = identify(item, self.id_from);
                         self.fresh(&item, given).map(|content| {
                             let Identified { input, key, .. } = item;
-                            let permit = content.is_ok().then(|| self.gate.enter(bytes(&input)));
+                            let permit = content.is_ok().then(|| self.gate.enter(input.bytes()));
                             Parcel { label: label(name, Some(key), permit), content: content.map(|()| input) }
                         })
                     }
@@ -232,13 +232,6 @@ fn duplicate_id(input: &Input, kind: Kind) -> Outcome {
     let message =
         format!("an earlier item of this run has the id \"{id}\" too, with other content (hint: give ids {place})");
     Outcome::Refused { reason: "duplicate_id".to_owned(), message }
-}
-
-fn bytes(input: &Input) -> usize {
-    let texts: usize = input.texts.iter().map(|text| text.text.len() + text.language.len()).sum();
-    let vectors: usize = input.vectors.values().map(|vector| vector.len() * 4).sum();
-    let tokens: usize = input.tokens.values().map(|tokens| tokens.values.len() * 2).sum();
-    input.image.as_ref().map_or(0, Vec::len) + texts + vectors + tokens + 256
 }
 
 /// A stage that takes what is ready, up to `most` items at a time.
@@ -323,7 +316,7 @@ fn finish(
             let NewPoint { id, texts, payload, vectors, tokens } = embedded.point;
             let input = Input { id, image: None, texts, payload, vectors, tokens };
             if let Some(permit) = &mut label.permit {
-                permit.resize(bytes(&input));
+                permit.resize(input.bytes());
             }
             Ok(input)
         })
@@ -375,7 +368,7 @@ impl Writing<'_> {
         for Parcel { label, content } in parcels {
             match content {
                 Ok(input) => {
-                    self.bytes += bytes(&input);
+                    self.bytes += input.bytes();
                     self.batch.push((label, input));
                     if self.batch.len() >= self.batch_size || self.bytes >= self.batch_bytes {
                         self.flush()?;

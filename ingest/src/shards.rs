@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::{
     embed::Input,
-    embeddings::{Checksum, Line, Manifest, Shard, shard_name, sync_folder, write_synced},
+    embeddings::{Checksum, Line, Manifest, Shard, sync_folder, write_synced},
     identity::{Key, hex, id_hash},
     journal::{Journal, JournalError, Settled, Written},
     sink::{Outcome, Sink, SinkError, Ticket},
@@ -35,8 +35,6 @@ pub enum ShardsError {
     Source(#[from] SourceError),
     #[error(transparent)]
     Journal(#[from] JournalError),
-    #[error("{folder}: {shard} is damaged: {detail}; hint: embed into a new folder")]
-    Damaged { folder: PathBuf, shard: String, detail: String },
     #[error("{folder} holds {expected}, this run makes {received}; hint: embed into a new folder")]
     Others { folder: PathBuf, expected: String, received: String },
 }
@@ -44,6 +42,10 @@ pub enum ShardsError {
 pub struct ShardSink {
     folder: PathBuf,
     manifest: Manifest,
+    /// What is wrong with shards that were there: they are taken as gone.
+    damage: Vec<String>,
+    /// Those of this run, as the manifest names them.
+    sources: Vec<String>,
     shard_rows: usize,
     /// Ids and contents of the rows on disk.
     known: Vec<(PointId, Key)>,
@@ -63,7 +65,7 @@ impl ShardSink {
         shard_rows: usize,
     ) -> Result<ShardSink, ShardsError> {
         let new = Manifest::new(model, config);
-        let manifest = match Manifest::read(folder)? {
+        let mut manifest = match Manifest::read(folder)? {
             None => new,
             Some(found) if (&found.model.hash, shapes(&found)) == (&new.model.hash, shapes(&new)) => found,
             Some(found) => {
@@ -72,19 +74,23 @@ impl ShardSink {
             }
         };
         let mut known = Vec::with_capacity(manifest.rows());
-        for shard in &manifest.shards {
-            let damaged =
-                |detail| ShardsError::Damaged { folder: folder.to_owned(), shard: shard.name.clone(), detail };
-            for line in shard.lines(folder).map_err(damaged)? {
-                let content = u128::from_str_radix(&line.content, 16).map_err(|error| damaged(error.to_string()))?;
-                let key = Key { id: id_hash(&line.id), content };
-                known.push((line.id, key));
+        let mut damage = Vec::new();
+        manifest.shards.retain(|shard| match rows(shard, folder) {
+            Ok(rows) => {
+                known.extend(rows);
+                true
             }
-        }
+            Err(detail) => {
+                damage.push(detail);
+                false
+            }
+        });
         let on_disk = known.iter().map(|(_, key)| (key.id, key.content)).collect();
         Ok(ShardSink {
             folder: folder.to_owned(),
             manifest,
+            damage,
+            sources: Vec::new(),
             shard_rows: shard_rows.clamp(MIN_SHARD_ROWS, MAX_SHARD_ROWS),
             known,
             on_disk,
@@ -103,12 +109,39 @@ impl ShardSink {
         journal.load(NAME)
     }
 
-    /// Says in the manifest that nothing is missing. A folder that says so already is left as it is.
+    /// Names the sources of this run in the manifest. One that is done stays so until it brings a row, or a shard is damaged:
+    /// whose rows that held is not known, so none is done.
+    pub fn begin(&mut self, sources: Vec<String>) -> io::Result<()> {
+        if !self.damage.is_empty() {
+            let all: Vec<String> = self.manifest.sources.keys().cloned().collect();
+            self.manifest.mark(&all, false);
+        }
+        let new = sources.iter().filter(|source| !self.manifest.sources.contains_key(*source)).cloned().collect();
+        self.sources = sources;
+        self.mark(new, false)
+    }
+
+    /// Says in the manifest that the sources of this run are done.
     pub fn complete(&mut self) -> io::Result<()> {
-        if self.manifest.complete {
+        self.mark(self.sources.clone(), true)
+    }
+
+    /// What is wrong with shards that were there. Their rows are made again when their sources are embedded again.
+    pub fn damage(&self) -> &[String] {
+        &self.damage
+    }
+
+    /// The sources that are not done, of this run and of earlier ones.
+    pub fn undone(&self) -> Vec<&str> {
+        self.manifest.undone()
+    }
+
+    /// A manifest that says so already is left as it is.
+    fn mark(&mut self, sources: Vec<String>, is_done: bool) -> io::Result<()> {
+        if sources.iter().all(|source| self.manifest.sources.get(source) == Some(&is_done)) {
             return Ok(());
         }
-        self.manifest.complete = true;
+        self.manifest.mark(&sources, is_done);
         self.manifest.write(&self.folder)
     }
 
@@ -128,7 +161,7 @@ impl ShardSink {
                 settled.push((ticket, Outcome::Refused { reason: "changed".to_owned(), message }));
             }
             None => {
-                self.bytes += bytes(&input);
+                self.bytes += input.bytes();
                 self.rows.push((ticket, key, input));
             }
         }
@@ -142,17 +175,13 @@ impl ShardSink {
         fs::create_dir_all(&self.folder)?;
         let rows = mem::take(&mut self.rows);
         let (arrays, lines) = (arrays(&rows, &self.manifest), lines(&rows)?);
-        let shard = Shard {
-            name: shard_name(self.manifest.shards.len()),
-            rows: rows.len(),
-            arrays: Checksum::of(&arrays),
-            lines: Checksum::of(&lines),
-        };
+        let (place, name) = self.manifest.free_place();
+        let shard = Shard { name, rows: rows.len(), arrays: Checksum::of(&arrays), lines: Checksum::of(&lines) };
         write_synced(&shard.arrays_path(&self.folder), &arrays)?;
         write_synced(&shard.lines_path(&self.folder), &lines)?;
         sync_folder(&self.folder)?;
-        self.manifest.shards.push(shard);
-        self.manifest.complete = false;
+        self.manifest.shards.insert(place, shard);
+        self.manifest.mark(&self.sources, false);
         self.manifest.write(&self.folder)?;
         self.bytes = 0;
         for (ticket, key, _) in rows {
@@ -196,6 +225,16 @@ impl Sink for ShardSink {
     }
 }
 
+/// The rows of a shard, both of whose files are whole.
+fn rows(shard: &Shard, folder: &Path) -> Result<Vec<(PointId, Key)>, String> {
+    shard.arrays.check(&shard.arrays_path(folder))?;
+    let row = |line: Line| match u128::from_str_radix(&line.content, 16) {
+        Ok(content) => Ok((line.id.clone(), Key { id: id_hash(&line.id), content })),
+        Err(error) => Err(format!("{}: content {:?}: {error}", shard.name, line.content)),
+    };
+    shard.lines(folder)?.into_iter().map(row).collect()
+}
+
 fn shapes(manifest: &Manifest) -> (&BTreeMap<String, usize>, &BTreeMap<String, TokenConfig>) {
     (&manifest.vectors, &manifest.tokens)
 }
@@ -205,13 +244,6 @@ fn describe(manifest: &Manifest) -> String {
     let tokens = manifest.tokens.iter().map(|(of, shape)| format!("{of} tokens {shape}"));
     let shapes: Vec<String> = vectors.chain(tokens).collect();
     format!("embeddings of {} ({}), {}", manifest.model.name, manifest.model.hash, shapes.join(", "))
-}
-
-fn bytes(input: &Input) -> usize {
-    let vectors: usize = input.vectors.values().map(|vector| vector.len() * 4).sum();
-    let tokens: usize = input.tokens.values().map(|tokens| tokens.values.len() * 2).sum();
-    let texts: usize = input.texts.iter().map(|text| text.text.len() + text.language.len()).sum();
-    vectors + tokens + texts + 256
 }
 
 fn lines(rows: &[(Ticket, Key, Input)]) -> serde_json::Result<Vec<u8>> {
@@ -268,4 +300,34 @@ fn arrays(rows: &[(Ticket, Key, Input)], manifest: &Manifest) -> Vec<u8> {
 
 fn tensor(dtype: &str, shape: &[usize], start: usize, end: usize) -> serde_json::Value {
     json!({ "dtype": dtype, "shape": shape, "data_offsets": [start, end] })
+}
+
+#[cfg(test)]
+mod tests {
+    use firn_index::VectorConfig;
+
+    use super::*;
+
+    #[test]
+    fn payloads_fill_a_shard_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let vectors = [("image".to_owned(), VectorConfig { dim: 1 })].into();
+        let config = CollectionConfig { vectors, ..CollectionConfig::default() };
+        let model = ModelRef { name: "m".to_owned(), hash: "h".to_owned() };
+        let mut sink = ShardSink::open(dir.path(), model, &config, MAX_SHARD_ROWS).unwrap();
+        let payload = json!({ "list": [{ "long": "x".repeat(MAX_SHARD_BYTES / 4) }] });
+        for ticket in 0..6 {
+            let input = Input {
+                id: PointId::Num(ticket),
+                image: None,
+                texts: Vec::new(),
+                payload: payload.as_object().unwrap().clone(),
+                vectors: [("image".to_owned(), vec![1.0])].into(),
+                tokens: BTreeMap::new(),
+            };
+            sink.announce(ticket, Key { id: ticket.into(), content: 0 });
+            sink.put(vec![(ticket, input)], &mut Vec::new()).unwrap();
+        }
+        assert_eq!((sink.n_shards(), sink.rows.len()), (1, 2));
+    }
 }

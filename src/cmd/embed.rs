@@ -1,6 +1,7 @@
 //! `firn embed`: what a model makes of a source, as files; the model is not needed to ingest them.
 //!
-//! Exit codes as of `firn ingest`. The same command goes on where a stopped one was, and a repeated one changes nothing.
+//! Exit codes as of `firn ingest`. The same command goes on where a stopped one was, and a repeated one changes
+//! nothing but shards that were damaged: those it makes again.
 
 use std::{fs, path::PathBuf, sync::Arc};
 
@@ -12,11 +13,14 @@ use firn_ingest::{
     pipeline::{self, Job, RunError},
     report::{Report, Watch},
     shards::{self, ShardSink},
-    source::SourceOptions,
+    source::{Source, SourceOptions},
 };
 use firn_model::{Encoder, Grid};
 
-use super::ingest::{self, sources::Sources};
+use super::{
+    ingest::{self, sources::Sources},
+    table::printable,
+};
 use crate::{engine, exit::Exit, settings::Settings};
 
 /// Write what a model makes of files as shards of safetensors, to be ingested without the model
@@ -67,10 +71,18 @@ fn write(
     let journal = Journal::lock(&args.out.join("embeddings.journal"))?;
     let (mut sink, job) = begin(args, sources, encoder, (model, config), journal)?;
     let (report, result) = ingest::watched(job, settings, &mut sink);
-    if ingest::is_all_written(&report, &result) {
+    if ingest::is_all_written(&report, &result) && !sources.are_refused() {
         sink.complete().with_context(|| args.out.display().to_string())?;
     }
+    if !sink.undone().is_empty() {
+        eprintln!("these embeddings are not complete, not done: {}", printable(&sink.undone().join(", ")));
+    }
     Ok((report, result))
+}
+
+/// A source by its full path: another one of the same name, from another folder, is not taken for it.
+fn name(source: &Source) -> String {
+    fs::canonicalize(&source.path).unwrap_or_else(|_| source.path.clone()).display().to_string()
 }
 
 fn begin(
@@ -80,9 +92,13 @@ fn begin(
     (model, config): (ModelRef, CollectionConfig),
     mut journal: Journal,
 ) -> anyhow::Result<(ShardSink, Job)> {
-    let sink = ShardSink::open(&args.out, model, &config, args.shard_rows as usize)?;
+    let mut sink = ShardSink::open(&args.out, model, &config, args.shard_rows as usize)?;
+    for damage in sink.damage() {
+        eprintln!("damaged, its points are embedded again: {}", printable(damage));
+    }
     let written = sink.tell(&mut journal)?;
     let sources = std::mem::take(&mut sources.open);
+    sink.begin(sources.iter().map(name).collect()).with_context(|| args.out.display().to_string())?;
     let job = Job {
         collection: args.out.display().to_string(),
         config,

@@ -18,8 +18,9 @@ use std::{
     time::Duration,
 };
 
-use firn_index::{Collection, CollectionConfig, CollectionInfo, Error as IndexError, HnswConfig};
+use firn_index::{Collection, CollectionConfig, CollectionInfo, Error as IndexError, HnswConfig, ModelRef};
 use firn_ingest::{
+    embed::IMAGE_VECTOR,
     identity::IdFrom,
     journal::{Journal, Written},
     pipeline::{self, Job, RunError},
@@ -186,13 +187,11 @@ fn here(
 ) -> anyhow::Result<(Report, Result<(), RunError>)> {
     let journal = named_journal(args)?;
     let engine = if args.no_create { local::existing_engine(settings)? } else { local::engine(settings)? };
-    let collection = match engine.db().collection(&args.collection) {
-        Err(IndexError::CollectionNotFound { .. }) if !args.no_create => {
-            engine.db().create_collection(&args.collection, new_config(&engine, args, settings, sources)?)?
-        }
-        other => other?,
+    check_model(&engine, settings, sources)?;
+    let Some(collection) = checked_collection(&engine, args, settings, sources)? else {
+        engine.db().close()?;
+        return Ok((sources.without_items(&args.collection), Ok(())));
     };
-    sources.check(collection.config());
     let encoder = if sources.bring_vectors() { None } else { engine.encoder_of(collection.config())? };
     let job = job(args, &collection.info(), sources, encoder, journal)?;
     let stop = job.stop.clone();
@@ -202,6 +201,30 @@ fn here(
     }
     engine.db().close()?;
     Ok((report, result))
+}
+
+/// The collection, after the sources were checked against it. None is made of sources that are all refused: it would stand,
+/// empty, in the way of the next try.
+fn checked_collection(
+    engine: &Engine,
+    args: &IngestArgs,
+    settings: &Settings,
+    sources: &mut Sources,
+) -> anyhow::Result<Option<Collection>> {
+    match engine.db().collection(&args.collection) {
+        Err(IndexError::CollectionNotFound { .. }) if !args.no_create => {
+            let config = new_config(engine, args, settings, sources)?;
+            sources.check(&config);
+            let is_wanted = !sources.open.is_empty();
+            Ok(is_wanted.then(|| engine.db().create_collection(&args.collection, config)).transpose()?)
+        }
+        found => {
+            let collection = found?;
+            check_tokens(args, collection.config())?;
+            sources.check(collection.config());
+            Ok(Some(collection))
+        }
+    }
 }
 
 pub(super) fn is_all_written(report: &Report, result: &Result<(), RunError>) -> bool {
@@ -237,6 +260,7 @@ fn at_server(
         }
     }
     let info = remote::collection(server, &args.collection)?;
+    check_tokens(args, &info.config)?;
     sources.check(&info.config);
     let job = job(args, &info, sources, None, journal)?;
     sink.open(&args.collection);
@@ -301,6 +325,36 @@ fn new_config(
     }
     let encoder = engine.encoder(settings.model.as_deref())?;
     Ok(engine::collection_config(encoder.as_ref(), Default::default(), HnswConfig::default(), args.tokens)?)
+}
+
+/// Embeddings were made by a model: if one is named, it must be that one.
+fn check_model(engine: &Engine, settings: &Settings, sources: &Sources) -> anyhow::Result<()> {
+    let made: Vec<&ModelRef> = sources.open.iter().filter_map(|source| source.model.as_ref()).collect();
+    let (Some(named), false) = (settings.model.as_deref(), made.is_empty()) else { return Ok(()) };
+    let encoder = engine.encoder(Some(named))?;
+    let hash = &encoder.info().hash;
+    match made.into_iter().find(|made| made.hash != *hash) {
+        None => Ok(()),
+        Some(made) => Err(Usage(format!(
+            "--model {named} ({hash}): these embeddings were made by {} ({}); hint: leave --model out, or embed again with it",
+            made.name, made.hash
+        ))
+        .into()),
+    }
+}
+
+/// A collection that is there keeps the tokens it was made with. A grid says nothing of those of texts.
+fn check_tokens(args: &IngestArgs, config: &CollectionConfig) -> Result<(), Usage> {
+    let Some(grid) = args.tokens else { return Ok(()) };
+    if config.tokens.is_empty() {
+        return Err(Usage("this collection keeps no tokens; hint: make a new one with --tokens".to_owned()));
+    }
+    match config.tokens.get(IMAGE_VECTOR) {
+        Some(kept) if kept.n != grid.cells() * grid.cells() => Err(Usage(format!(
+            "this collection keeps image tokens {kept}; hint: leave --tokens out, or make a new one with it"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 fn given_tokens() -> Usage {

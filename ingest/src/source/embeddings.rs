@@ -34,12 +34,13 @@ struct Info {
 impl Embeddings {
     pub fn open(folder: &Path, progress: Arc<Progress>) -> Result<Embeddings, SourceError> {
         let path = folder.join(MANIFEST);
-        let damaged = |detail: &str| SourceError::Damaged { path: path.clone(), detail: detail.to_owned() };
-        let manifest = Manifest::read(folder)?.ok_or_else(|| damaged("it is gone"))?;
+        let damaged = |detail: String| SourceError::Damaged { path: path.clone(), detail };
+        let manifest = Manifest::read(folder)?.ok_or_else(|| damaged("it is gone".to_owned()))?;
         if !manifest.complete {
-            return Err(damaged(
-                "these embeddings are not complete (hint: the same `firn embed` goes on where it stopped)",
-            ));
+            let undone = manifest.undone().join(", ");
+            return Err(damaged(format!(
+                "these embeddings are not complete, not done: {undone} (hint: the same `firn embed` goes on where it stopped)",
+            )));
         }
         progress.expect(manifest.rows() as u64);
         Ok(Embeddings { folder: folder.to_owned(), manifest, next_shard: 0, rows: Vec::new().into_iter(), progress })

@@ -11,7 +11,7 @@ use firn_ingest::{
     source::{Kind, Source, SourceOptions},
 };
 
-use crate::{cmd::table::printable, engine};
+use crate::{cmd::table::printable, engine, exit::Usage};
 
 pub struct Sources {
     pub open: Vec<Source>,
@@ -33,6 +33,10 @@ impl Sources {
 
     pub fn have_items(&mut self) -> bool {
         self.open.iter_mut().any(Source::has_items)
+    }
+
+    pub fn are_refused(&self) -> bool {
+        !self.refused.is_empty()
     }
 
     /// Whether every point brings its vectors, so that no model is needed.
@@ -149,6 +153,10 @@ fn check_dims(config: &CollectionConfig, source: &Source) -> Result<(), Refusal>
             Some(&expected) => {
                 let (tokens, received) = (of.clone(), received.to_string());
                 return Err(("wrong_tokens", IndexError::WrongTokens { tokens, expected, received }.into()));
+            }
+            None if config.tokens.is_empty() && config.model.is_some() => {
+                let error = Usage("this collection keeps no tokens; hint: make it with --tokens 4x4".to_owned());
+                return Err(("unknown_tokens", error.into()));
             }
             None => {
                 let (expected, received) = (config.tokens.keys().cloned().collect(), of.clone());
