@@ -6,12 +6,16 @@ mod join;
 mod sentences;
 mod towers;
 
-use std::path::{Path, PathBuf};
+use std::{
+    fmt::Display,
+    path::{Path, PathBuf},
+};
 
 use image::{Rgb, RgbImage};
 use serde::Serialize;
 
 use self::family::Family;
+pub(crate) use self::family::unknown_family;
 use crate::{
     Device, Encoder, Error, Keep, ModelSpec, Result, folder, hub, load,
     pair::{TensorFault, Weights},
@@ -77,7 +81,7 @@ pub fn check_against(name: &str, family: &str) -> Result<CheckReport> {
 fn look_at(name: &str, family: Option<Family>) -> Result<CheckReport> {
     let mut report = CheckReport { name: name.to_owned(), ..CheckReport::default() };
     match name.parse()? {
-        ModelSpec::Builtin => {}
+        ModelSpec::Builtin => report.compare_family(name, family, name),
         ModelSpec::Folder(folder) if !folder.is_dir() => return Err(Error::UnknownModel { name: name.to_owned() }),
         ModelSpec::Folder(folder) => report.look_into(&folder, family),
         ModelSpec::Hub { repo, revision } => report.look_into(&hub::fetch(&repo, &revision)?, family),
@@ -126,7 +130,14 @@ impl CheckReport {
             family::Kind::Join => self.look_at_join(folder),
             family::Kind::Sentences => self.look_at_sentences(folder, family.and_then(Family::sentences)),
             family::Kind::Decoder => self.look_at_decoder(folder, family.and_then(Family::decoder)),
-            family::Kind::Pair => self.look_at_towers(folder, family.and_then(Family::pair), Want::Both),
+            family::Kind::Pair => self.look_at_towers(folder, family, Want::Both),
+        }
+    }
+
+    /// A family that was asked for is the one that was found, where no config names one.
+    fn compare_family(&mut self, at: impl Display, asked: Option<Family>, found: &str) {
+        if let Some(asked) = asked.map(Family::name).filter(|asked| *asked != found) {
+            self.faults.push(format!("{at}: model family: expected {asked}, received {found}"));
         }
     }
 

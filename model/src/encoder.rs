@@ -260,7 +260,9 @@ mod tests {
         let folder = copy.path().to_str().unwrap();
         let config = |text: &str| std::fs::write(copy.path().join("config.json"), text).unwrap();
         config(r#"{"model_type": "bert"}"#);
-        check(folder, "model family \"bert\" is not known: expected one of clip, siglip");
+        check(folder, "modules.json is missing");
+        config(r#"{"model_type": "blip"}"#);
+        check(folder, "model family \"blip\" is not known: expected one of clip, siglip, flame, xlm-roberta, roberta");
         config(r#"{"model_type": "mistral"}"#);
         check(folder, "config.json: a decoder alone is no encoder; hint: name its folder as `facets` in a model.toml");
         config("{}");

@@ -38,7 +38,7 @@ pub use self::{
 };
 use crate::{
     Embedding, Error, FusionTokens, ImageEmbedding, Keep, Pixels, Result, TEXT_TOKENS, TextEmbedding, TokenShape,
-    check::Memory,
+    check::{Memory, unknown_family},
     folder,
     preprocess::{self, Preprocessor},
     side::{ImageInfo, ImageSide, Opened, Sides, TextInfo, TextSide, Want},
@@ -64,9 +64,7 @@ impl Family {
 
     /// Of a `model_type`.
     pub(crate) fn of_name(name: &str) -> Result<Family> {
-        let unknown =
-            || Error::UnknownFamily { expected: Family::ALL.map(Family::name).join(", "), received: name.to_owned() };
-        Family::ALL.into_iter().find(|family| family.name() == name).ok_or_else(unknown)
+        Family::ALL.into_iter().find(|family| family.name() == name).ok_or_else(|| unknown_family(name))
     }
 
     pub(crate) fn name(self) -> &'static str {

@@ -2,13 +2,25 @@
 
 use std::path::Path;
 
-use crate::{Error, Result, decoder, join, pair, sentence};
+use crate::{
+    Error, Result, decoder, join,
+    pair::{self, flame},
+    sentence,
+};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Family {
     Pair(pair::Family),
+    /// Image side alone, from a checkpoint.
+    Flame,
     Sentences(sentence::Family),
     Decoder(decoder::Family),
+}
+
+/// Names all that are taken, wherever the name stands.
+pub(crate) fn unknown_family(name: &str) -> Error {
+    let expected = Family::all().map(Family::name).collect::<Vec<_>>().join(", ");
+    Error::UnknownFamily { expected, received: name.to_owned() }
 }
 
 /// How a folder is laid out.
@@ -22,21 +34,18 @@ pub(super) enum Kind {
 
 impl Family {
     pub(super) fn of_name(name: &str) -> Result<Family> {
-        let known = Family::all().find(|family| family.name() == name);
-        known.ok_or_else(|| Error::UnknownFamily {
-            expected: Family::all().map(Family::name).collect::<Vec<_>>().join(", "),
-            received: name.to_owned(),
-        })
+        Family::all().find(|family| family.name() == name).ok_or_else(|| unknown_family(name))
     }
 
     fn all() -> impl Iterator<Item = Family> {
         let pairs = pair::Family::ALL.into_iter().map(Family::Pair);
         let sentences = sentence::Family::ALL.into_iter().map(Family::Sentences);
-        pairs.chain(sentences).chain(decoder::Family::all().map(Family::Decoder))
+        pairs.chain([Family::Flame]).chain(sentences).chain(decoder::Family::all().map(Family::Decoder))
     }
 
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
+            Family::Flame => flame::FAMILY,
             Family::Pair(family) => family.name(),
             Family::Sentences(family) => family.name(),
             Family::Decoder(family) => family.name(),
@@ -45,14 +54,10 @@ impl Family {
 
     pub(super) fn kind(self) -> Kind {
         match self {
-            Family::Pair(_) => Kind::Pair,
+            Family::Pair(_) | Family::Flame => Kind::Pair,
             Family::Sentences(_) => Kind::Sentences,
             Family::Decoder(_) => Kind::Decoder,
         }
-    }
-
-    pub(super) fn pair(self) -> Option<pair::Family> {
-        if let Family::Pair(family) = self { Some(family) } else { None }
     }
 
     pub(super) fn sentences(self) -> Option<sentence::Family> {

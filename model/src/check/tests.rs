@@ -50,7 +50,12 @@ fn a_folder_of_something_else_is_told_apart() {
     );
     std::fs::write(dir.path().join("config.json"), r#"{"model_type": "siglip2"}"#).unwrap();
     let report = check_folder(dir.path());
-    assert_eq!(report.faults, ["model family \"siglip2\" is not known: expected one of clip, siglip"]);
+    assert_eq!(
+        report.faults,
+        [
+            "model family \"siglip2\" is not known: expected one of clip, siglip, flame, xlm-roberta, roberta, bert, distilbert, llama, mistral, qwen2, qwen3"
+        ]
+    );
     assert!(matches!(check("/no/such/folder"), Err(Error::UnknownModel { .. })));
     assert!(matches!(check("hf:no-slash"), Err(Error::UnknownModel { .. })));
 }
@@ -210,7 +215,30 @@ fn a_folder_is_checked_against_a_family() {
     let error = check_against("builtin", "gpt2").unwrap_err().to_string();
     assert_eq!(
         error,
-        "model family \"gpt2\" is not known: expected one of clip, siglip, xlm-roberta, roberta, bert, distilbert, llama, \
+        "model family \"gpt2\" is not known: expected one of clip, siglip, flame, xlm-roberta, roberta, bert, distilbert, llama, \
          mistral, qwen2, qwen3"
     );
+}
+
+#[test]
+fn a_family_is_compared_whatever_the_layout() {
+    let flame = tempfile::tempdir().unwrap();
+    std::fs::copy(fixture("flame/flame.pt"), flame.path().join("flame.pt")).unwrap();
+    let open_clip = copy_of_fixture("open-clip");
+    std::fs::copy(fixture("clip-quick/tokenizer.json"), open_clip.path().join("tokenizer.json")).unwrap();
+    let empty = tempfile::tempdir().unwrap();
+    let check = |folder: &Path, family: &str, expected: &str| {
+        let report = check_against(folder.to_str().unwrap(), family).unwrap();
+        assert_eq!((report.ok, report.faults.is_empty()), (expected.is_empty(), expected.is_empty()), "{report:?}");
+        assert!(expected.is_empty() || report.faults[0].ends_with(expected), "{report:?}");
+    };
+    check(flame.path(), "flame", "");
+    check(flame.path(), "clip", "flame.pt: model family: expected clip, received flame");
+    check(open_clip.path(), "clip", "");
+    check(open_clip.path(), "siglip", ": model family: expected siglip, received clip");
+    check(open_clip.path(), "flame", ": model family: expected flame, received clip");
+    check(&fixture("clip-quick"), "flame", "config.json: model_type: expected flame, received \"clip\"");
+    check(empty.path(), "flame", ": expected a checkpoint of FLAME, received none");
+    let builtin = check_against("builtin", "clip").unwrap();
+    assert_eq!(builtin.faults, ["builtin: model family: expected clip, received builtin"]);
 }

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use super::CheckReport;
+use super::{CheckReport, family::Family};
 use crate::{
     Error,
-    pair::{self, CONFIG_FILE, Config, Family, Layout, TOKENIZER_FILE, Tokenizer, Weights, flame, n_numbers},
+    pair::{self, CONFIG_FILE, Config, Layout, TOKENIZER_FILE, Tokenizer, Weights, flame, n_numbers},
     side::Want,
 };
 
@@ -16,7 +16,10 @@ impl CheckReport {
         let folder = folder.as_path();
         match self.keep(layout.flame(folder)) {
             None => return,
-            Some(Some(checkpoint)) => return self.look_at_flame(&checkpoint),
+            Some(Some(checkpoint)) => {
+                self.compare_family(checkpoint.display(), asked, flame::FAMILY);
+                return self.look_at_flame(&checkpoint);
+            }
             Some(None) => {}
         }
         let Some(family) = self.family_of_towers(folder, &layout, asked) else { return };
@@ -33,13 +36,18 @@ impl CheckReport {
     }
 
     /// None: it is another one, and there is no more to say. An inner none: nothing says which.
-    fn family_of_towers(&mut self, folder: &Path, layout: &Layout, asked: Option<Family>) -> Option<Option<Family>> {
+    fn family_of_towers(
+        &mut self,
+        folder: &Path,
+        layout: &Layout,
+        asked: Option<Family>,
+    ) -> Option<Option<pair::Family>> {
         if let Some(asked) = asked {
-            self.family = Some(asked.name().to_owned());
-            if *layout == Layout::HuggingFace && folder.join(CONFIG_FILE).is_file() {
-                self.look_at_family(&folder.join(CONFIG_FILE), asked.name());
-            }
-            return Some(Some(asked));
+            self.look_at_family_of_towers(folder, layout, asked);
+            let Family::Pair(asked) = asked else { return None };
+            let family = if *layout == Layout::HuggingFace { asked } else { pair::Family::Clip };
+            self.family = Some(family.name().to_owned());
+            return Some(Some(family));
         }
         let family = layout.family(folder);
         if let Err(Error::UnknownFamily { received, .. }) = &family {
@@ -50,6 +58,21 @@ impl CheckReport {
         let family = self.keep(family);
         self.family = family.map(|family| family.name().to_owned());
         Some(family)
+    }
+
+    /// A family that was asked for is the one of the folder, if anything says which that is.
+    fn look_at_family_of_towers(&mut self, folder: &Path, layout: &Layout, asked: Family) {
+        let config = folder.join(CONFIG_FILE);
+        match layout {
+            Layout::HuggingFace if config.is_file() => self.look_at_family(&config, asked.name()),
+            Layout::HuggingFace if asked != Family::Flame => {}
+            Layout::HuggingFace => {
+                self.faults.push(format!("{}: expected a checkpoint of FLAME, received none", folder.display()))
+            }
+            Layout::OpenClip | Layout::Alone(_) => {
+                self.compare_family(folder.display(), Some(asked), pair::Family::Clip.name());
+            }
+        }
     }
 
     fn look_at_parts(

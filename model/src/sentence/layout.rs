@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::config::Family;
 use crate::{
     Error, Result,
     folder::{self, join},
@@ -52,8 +53,11 @@ pub(crate) struct Reading {
 }
 
 impl Layout {
+    /// Reading says what is missing where only the family is one of ours.
     pub(crate) fn is_in(folder: &Path) -> bool {
-        folder.join(MODULES_FILE).is_file()
+        let config = || folder::read_json(&folder.join(CONFIG_FILE)).unwrap_or_default();
+        let is_ours = |name: &str| Family::ALL.iter().any(|family| family.name() == name);
+        folder.join(MODULES_FILE).is_file() || config()["model_type"].as_str().is_some_and(is_ours)
     }
 
     pub(crate) fn read(root: &Path) -> Result<Layout> {
