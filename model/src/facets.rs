@@ -88,8 +88,9 @@ impl FacetEncoder {
         }
         let depth = Depth::BlocksBut(n_blocks_left_out);
         let decoder = Decoder::load(path, &decoder::Options { depth, device, dtype })?;
+        let template = within(template, &tokenizer, path, decoder.config().max_tokens)?;
         let tokenizer = tokenizer.within(decoder.config().vocab_size);
-        Ok(FacetEncoder { decoder, tokenizer, template: template.clone(), mode })
+        Ok(FacetEncoder { decoder, tokenizer, template, mode })
     }
 
     pub fn decoder(&self) -> &Decoder {
@@ -129,6 +130,23 @@ impl FacetEncoder {
         })
         .collect()
     }
+}
+
+/// The template with as many tokens for a caption as a decoder of `max_tokens` leaves beside its own; `path` is for the error.
+fn within(template: &Template, tokenizer: &Tokenizer, path: &Path, max_tokens: usize) -> Result<Template> {
+    let n_own = prompt::n_own_tokens(template, tokenizer)?;
+    let max_caption_tokens = template.max_caption_tokens.min(max_tokens.saturating_sub(n_own));
+    if max_caption_tokens > tokenizer.n_start() {
+        return Ok(Template { max_caption_tokens, ..template.clone() });
+    }
+    Err(Error::BadFile {
+        file: path.to_owned(),
+        detail: format!(
+            "expected room for a caption; received a template of {n_own} tokens that takes captions of at most {}, and a \
+             decoder of at most {max_tokens}",
+            template.max_caption_tokens
+        ),
+    })
 }
 
 /// Mean first, then unit length: longer facets weigh more, as published.

@@ -60,6 +60,12 @@ impl Prompt {
     }
 }
 
+/// What a prompt takes beside its caption and the start token, which counts as the caption's.
+pub(super) fn n_own_tokens(template: &Template, tokenizer: &Tokenizer) -> Result<usize> {
+    let bos = if template.needs_bos() { tokenizer.bos()? } else { String::new() };
+    Ok(tokenizer.encode(&template.fill(&clean(""), &bos).text)?.len() - tokenizer.n_start())
+}
+
 /// `None` if a token stands across that byte.
 fn n_tokens_before(tokens: &[Token], byte: usize) -> Option<usize> {
     let n = tokens.partition_point(|token| token.end <= byte);

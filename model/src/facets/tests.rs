@@ -259,3 +259,28 @@ fn facets_follow_their_prefix_in_a_tokenizer_that_adds_spaces() {
     }
     assert_eq!(encoder.embed(&["a cat"]).unwrap()[0].facets.len(), 7);
 }
+
+#[test]
+fn a_short_decoder_limits_the_caption() {
+    let copy = copy_of_fixture(MODEL);
+    let own =
+        prompt::n_own_tokens(&Template::flame("flame-1").unwrap(), &load("flame-1", Mode::Exact).tokenizer).unwrap();
+    let open = |max_tokens: usize| {
+        let mut config = fixture_json(&format!("{MODEL}/config.json"));
+        config["max_position_embeddings"] = max_tokens.into();
+        std::fs::write(copy.path().join("config.json"), config.to_string()).unwrap();
+        Facets::load(copy.path(), &options("flame-1", Mode::Exact))
+    };
+    assert_eq!(open(4096).unwrap().info().max_tokens, 1024);
+    let side = open(own + 5).unwrap();
+    assert_eq!(side.info().max_tokens, 5);
+    assert!(side.embed(&["x"], Keep::Nothing).is_ok());
+    let error = side.embed(&["x y z x y z x y z"], Keep::Nothing).unwrap_err();
+    assert!(matches!(error, Error::TooManyTokens { max_tokens: 5, .. }), "{error}");
+    let error = open(own + 1).err().unwrap().to_string();
+    let expected = format!(
+        "expected room for a caption; received a template of {own} tokens that takes captions of at most 1024, and a decoder of at most {}",
+        own + 1
+    );
+    assert!(error.ends_with(&expected), "{error}");
+}

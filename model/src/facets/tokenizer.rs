@@ -44,6 +44,11 @@ impl Tokenizer {
         Tokenizer { vocab_size, ..self }
     }
 
+    /// Tokens that stand before every text.
+    pub(super) fn n_start(&self) -> usize {
+        self.start.len()
+    }
+
     /// The start token as text.
     pub(super) fn bos(&self) -> Result<String> {
         let token = self.start.first().and_then(|&id| self.inner.id_to_token(id));
