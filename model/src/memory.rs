@@ -16,9 +16,24 @@ fn fits(model: &Path, needed_bytes: u64, available_bytes: Option<u64>) -> Result
     }
 }
 
-/// What Linux says could be taken without swapping.
+/// What could be taken without swapping: of the machine, and of the container if there is one.
 pub(crate) fn available_bytes() -> Option<u64> {
-    of_meminfo(&std::fs::read_to_string("/proc/meminfo").ok()?)
+    let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| of_meminfo(&text));
+    let container = of_cgroup(Path::new("/sys/fs/cgroup"));
+    machine.into_iter().chain(container).min()
+}
+
+/// Of a cgroup of version 2 with a limit. Its file cache counts as used there, but what lies idle is given back when needed.
+fn of_cgroup(folder: &Path) -> Option<u64> {
+    let read = |name: &str| std::fs::read_to_string(folder.join(name)).ok();
+    let number = |name: &str| read(name)?.trim().parse::<u64>().ok();
+    let (limit, used) = (number("memory.max")?, number("memory.current")?);
+    let idle = read("memory.stat").and_then(|text| of_stat(&text)).unwrap_or(0);
+    Some(limit.saturating_sub(used.saturating_sub(idle)))
+}
+
+fn of_stat(text: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix("inactive_file "))?.trim().parse().ok()
 }
 
 fn of_meminfo(text: &str) -> Option<u64> {
@@ -40,6 +55,24 @@ mod tests {
         }
         #[cfg(target_os = "linux")]
         assert!(available_bytes().is_some_and(|bytes| bytes > 0));
+    }
+
+    #[test]
+    fn the_limit_of_a_container_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+        let check = |expected: Option<u64>| assert_eq!(of_cgroup(dir.path()), expected);
+        check(None);
+        write("memory.max", "1000\n");
+        check(None);
+        write("memory.current", "900\n");
+        check(Some(100));
+        write("memory.stat", "anon 600\ninactive_file 250\n");
+        check(Some(350));
+        write("memory.current", "1300\n");
+        check(Some(0));
+        write("memory.max", "max\n");
+        check(None);
     }
 
     #[test]

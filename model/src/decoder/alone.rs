@@ -6,8 +6,8 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{Module, RmsNorm};
 
-use super::{Block, bad, norm, open, weights::Source};
-use crate::Result;
+use super::{Block, bad, norm, open, tensors, weights::Source};
+use crate::{Result, memory};
 
 /// The norm behind a block that is used alone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
@@ -34,6 +34,10 @@ impl LoneBlock {
             return Err(bad(path, format!("block {index}: expected one below {}", config.n_blocks)));
         }
         let from = Source { store: &store, device, dtype: DType::F32 };
+        if device.is_cpu() {
+            let needed = tensors::block(&config, index);
+            memory::check(path, needed.iter().map(|tensor| from.n_bytes(tensor)).sum())?;
+        }
         let dim = config.hidden_size;
         let norm = match kind {
             FinalNorm::Ones => RmsNorm::new(Tensor::ones(dim, DType::F32, device)?, config.rms_norm_eps),

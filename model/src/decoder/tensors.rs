@@ -17,7 +17,8 @@ pub(crate) fn tensors(config: &Config, depth: Depth) -> Result<Vec<(String, Vec<
     Ok(tensors)
 }
 
-fn block(config: &Config, index: usize) -> Vec<(String, Vec<usize>)> {
+/// Of one block.
+pub(super) fn block(config: &Config, index: usize) -> Vec<(String, Vec<usize>)> {
     let Config { hidden_size: dim, intermediate_size: wide, n_heads, n_kv_heads, head_dim, biases, .. } = *config;
     let (queries, keys) = (n_heads * head_dim, n_kv_heads * head_dim);
     let maps = [

@@ -95,3 +95,14 @@ fn what_does_not_fit_is_named() {
     let builtin = crate::load_with_block("builtin", &block(1, FinalNorm::Ones), crate::Device::Cpu);
     assert!(matches!(builtin, Err(Error::UnknownModel { .. })));
 }
+
+#[test]
+fn a_block_that_does_not_fit_into_the_memory_is_refused_before_it_is_read() {
+    let (copy, decoder) = (clip_folder(), copy_of_fixture("decoder-llama"));
+    let mut config = fixture_json("decoder-llama/config.json");
+    (config["hidden_size"], config["intermediate_size"]) = (json!(1 << 17), json!(1 << 19));
+    std::fs::write(decoder.path().join(CONFIG_FILE), config.to_string()).unwrap();
+    let block = FrozenBlock { decoder: decoder.path().to_owned(), ..block(1, FinalNorm::Ones) };
+    let error = load_with(copy.path(), &block).err().expect("an error");
+    assert!(matches!(&error, Error::TooLittleMemory { file, .. } if file == decoder.path()), "{error}");
+}
