@@ -210,13 +210,15 @@ impl Decoder {
 
 impl Depth {
     fn n_blocks(self, config: &Config) -> Result<usize, String> {
-        let n = match self {
-            Depth::Blocks(n) => Some(n),
-            Depth::BlocksBut(n) => config.n_blocks.checked_sub(n),
-            Depth::Norm | Depth::Head => Some(config.n_blocks),
-        };
-        n.filter(|&n| n <= config.n_blocks)
-            .ok_or_else(|| format!("has {} blocks, too few for {self:?}", config.n_blocks))
+        let n_blocks = config.n_blocks;
+        match self {
+            Depth::Blocks(n) if n > n_blocks => Err(format!("has {n_blocks} blocks: expected at least {n}")),
+            Depth::Blocks(n) => Ok(n),
+            Depth::BlocksBut(n) => n_blocks
+                .checked_sub(n)
+                .ok_or_else(|| format!("has {n_blocks} blocks: expected at least {n} to leave out")),
+            Depth::Norm | Depth::Head => Ok(n_blocks),
+        }
     }
 }
 

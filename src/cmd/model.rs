@@ -79,8 +79,8 @@ fn print_info(info: &ModelInfo) {
         row("family", info.family.clone()),
         row("hash", info.hash.clone()),
         row("embedding", format!("{} dimensions, {} bytes a vector", info.dim, info.dim * 4)),
-        row("image side", format!("{} px", info.image_side_px)),
-        row("text limit", format!("{} tokens", info.max_text_tokens)),
+        row("image side", counted(info.image_side_px, "px")),
+        row("text limit", counted(info.max_text_tokens, "tokens")),
         row("parameters", info.parameters.to_string()),
         row("device", info.device.clone()),
     ];
@@ -96,6 +96,11 @@ fn print_info(info: &ModelInfo) {
         rows.push(row("sigmoid", format!("logit scale {logit_scale}, bias {logit_bias}")));
     }
     table::print(&["model", &info.name], &rows);
+}
+
+/// 0: the model takes none.
+fn counted(n: usize, unit: &str) -> String {
+    if n == 0 { "none".to_owned() } else { format!("{n} {unit}") }
 }
 
 fn check(name: &str, family: Option<&str>, settings: &Settings) -> anyhow::Result<Exit> {
@@ -132,5 +137,15 @@ fn print_report(report: &CheckReport) {
             0 => println!("  tried with a grey picture: {} dimensions", trial.dim),
             n_tokens => println!("  tried with {:?}: {n_tokens} tokens, {} dimensions", trial.text, trial.dim),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_side_that_there_is_not_has_no_size() {
+        assert_eq!((&*counted(224, "px"), &*counted(0, "px"), &*counted(0, "tokens")), ("224 px", "none", "none"));
     }
 }

@@ -171,6 +171,16 @@ fn a_decoder_of_damaged_numbers_or_without_a_tokenizer_is_not_whole() {
 }
 
 #[test]
+fn a_decoder_of_a_broken_config_is_not_told_to_lack_what_images_need() {
+    let copy = copy_of_fixture("decoder-mistral");
+    for config in ["{", "{}"] {
+        std::fs::write(copy.path().join("config.json"), config).unwrap();
+        let report = check_folder(copy.path());
+        assert_eq!((report.missing_files.len(), report.faults.len()), (0, 1), "{report:?}");
+    }
+}
+
+#[test]
 fn a_join_is_looked_at_side_by_side() {
     let dir = tempfile::tempdir().unwrap();
     for name in ["clip-quick", "sentence-xlm-roberta", "decoder-mistral"] {
@@ -191,7 +201,7 @@ fn a_join_is_looked_at_side_by_side() {
 
     write("[text]\nfacets = \"decoder-mistral\"\nblocks_left_out = 4\n");
     let report = check_folder(dir.path());
-    assert!(report.faults[0].ends_with("has 3 blocks, too few for BlocksBut(4)"), "{report:?}");
+    assert!(report.faults[0].ends_with("has 3 blocks: expected at least 4 to leave out"), "{report:?}");
     write("[text]\nfacets = \"decoder-mistral\"\ntemplate = \"flame-1\"\n");
     let report = check_folder(dir.path());
     assert!(report.ok && report.trial.is_some(), "{report:?}");

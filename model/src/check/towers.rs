@@ -30,7 +30,10 @@ impl CheckReport {
             None => {
                 let is_there = |name: &str| folder.join(name).is_file();
                 let small = layout.small_files(is_there).into_iter().skip(1).map(str::to_owned);
-                self.look_at_files(folder, small);
+                // A config that names no family may be one of texts alone.
+                let is_of_texts = |name: &String| name == TOKENIZER_FILE;
+                let is_unknown = family.is_none() && is_there(CONFIG_FILE);
+                self.look_at_files(folder, small.filter(|name| !is_unknown || is_of_texts(name)));
             }
         }
     }

@@ -232,7 +232,7 @@ fn only_what_is_needed_is_read_and_nothing_that_is_no_number() {
         error_of(copy.path(), Depth::Head),
         "FOLDER/model.safetensors: tensor lm_head.weight: expected [64, 32] of f32, f16 or bf16, received no such tensor"
     );
-    assert_eq!(error_of(copy.path(), Depth::Blocks(3)), "FOLDER: has 2 blocks, too few for Blocks(3)");
+    assert_eq!(error_of(copy.path(), Depth::Blocks(3)), "FOLDER: has 2 blocks: expected at least 3");
 }
 
 #[test]

@@ -266,6 +266,7 @@ pub(crate) fn shard_names(index: &Value) -> Result<Vec<String>, String> {
 }
 
 fn map(path: &Path) -> Result<MmapedSafetensors> {
+    folder::open(path)?;
     // SAFETY: the map is only read. A model folder that is written to while it is loaded is outside the contract of
     // every reader of this format; firn itself replaces files by renaming.
     let file = unsafe { MmapedSafetensors::new(path) };

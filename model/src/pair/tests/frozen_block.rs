@@ -90,8 +90,10 @@ fn what_does_not_fit_is_named() {
     );
     let other = error(&|block| block.decoder = fixture("clip-quick"));
     assert!(other.contains("model family \"clip\" is not known: expected one of llama"), "{other}");
-    let missing = error(&|block| block.mappers = fixture("lm-block/none.pt"));
-    assert!(missing.ends_with("none.pt is missing"), "{missing}");
+    for name in ["none.pt", "none.safetensors"] {
+        let missing = error(&|block| block.mappers = fixture("lm-block").join(name));
+        assert!(missing.ends_with(&format!("{name} is missing")), "{missing}");
+    }
     let builtin = crate::load_with_block("builtin", &block(1, FinalNorm::Ones), crate::Device::Cpu);
     assert!(matches!(builtin, Err(Error::UnknownModel { .. })));
 }
