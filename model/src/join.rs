@@ -10,7 +10,7 @@ use candle_core::Device;
 
 pub(crate) use self::table::{FILE, Image, ImageKind, Table, TextKind};
 use crate::{
-    Error, ModelSpec, Result, encoder,
+    Error, ModelSpec, Result, Sigmoid, encoder,
     facets::{self, Facets, Template},
     folder, hub,
     pair::{self, FrozenBlock},
@@ -32,7 +32,7 @@ pub(crate) fn open(folder: &Path, device: &Device) -> Result<Opened> {
     Ok(Opened {
         family: parts.iter().map(|part| part.family.as_str()).collect::<Vec<_>>().join(" + "),
         hash: hash(&parts),
-        sigmoid: None,
+        sigmoid: sigmoid(&parts),
         sides: Sides { image: image.map(|(side, _)| side), text: text.map(|(side, _)| side) },
     })
 }
@@ -42,6 +42,14 @@ struct Part {
     family: String,
     /// What shapes its embeddings, as (what, which): the hash of its files, and settings.
     meaning: Vec<(&'static str, String)>,
+    sigmoid: Option<Sigmoid>,
+}
+
+/// That of the one model which both sides are taken from; between those of several it would say nothing.
+fn sigmoid(parts: &[&Part]) -> Option<Sigmoid> {
+    let hash = |part: &Part| part.meaning[0].1.clone();
+    let [image, text] = parts else { return None };
+    image.sigmoid.filter(|_| hash(image) == hash(text))
 }
 
 /// A side, and what it is made of.
@@ -67,7 +75,7 @@ impl Image {
             }
         };
         let side = opened.sides.image.ok_or(Error::NoImageSide { model: name })?;
-        Ok((side, Part { family: opened.family, meaning: vec![(what, opened.hash)] }))
+        Ok((side, Part { family: opened.family, meaning: vec![(what, opened.hash)], sigmoid: opened.sigmoid }))
     }
 }
 
@@ -86,15 +94,15 @@ impl TextKind {
     fn open(&self, folder: &Path, device: &Device) -> Result<Side<dyn TextSide>> {
         match self {
             TextKind::Model(name) => {
-                let Opened { sides, family, hash, .. } = open_named(name, folder, Want::Text, device)?;
+                let Opened { sides, family, hash, sigmoid } = open_named(name, folder, Want::Text, device)?;
                 let side = sides.text.ok_or_else(|| Error::NoTextSide { model: name.clone() })?;
-                Ok((side, Part { family, meaning: vec![("text.model", hash)] }))
+                Ok((side, Part { family, meaning: vec![("text.model", hash)], sigmoid }))
             }
             TextKind::Checkpoint(file) => {
                 let path = checkpoint(file, folder)?;
-                let Opened { sides, family, hash, .. } = pair::open(&path, Want::Text, None, device)?;
+                let Opened { sides, family, hash, sigmoid } = pair::open(&path, Want::Text, None, device)?;
                 let side = sides.text.ok_or_else(|| Error::NoTextSide { model: file.display().to_string() })?;
-                Ok((side, Part { family, meaning: vec![("text.checkpoint", hash)] }))
+                Ok((side, Part { family, meaning: vec![("text.checkpoint", hash)], sigmoid }))
             }
             TextKind::Facets(facets) => facets.open(folder, device),
         }
@@ -115,7 +123,7 @@ impl table::Facets {
             facets::Options { template, n_blocks_left_out: self.blocks_left_out, device, ..facets::Options::flame() };
         let side = Facets::load(&path, &options)?;
         let family = format!("facets of {}", side.family());
-        Ok((std::sync::Arc::new(side), Part { family, meaning }))
+        Ok((std::sync::Arc::new(side), Part { family, meaning, sigmoid: None }))
     }
 
     /// A folder, or a `.gguf` file.

@@ -65,6 +65,18 @@ fn one_side_may_be_missing() {
 }
 
 #[test]
+fn the_sigmoid_stays_where_both_sides_are_of_one_model() {
+    let sigmoid = |image: &str, text: &str| {
+        let toml = format!("[image]\nmodel = {image:?}\n[text]\nmodel = {text:?}\n");
+        let folder = folder_with(&toml, &["siglip-1", "clip-quick"]);
+        load(folder.path()).unwrap().info().sigmoid
+    };
+    let own = load(&fixture("siglip-1")).unwrap().info().sigmoid;
+    assert!(own.is_some() && sigmoid("siglip-1", "siglip-1") == own);
+    assert_eq!(sigmoid("siglip-1", "clip-quick"), None);
+}
+
+#[test]
 fn templates_may_be_the_users_own() {
     let toml =
         "[text]\nfacets = \"decoder-mistral\"\ntemplate = \"snow\"\ntemplates = \"mine.toml\"\nblocks_left_out = 2\n";
