@@ -80,7 +80,7 @@ impl Image {
 }
 
 impl table::Block {
-    fn found(&self, folder: &Path) -> Result<FrozenBlock> {
+    pub(crate) fn found(&self, folder: &Path) -> Result<FrozenBlock> {
         Ok(FrozenBlock {
             decoder: find(&self.decoder, folder, |path| path.exists())?,
             index: self.index,

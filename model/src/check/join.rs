@@ -2,18 +2,23 @@
 
 use std::path::Path;
 
-use super::{CheckReport, family::Family, family::Kind};
+use super::{CheckReport, Memory, family::Family, family::Kind};
 use crate::{
-    decoder::Depth,
+    Error, FrozenBlock,
+    decoder::{self, Config, Depth, LoneBlock},
     join::{self, ImageKind, Table, TextKind},
+    pair::{CONFIG_FILE, Weights, n_numbers},
     side::Want,
 };
 
 impl CheckReport {
     pub(super) fn look_at_join(&mut self, folder: &Path) {
         let Some(table) = self.keep(Table::read(folder)) else { return };
-        // Of a block inside the tower, loading says what is wrong.
-        match table.image.map(|image| image.kind) {
+        let (image, block) = table.image.map(|image| (image.kind, image.block)).unzip();
+        if let Some(block) = block.flatten().and_then(|block| self.keep(block.found(folder))) {
+            self.look_at_block(&block);
+        }
+        match image {
             Some(ImageKind::Model(name)) => self.look_at_side(&name, folder, Want::Image),
             Some(ImageKind::Checkpoint(file)) => self.look_at_checkpoint(&file, folder, Want::Image),
             None => {}
@@ -31,6 +36,28 @@ impl CheckReport {
             None => {}
         }
         self.family = None;
+    }
+
+    /// Of a GGUF file, and of the shapes of the mappers, loading says what is wrong.
+    fn look_at_block(&mut self, block: &FrozenBlock) {
+        if !block.mappers.is_file() {
+            self.keep_missing(&block.mappers);
+        }
+        if !block.decoder.is_dir() {
+            return;
+        }
+        let path = block.decoder.join(CONFIG_FILE);
+        let weights = self.keep(Weights::open(&block.decoder));
+        let Some(config) = self.keep(Config::read(&path)) else { return };
+        let bad = |detail| Error::BadFile { file: block.decoder.clone(), detail };
+        let Some(needed) = self.keep(LoneBlock::tensors(&config, block.index, block.norm).map_err(bad)) else { return };
+        let parameters = needed.iter().map(n_numbers).sum();
+        let memory = |device| Memory { device, dtype: "f32", weights_bytes: 4 * parameters, batch_bytes: 0 };
+        self.add(parameters, ["cpu", "cuda"].map(memory).to_vec());
+        if let Some(weights) = weights {
+            let known = decoder::tensors(&config, Depth::Head).expect("a decoder is as deep as it is");
+            self.look_at_tensors(&weights, &needed, &known, decoder::is_known_spare);
+        }
     }
 
     fn look_at_checkpoint(&mut self, file: &Path, folder: &Path, want: Want) {

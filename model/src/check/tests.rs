@@ -211,6 +211,29 @@ fn a_join_is_looked_at_side_by_side() {
 }
 
 #[test]
+fn a_block_inside_an_image_side_is_looked_at_too() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["clip-quick", "decoder-llama"] {
+        copy_folder(&fixture(name), &dir.path().join(name));
+    }
+    let toml = |index: usize| {
+        format!(
+            "[image]\nmodel = \"clip-quick\"\n[image.block]\ndecoder = \"decoder-llama\"\nindex = {index}\nmappers = \"m.pt\"\n"
+        )
+    };
+    std::fs::write(dir.path().join("model.toml"), toml(9)).unwrap();
+    let report = check_folder(dir.path());
+    assert_eq!(report.missing_files, ["m.pt"]);
+    assert!(report.faults[0].ends_with("decoder-llama: block 9: expected one below 2"), "{report:?}");
+
+    std::fs::write(dir.path().join("model.toml"), toml(2)).unwrap();
+    change_config(&dir.path().join("decoder-llama"), "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3");
+    let report = check_folder(dir.path());
+    assert!(report.tensor_faults.iter().all(|fault| fault.tensor.starts_with("model.layers.2.")), "{report:?}");
+    assert_eq!((report.faults.len(), report.tensor_faults.len() >= 9), (0, true), "{report:?}");
+}
+
+#[test]
 fn a_folder_is_checked_against_a_family() {
     let against = |model: &str, family: &str| check_against(fixture(model).to_str().unwrap(), family).unwrap();
     assert!(against("clip-quick", "clip").ok);

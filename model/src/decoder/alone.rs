@@ -6,7 +6,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{Module, RmsNorm};
 
-use super::{Block, bad, norm, open, tensors, weights::Source};
+use super::{Block, Config, bad, norm, open, tensors, weights::Source};
 use crate::{Result, memory};
 
 /// The norm behind a block that is used alone.
@@ -30,12 +30,9 @@ impl LoneBlock {
     /// Block `index`, from 0, of a decoder in the Hugging Face layout or a `.gguf` file; nothing else of it is read. In f32.
     pub(crate) fn load(path: &Path, index: usize, kind: FinalNorm, device: &Device) -> Result<LoneBlock> {
         let (config, store) = open(path)?;
-        if index >= config.n_blocks {
-            return Err(bad(path, format!("block {index}: expected one below {}", config.n_blocks)));
-        }
+        let needed = LoneBlock::tensors(&config, index, kind).map_err(|detail| bad(path, detail))?;
         let from = Source { store: &store, device, dtype: DType::F32 };
         if device.is_cpu() {
-            let needed = tensors::block(&config, index);
             memory::check(path, needed.iter().map(|tensor| from.n_bytes(tensor)).sum())?;
         }
         let dim = config.hidden_size;
@@ -44,6 +41,16 @@ impl LoneBlock {
             FinalNorm::Loaded => norm(&from, "model.norm.weight", dim, &config)?,
         };
         Ok(LoneBlock { block: Block::load(&from, index, &config)?, norm, dim })
+    }
+
+    /// Name and shape of each that is read; an `Err` says that there is no such block.
+    pub(crate) fn tensors(config: &Config, index: usize, kind: FinalNorm) -> Result<Vec<(String, Vec<usize>)>, String> {
+        if index >= config.n_blocks {
+            return Err(format!("block {index}: expected one below {}", config.n_blocks));
+        }
+        let mut tensors = tensors::block(config, index);
+        tensors.extend((kind == FinalNorm::Loaded).then(|| ("model.norm.weight".to_owned(), vec![config.hidden_size])));
+        Ok(tensors)
     }
 
     pub(crate) fn dim(&self) -> usize {
