@@ -85,8 +85,12 @@ fn code_of_cause(cause: &(dyn StdError + 'static)) -> Option<Exit> {
         return Some(Exit::Usage);
     }
     use firn_ingest::shards::ShardsError as Shards;
-    if let Some(Shards::Others { .. }) = cause.downcast_ref() {
-        return Some(Exit::Usage);
+    match (cause.downcast_ref(), cause.downcast_ref()) {
+        (Some(Shards::Others { .. }), _) => return Some(Exit::Usage),
+        (Some(Shards::Source(Source::Manifest { .. })), _) | (_, Some(Source::Manifest { .. })) => {
+            return Some(Exit::Damaged);
+        }
+        _ => {}
     }
     if let Some(firn_ingest::journal::JournalError::Locked { .. }) = cause.downcast_ref() {
         return Some(Exit::Locked);

@@ -26,7 +26,7 @@ pub struct CommonArgs {
     /// Where points and their index are kept [default: ./firn-data]
     #[arg(long, global = true, env = "FIRN_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// `builtin`, a model folder, or hf:org/name@revision [default: the collection's own; builtin for a new one]
+    /// `builtin`, a model folder, or hf:org/name@revision [default: the collection's own, else builtin]
     #[arg(long, global = true, env = "FIRN_MODEL", value_name = "NAME")]
     pub model: Option<String>,
     /// Where networks compute: auto, cpu or cuda [default: auto]

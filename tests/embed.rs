@@ -116,14 +116,15 @@ fn damage_is_named_by_its_shard_and_costs_no_other() {
     let manifest = scratch.path().join("out/embeddings.json");
     let text = fs::read_to_string(&manifest).unwrap();
     fs::write(&manifest, text.replace("shard-00001", "../../secret")).unwrap();
-    scratch.fails(1, &["ingest", "out", "--collection", "d"], "like \"shard-00000\", received \"../../secret\"");
+    scratch.fails(6, &["ingest", "out", "--collection", "d"], "like \"shard-00000\", received \"../../secret\"");
     fs::write(&manifest, text.replace("\"complete\": true", "\"complete\": false")).unwrap();
-    scratch.fails(1, &["ingest", "out", "--collection", "d"], "these embeddings are not complete");
+    scratch.fails(6, &["ingest", "out", "--collection", "d"], "these embeddings are not complete");
     let huge = text.replace("\"image\": ", "\"image\": 99");
     fs::write(&manifest, huge).unwrap();
-    scratch.fails(1, &["ingest", "out", "--collection", "d"], "which no collection keeps");
+    scratch.fails(6, &["ingest", "out", "--collection", "d"], "which no collection keeps");
     fs::write(&manifest, "{}").unwrap();
-    scratch.fails(1, &["ingest", "out", "--collection", "d"], "not a manifest of embeddings");
+    scratch.fails(6, &["ingest", "out", "--collection", "d"], "not a manifest of embeddings");
+    scratch.fails(6, &["embed", "photos", "--out", "out"], "not a manifest of embeddings");
 }
 
 #[test]
@@ -139,7 +140,7 @@ fn another_source_does_not_complete_what_is_not_done() {
     assert_eq!((code, is_complete()), (Some(3), false.into()), "one source was refused");
     scratch.ok(&["embed", "other", "--out", "out"]);
     assert_eq!(is_complete(), false);
-    scratch.fails(1, &ingest, "photos (hint: the same `firn embed` goes on");
+    scratch.fails(6, &ingest, "photos (hint: the same `firn embed` goes on");
     scratch.ok(&["embed", "photos", "--out", "out"]);
     assert_eq!(is_complete(), true);
 
@@ -238,6 +239,18 @@ fn what_no_collection_takes_is_refused_before_it_is_embedded() {
 }
 
 #[test]
+fn hints_and_help_are_those_of_embed() {
+    let scratch = Scratch::new();
+    scratch.write("rows.jsonl", "{\"id\": 1, \"vectors\": {\"image\": [1, 2]}}");
+    let output = scratch.command().args(["embed", "rows.jsonl", "--out", "out"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!said.contains("firn collection create"), "{said}");
+    let help = scratch.ok(&["embed", "--help"]).split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(help.contains("[default: the collection's own, else builtin]"), "{help}");
+}
+
+#[test]
 fn facets_of_flame_are_ingested_without_a_model() {
     let scratch = Scratch::new();
     let facets = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("model/fixtures/pickle/facets.pth")).unwrap();
@@ -326,7 +339,8 @@ fn a_killed_run_goes_on_after_its_last_whole_shard() {
     let out = scratch.path().join("out");
     let args = ["embed", "photos", "--out", "out", "--shard-rows", "2", "--json"];
     let mut child = scratch.command().args(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    while !out.join("shard-00000.jsonl").exists() {
+    let names_a_shard = |text: String| text.contains("shard-00000");
+    while !fs::read_to_string(out.join("embeddings.json")).is_ok_and(names_a_shard) {
         assert!(child.try_wait().unwrap().is_none(), "it ended before it was killed");
         std::thread::yield_now();
     }

@@ -92,7 +92,7 @@ impl Manifest {
     /// The manifest in a folder; none if there is none.
     pub fn read(folder: &Path) -> Result<Option<Manifest>, SourceError> {
         let path = folder.join(MANIFEST);
-        let damaged = |detail| SourceError::Damaged { path: path.clone(), detail };
+        let damaged = |detail| SourceError::Manifest { path: path.clone(), detail };
         let io = |error| SourceError::Io { path: path.clone(), error };
         let bytes = match fs::metadata(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

@@ -55,7 +55,7 @@ pub fn run(args: &EmbedArgs, settings: &Settings) -> anyhow::Result<Exit> {
         true => write(args, settings, &mut sources)?,
         false => (sources.without_items(&args.out.display().to_string()), Ok(())),
     };
-    ingest::end(sources, report, result, settings)
+    ingest::end(sources, report, result, settings).1
 }
 
 fn write(

@@ -130,37 +130,39 @@ pub fn run(args: &IngestArgs, settings: &Settings) -> anyhow::Result<Exit> {
         Some(server) => at_server(&server, args, settings, &mut sources)?,
         None => here(args, settings, &mut sources)?,
     };
-    end(sources, report, result, settings)
+    let (report, ended) = end(sources, report, result, settings);
+    if report.skipped_by_reason.contains_key("wrong_dimension") {
+        eprintln!(
+            "hint: `firn collection create NAME --vector image=DIM` makes a collection for embeddings of your own"
+        );
+    }
+    ended
 }
 
-/// Prints the report of a run, and says how it ended.
+/// Prints the report of a run, and says how it ended. Gives the report back, with the sources that were refused.
 pub(super) fn end(
     sources: Sources,
     mut report: Report,
     result: Result<(), RunError>,
     settings: &Settings,
-) -> anyhow::Result<Exit> {
+) -> (Report, anyhow::Result<Exit>) {
     let unreadable = sources.tell(&mut report);
     if settings.json {
-        println!("{}", serde_json::to_string(&report)?);
+        println!("{}", serde_json::to_string(&report).expect("plain data can be written"));
     } else if unreadable.is_none() {
         summary::print(&report);
     }
     let result = result.map_err(into_error);
     if goes_on(&report, &result) {
         eprintln!("hint: the same command goes on from here");
-    } else if report.skipped_by_reason.contains_key("wrong_dimension") {
-        eprintln!(
-            "hint: `firn collection create NAME --vector image=DIM` makes a collection for embeddings of your own"
-        );
     }
-    result?;
-    match (unreadable, report) {
-        (Some(error), _) => Err(error),
-        (_, Report { interrupted: true, .. }) => Ok(Exit::Failure),
-        (_, Report { skipped: 0, .. }) => Ok(Exit::Ok),
+    let ended = match (result, unreadable) {
+        (Err(error), _) | (_, Some(error)) => Err(error),
+        _ if report.interrupted => Ok(Exit::Failure),
+        _ if report.skipped == 0 => Ok(Exit::Ok),
         _ => Ok(Exit::Partial),
-    }
+    };
+    (report, ended)
 }
 
 /// A sink's error as what it is: in its box nobody would find its exit code or its hint.

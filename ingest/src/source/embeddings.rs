@@ -34,7 +34,7 @@ struct Info {
 impl Embeddings {
     pub fn open(folder: &Path, progress: Arc<Progress>) -> Result<Embeddings, SourceError> {
         let path = folder.join(MANIFEST);
-        let damaged = |detail: String| SourceError::Damaged { path: path.clone(), detail };
+        let damaged = |detail: String| SourceError::Manifest { path: path.clone(), detail };
         let manifest = Manifest::read(folder)?.ok_or_else(|| damaged("it is gone".to_owned()))?;
         if !manifest.complete {
             let undone = manifest.undone().join(", ");

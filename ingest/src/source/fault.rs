@@ -18,6 +18,9 @@ pub enum SourceError {
     NoImages { path: PathBuf, error: io::Error },
     #[error("{path}: {detail}")]
     Damaged { path: PathBuf, detail: String },
+    /// The manifest of embeddings is damaged, or says that they are not complete.
+    #[error("{path}: {detail}")]
+    Manifest { path: PathBuf, detail: String },
     #[error("{path}: the file ends within its first member: {detail}; nothing of it was kept")]
     Truncated { path: PathBuf, detail: String },
     #[error("{path}: expected {expected}, received {received}")]
