@@ -35,7 +35,8 @@ fn collections_are_made_listed_described_and_deleted() {
     assert_eq!(vectors["config"]["vectors"]["b"]["dim"], 5);
     assert_eq!(vectors["config"]["hnsw"]["ef_search"], 32);
     assert!(vectors["config"]["model"].is_null());
-    scratch.ok(&["collection", "delete", "vectors", "--yes"]);
+    let deleted = json(&scratch.ok(&["collection", "delete", "vectors", "--yes", "--json"]));
+    assert_eq!(deleted["deleted"], "vectors");
     scratch.fails(4, &["collection", "get", "vectors"], "no collection named \"vectors\"");
 }
 

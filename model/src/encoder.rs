@@ -163,37 +163,18 @@ impl FromStr for Device {
 /// Loads an encoder by name: `builtin`, a folder (in the layout of Hugging Face, OpenCLIP or sentence-transformers, or with
 /// a `model.toml`), or `hf:org/name@rev`.
 pub fn load(name: &str, device: Device) -> Result<Arc<dyn Encoder>> {
-    load_inside(name, None, device)
-}
-
-/// The same with a frozen block of a decoder LLM inside the image tower; not of `builtin`.
-pub fn load_with_block(name: &str, block: &FrozenBlock, device: Device) -> Result<Arc<dyn Encoder>> {
-    load_inside(name, Some(block), device)
-}
-
-fn load_inside(name: &str, block: Option<&FrozenBlock>, device: Device) -> Result<Arc<dyn Encoder>> {
     let spec: ModelSpec = name.parse()?;
     let device = device::open(device)?;
     match spec {
-        ModelSpec::Builtin if block.is_some() => Err(Error::UnknownModel { name: name.to_owned() }),
         ModelSpec::Builtin => crate::builtin::load(&device),
         ModelSpec::Folder(folder) if !folder.is_dir() => Err(Error::UnknownModel { name: name.to_owned() }),
-        ModelSpec::Folder(folder) => load_folder(name, &folder, block, &device),
-        ModelSpec::Hub { repo, revision } => load_folder(name, &hub::fetch(&repo, &revision)?, block, &device),
+        ModelSpec::Folder(folder) => load_folder(name, &folder, &device),
+        ModelSpec::Hub { repo, revision } => load_folder(name, &hub::fetch(&repo, &revision)?, &device),
     }
 }
 
-fn load_folder(
-    name: &str,
-    folder: &Path,
-    block: Option<&FrozenBlock>,
-    device: &candle_core::Device,
-) -> Result<Arc<dyn Encoder>> {
-    let is_joined = join::is_in(folder) || sentence::Layout::is_in(folder);
-    match block.filter(|_| is_joined) {
-        Some(_) => Err(Error::NoImageSide { model: name.to_owned() }),
-        None => open_folder(folder, Want::Both, block, device)?.joined(name, device),
-    }
+fn load_folder(name: &str, folder: &Path, device: &candle_core::Device) -> Result<Arc<dyn Encoder>> {
+    open_folder(folder, Want::Both, None, device)?.joined(name, device)
 }
 
 /// By what stands in it; the block is for the image tower of a pair.

@@ -14,7 +14,6 @@ use crate::{
     facets::{self, Facets, Template},
     folder, hub,
     pair::{self, FrozenBlock},
-    sentence,
     side::{ImageSide, Opened, Sides, TextSide, Want},
 };
 
@@ -61,8 +60,7 @@ impl Image {
         let (what, name, opened) = match &self.kind {
             ImageKind::Model(name) => {
                 let place = place(name, folder)?;
-                let is_pair = !sentence::Layout::is_in(&place);
-                let opened = encoder::open_folder(&place, Want::Image, block.as_ref().filter(|_| is_pair), device)?;
+                let opened = encoder::open_folder(&place, Want::Image, block.as_ref(), device)?;
                 ("image.model", name.clone(), opened)
             }
             ImageKind::Checkpoint(file) => {

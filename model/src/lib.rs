@@ -33,8 +33,7 @@ mod vector_unit;
 pub use check::{CheckReport, Memory, Trial, check, check_against};
 pub use encoder::{
     Device, Embedding, Encoder, ImageEmbedding, ModelInfo, ModelSpec, Pixels, Sigmoid, TextEmbedding, load,
-    load_with_block,
 };
 pub use error::{Error, Result};
 pub use fusion_tokens::{FusionTokens, Grid, Keep, TEXT_TOKENS, TokenShape, TokenShapes};
-pub use pair::{FrozenBlock, TensorFault, read_tensor};
+pub use pair::{TensorFault, read_tensor};

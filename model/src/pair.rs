@@ -22,19 +22,17 @@ use candle_core::{Device, Tensor};
 use image::RgbImage;
 use rayon::prelude::*;
 
+pub use self::weights::{TensorFault, read_tensor};
 use self::{config::VisionConfig, frozen_block::Inside, tokenizer::Tokens};
 pub(crate) use self::{
     config::{Activation, Config, Fields, TowerConfig, is_of_images, n_numbers, with_bias},
+    frozen_block::FrozenBlock,
     layout::Layout,
     source::Source,
     tokenizer::Tokenizer,
     weights::{
         CANDIDATES as WEIGHT_FILES, Candidates, Weights, file_names as weight_file_names, is_finite, shard_names,
     },
-};
-pub use self::{
-    frozen_block::FrozenBlock,
-    weights::{TensorFault, read_tensor},
 };
 use crate::{
     Embedding, Error, FusionTokens, ImageEmbedding, Keep, Pixels, Result, TEXT_TOKENS, TextEmbedding, TokenShape,
@@ -274,29 +272,46 @@ impl TextSide for Texts {
 
     fn embed(&self, texts: &[&str], keep: Keep) -> Result<Vec<TextEmbedding>> {
         let tokens = texts.par_iter().map(|text| self.tokenizer.encode(text)).collect::<Result<Vec<_>>>()?;
-        // Neighbours of like length waste little on padding.
-        let mut order: Vec<usize> = (0..tokens.len()).collect();
-        order.sort_by_key(|&i| tokens[i].ids.len());
-        let sorted: Vec<&Tokens> = order.iter().map(|&i| &tokens[i]).collect();
-        let rows = keep.rows();
-        let encoded = match &self.tower {
-            TextTower::Cpu(tower) => on_cpu(&sorted, |piece, n_threads| tower.forward(piece, rows, n_threads)),
-            TextTower::Card(tower, device) => on_card(&sorted, |piece| tower.encode(piece, rows, device))?,
-        };
-        let embeddings = unit_rows(&encoded.embeddings, self.info.dim)?;
-        let kept = fusion_tokens(&encoded.tokens, embeddings.len(), self.info.tokens.dim)?;
-
-        let mut answers: Vec<(usize, TextEmbedding)> = order
-            .into_iter()
-            .zip(embeddings.into_iter().zip(kept))
-            .map(|(i, (embedding, fusion_tokens))| {
-                let Tokens { n_used, n_cut, .. } = tokens[i];
-                (i, TextEmbedding { embedding, tokens_used: n_used, tokens_cut: n_cut, fusion_tokens })
-            })
-            .collect();
-        answers.sort_by_key(|(i, _)| *i);
-        Ok(answers.into_iter().map(|(_, answer)| answer).collect())
+        let read = |tokens: &Tokens| (tokens.n_used, tokens.n_cut);
+        embed_by_length(
+            &self.info,
+            &tokens,
+            |tokens| tokens.ids.len(),
+            read,
+            |sorted| match &self.tower {
+                TextTower::Cpu(tower) => {
+                    Ok(on_cpu(sorted, |piece, n_threads| tower.forward(piece, keep.rows(), n_threads)))
+                }
+                TextTower::Card(tower, device) => on_card(sorted, |piece| tower.encode(piece, keep.rows(), device)),
+            },
+        )
     }
+}
+
+/// Embeds texts sorted by their `length`, since neighbours of like length waste little on padding, and answers in the order
+/// given; `read` says how many tokens of a text were used and how many cut.
+pub(crate) fn embed_by_length<T>(
+    info: &TextInfo,
+    texts: &[T],
+    length: impl Fn(&T) -> usize,
+    read: impl Fn(&T) -> (usize, usize),
+    encode: impl FnOnce(&[&T]) -> Result<Encoded>,
+) -> Result<Vec<TextEmbedding>> {
+    let mut order: Vec<usize> = (0..texts.len()).collect();
+    order.sort_by_key(|&i| length(&texts[i]));
+    let encoded = encode(&order.iter().map(|&i| &texts[i]).collect::<Vec<_>>())?;
+    let embeddings = unit_rows(&encoded.embeddings, info.dim)?;
+    let kept = fusion_tokens(&encoded.tokens, embeddings.len(), info.tokens.dim)?;
+    let mut answers: Vec<(usize, TextEmbedding)> = order
+        .into_iter()
+        .zip(embeddings.into_iter().zip(kept))
+        .map(|(i, (embedding, fusion_tokens))| {
+            let (tokens_used, tokens_cut) = read(&texts[i]);
+            (i, TextEmbedding { embedding, tokens_used, tokens_cut, fusion_tokens })
+        })
+        .collect();
+    answers.sort_by_key(|(i, _)| *i);
+    Ok(answers.into_iter().map(|(_, answer)| answer).collect())
 }
 
 /// Pieces of a batch side by side; threads beyond the number of pieces help inside of them.
@@ -323,7 +338,7 @@ fn together(pieces: Vec<Encoded>) -> Encoded {
 }
 
 /// (items * n, dim) numbers to the tokens of each item; none of each if there are no numbers.
-pub(crate) fn fusion_tokens(rows: &[f32], n_items: usize, dim: usize) -> Result<Vec<Option<FusionTokens>>> {
+fn fusion_tokens(rows: &[f32], n_items: usize, dim: usize) -> Result<Vec<Option<FusionTokens>>> {
     if rows.is_empty() {
         return Ok(vec![None; n_items]);
     }
@@ -364,7 +379,7 @@ fn memory_of(towers: &[(&TowerConfig, usize)], n_parameters: u64) -> Vec<Memory>
 }
 
 /// (batch * dim) numbers to one vector of unit length each.
-pub(crate) fn unit_rows(rows: &[f32], dim: usize) -> Result<Vec<Embedding>> {
+fn unit_rows(rows: &[f32], dim: usize) -> Result<Vec<Embedding>> {
     let unit = |row: &[f32]| {
         let norm = row.iter().map(|x| x * x).sum::<f32>().sqrt();
         let unit: Embedding = row.iter().map(|x| x / norm).collect();

@@ -31,7 +31,7 @@ pub(crate) use self::{
 use crate::{
     Keep, Result, TEXT_TOKENS, TextEmbedding, TokenShape, folder,
     fusion_tokens::pool_rows,
-    pair::{CONFIG_FILE, Encoded, TOKENIZER_FILE, Weights, fusion_tokens, on_card, on_cpu, unit_rows},
+    pair::{CONFIG_FILE, Encoded, TOKENIZER_FILE, Weights, embed_by_length, on_card, on_cpu},
     side::{Opened, Sides, TextInfo, TextSide},
 };
 
@@ -98,32 +98,26 @@ impl TextSide for Sentences {
 
     fn embed(&self, texts: &[&str], keep: Keep) -> Result<Vec<TextEmbedding>> {
         let tokens = texts.par_iter().map(|text| self.tokenizer.encode(text)).collect::<Result<Vec<_>>>()?;
-        // Neighbours of like length waste little on padding.
-        let mut order: Vec<usize> = (0..tokens.len()).collect();
-        order.sort_by_key(|&i| tokens[i].ids.len());
-        let sorted: Vec<&Tokens> = order.iter().map(|&i| &tokens[i]).collect();
-        let rows = keep.rows();
-        let wanted = if rows.is_none() && self.head.needs_first_only() { Rows::First } else { Rows::All };
-        let encoded = match &self.tower {
-            Tower::Cpu(tower) => on_cpu(&sorted, |piece, n_threads| {
-                self.encode(&tower.states(piece, tower.n_blocks(), wanted, n_threads), rows, n_threads)
-            }),
-            Tower::Card(tower, device) => on_card(&sorted, |piece| {
-                Ok(self.encode(&tower.states(piece, tower.blocks.len(), device)?, rows, rayon::current_num_threads()))
-            })?,
-        };
-        let embeddings = unit_rows(&encoded.embeddings, self.info.dim)?;
-        let kept = fusion_tokens(&encoded.tokens, embeddings.len(), self.info.tokens.dim)?;
-        let mut answers: Vec<(usize, TextEmbedding)> = order
-            .into_iter()
-            .zip(embeddings.into_iter().zip(kept))
-            .map(|(i, (embedding, fusion_tokens))| {
-                let Tokens { ids, n_cut, .. } = &tokens[i];
-                (i, TextEmbedding { embedding, tokens_used: ids.len(), tokens_cut: *n_cut, fusion_tokens })
-            })
-            .collect();
-        answers.sort_by_key(|(i, _)| *i);
-        Ok(answers.into_iter().map(|(_, answer)| answer).collect())
+        let read = |tokens: &Tokens| (tokens.ids.len(), tokens.n_cut);
+        embed_by_length(
+            &self.info,
+            &tokens,
+            |tokens| tokens.ids.len(),
+            read,
+            |sorted| {
+                let rows = keep.rows();
+                let wanted = if rows.is_none() && self.head.needs_first_only() { Rows::First } else { Rows::All };
+                match &self.tower {
+                    Tower::Cpu(tower) => Ok(on_cpu(sorted, |piece, n_threads| {
+                        self.encode(&tower.states(piece, tower.n_blocks(), wanted, n_threads), rows, n_threads)
+                    })),
+                    Tower::Card(tower, device) => on_card(sorted, |piece| {
+                        let states = tower.states(piece, tower.blocks.len(), device)?;
+                        Ok(self.encode(&states, rows, rayon::current_num_threads()))
+                    }),
+                }
+            },
+        )
     }
 }
 

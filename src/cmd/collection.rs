@@ -129,7 +129,10 @@ pub fn run(command: &CollectionCommand, settings: &Settings) -> anyhow::Result<E
                 Some(server) => remote::delete(&server, name)?,
                 None => local::database(settings)?.delete_collection(name)?,
             }
-            eprintln!("deleted {name}");
+            match settings.json {
+                true => println!("{}", serde_json::json!({ "deleted": name })),
+                false => eprintln!("deleted {name}"),
+            }
         }
     }
     Ok(Exit::Ok)

@@ -4,10 +4,10 @@ use std::path::Path;
 
 use super::{CheckReport, Memory, family::Family, family::Kind};
 use crate::{
-    Error, FrozenBlock,
+    Error,
     decoder::{self, Config, Depth, LoneBlock},
     join::{self, ImageKind, Table, TextKind},
-    pair::{CONFIG_FILE, Weights, n_numbers},
+    pair::{CONFIG_FILE, FrozenBlock, Weights, n_numbers},
     side::Want,
 };
 
