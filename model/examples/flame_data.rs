@@ -1,10 +1,11 @@
 //! The data of FLAME at small scale, for `benches/flame.sh`: drawings and scenes as tars, their captions, the small real
 //! decoder in the Hugging Face layout, and the facets that it makes of the captions.
 //!
-//!     cargo run --release -p firn-model --example flame_data -- WEIGHTS EMOJI OUT N_SCENES
+//!     cargo run --release -p firn-model --example flame_data -- WEIGHTS EMOJI OUT N_SCENES [TEMPLATES]
 //!
 //! WEIGHTS holds stories260K.bin and tok512.bin, EMOJI what `firn train align --emoji` takes. Of an image 11 facets are kept,
-//! as FLAME has them: 1 of its name, 3 of the same, 7 of the long caption.
+//! as FLAME has them: 1 of its name, 3 of the same, 7 of the long caption. TEMPLATES asks otherwise than FLAME does; its
+//! templates are called one, three and seven.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -13,7 +14,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use firn_model::{
     facets::{FacetEncoder, Mode, Options, Template},
     scenes::{Style, seen_scene},
@@ -40,8 +41,10 @@ struct Item {
 
 fn main() -> Outcome<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [weights, emoji, out, n_scenes] = &arguments[..] else {
-        return Err("expected WEIGHTS EMOJI OUT N_SCENES".into());
+    let (weights, emoji, out, n_scenes, templates) = match &arguments[..] {
+        [weights, emoji, out, n_scenes] => (weights, emoji, out, n_scenes, None),
+        [weights, emoji, out, n_scenes, templates] => (weights, emoji, out, n_scenes, Some(Path::new(templates))),
+        _ => return Err("expected WEIGHTS EMOJI OUT N_SCENES [TEMPLATES]".into()),
     };
     let (weights, out) = (PathBuf::from(weights), PathBuf::from(out));
     fs::create_dir_all(out.join("decoder"))?;
@@ -54,7 +57,7 @@ fn main() -> Outcome<()> {
     write_tar(&out.join("scenes.tar"), &scenes)?;
     let all: Vec<&Item> = emoji.iter().chain(&scenes).collect();
     write_captions(&out.join("captions.jsonl"), &all)?;
-    write_facets(&out, &all)
+    write_facets(&out, &all, templates)
 }
 
 /// Both drawings of each concept to learn from; of what is held out the first, since a name cannot tell them apart.
@@ -116,12 +119,13 @@ fn write_captions(path: &Path, items: &[&Item]) -> Outcome<()> {
     Ok(fs::write(path, items.iter().map(row).collect::<String>())?)
 }
 
-fn write_facets(out: &Path, items: &[&Item]) -> Outcome<()> {
-    let encoder = |name: &str| {
-        let options = Options { template: Template::flame(name)?, mode: Mode::Exact, ..Options::flame() };
+fn write_facets(out: &Path, items: &[&Item], templates: Option<&Path>) -> Outcome<()> {
+    let encoder = |flame: &str, own: &str| {
+        let template = templates.map_or_else(|| Template::flame(flame), |file| Template::read(file, own))?;
+        let options = Options { template, mode: Mode::Exact, ..Options::flame() };
         FacetEncoder::load(&out.join("decoder"), &options)
     };
-    let encoders = [encoder("flame-1")?, encoder("flame-3")?, encoder("flame-7")?];
+    let encoders = [encoder("flame-1", "one")?, encoder("flame-3", "three")?, encoder("flame-7", "seven")?];
     // The drawings of one thing share its texts.
     let mut known: HashMap<(&str, &str), Tensor> = HashMap::new();
     let mut all: HashMap<String, Tensor> = HashMap::new();
@@ -133,7 +137,7 @@ fn write_facets(out: &Path, items: &[&Item]) -> Outcome<()> {
         };
         all.insert(item.key.clone(), rows.clone());
     }
-    Ok(candle_core::safetensors::save(&standardised(all, items)?, out.join("facets.safetensors"))?)
+    Ok(candle_core::safetensors::save(&whitened(all, items)?, out.join("facets.safetensors"))?)
 }
 
 /// One facet and three of the short text, seven of the long one, as FLAME has them: (11, dim).
@@ -145,14 +149,37 @@ fn facet_rows(encoders: &[FacetEncoder; 3], (short, long): (&str, &str)) -> Outc
     Ok(Tensor::new(rows, &Device::Cpu)?)
 }
 
-/// Each number of each facet made mean 0 and variance 1 over the training images: of this decoder any two captions' facets
-/// have a cosine of 0.9996, and what the captions differ by is lost in it.
-fn standardised(all: HashMap<String, Tensor>, items: &[&Item]) -> candle_core::Result<HashMap<String, Tensor>> {
+/// Each facet made uncorrelated over the training images, and kept near its own axes, so that the mean of several still means
+/// something: of this decoder any two captions' facets have a cosine of 0.9996, and what the captions differ by is lost in it.
+fn whitened(all: HashMap<String, Tensor>, items: &[&Item]) -> candle_core::Result<HashMap<String, Tensor>> {
     let train: Vec<&Tensor> = items.iter().filter(|item| item.split == "train").map(|item| &all[&item.key]).collect();
-    let train = Tensor::stack(&train, 0)?; // (images, facets, dim)
-    let mean = train.mean(0)?;
-    let deviation = (train.broadcast_sub(&mean)?.sqr()?.mean(0)?.sqrt()? + 1e-6)?;
-    all.into_iter().map(|(key, facets)| Ok((key, ((facets - &mean)? / &deviation)?))).collect()
+    let rows = Tensor::stack(&train, 1)?.to_dtype(DType::F64)?; // (facets, images, dim)
+    let mean = rows.mean_keepdim(1)?;
+    let apart = rows.broadcast_sub(&mean)?;
+    let covariance = (apart.t()?.matmul(&apart)? / rows.dim(1)? as f64)?;
+    let (mean, axes) = (mean.squeeze(1)?, inverse_root(&covariance)?);
+    let whiten = |facets: &Tensor| {
+        let apart = (facets.to_dtype(DType::F64)? - &mean)?;
+        apart.unsqueeze(1)?.matmul(&axes)?.squeeze(1)?.to_dtype(DType::F32)
+    };
+    all.into_iter().map(|(key, facets)| Ok((key, whiten(&facets)?))).collect()
+}
+
+/// The symmetric inverse root of each matrix, by the iteration of Newton and Schulz: (n, dim, dim) to the same. A hundredth
+/// of a bound of the largest eigenvalue is added to all, so that rare directions are not blown up.
+fn inverse_root(matrices: &Tensor) -> candle_core::Result<Tensor> {
+    let (n, dim, _) = matrices.dims3()?;
+    let one = Tensor::eye(dim, DType::F64, &Device::Cpu)?.broadcast_as((n, dim, dim))?.contiguous()?;
+    let bound = matrices.sqr()?.sum_keepdim((1, 2))?.sqrt()?;
+    let mut root = (matrices.broadcast_div(&bound)? + (&one * 0.01)?)?;
+    let level = 1.01; // the largest that an eigenvalue can be now
+    root = (root / level)?;
+    let mut inverse = one.clone();
+    for _ in 0..40 {
+        let step = ((&one * 1.5)? - (inverse.matmul(&root)? * 0.5)?)?;
+        (root, inverse) = (root.matmul(&step)?, step.matmul(&inverse)?);
+    }
+    inverse.broadcast_div(&(bound * level)?.sqrt()?)
 }
 
 /// From the format of llama2.c to a folder as Hugging Face has it.

@@ -23,6 +23,7 @@ mod ops;
 mod optimizer;
 mod parameters;
 mod shards;
+pub(crate) mod side;
 #[cfg(test)]
 mod tests;
 mod text_tower;
@@ -192,6 +193,11 @@ impl DataShape {
 }
 
 impl Plan {
+    /// Numbers of an embedding: those of each way, side by side.
+    fn embedding_dim(&self) -> usize {
+        self.n_ways() * self.dim
+    }
+
     fn n_ways(&self) -> usize {
         network::n_ways(&self.image, &self.text)
     }

@@ -17,7 +17,9 @@ use serde::Serialize;
 use self::family::Family;
 pub(crate) use self::family::unknown_family;
 use crate::{
-    Device, Encoder, Error, Keep, ModelSpec, Result, folder, hub, load,
+    Device, Encoder, Error, Keep, ModelSpec, Result,
+    align::Aligned,
+    folder, hub, load,
     pair::{TensorFault, Weights},
     side::Want,
 };
@@ -128,9 +130,21 @@ impl CheckReport {
         self.folder = Some(folder.to_owned());
         match family.map_or_else(|| Family::kind_of(folder), Family::kind) {
             family::Kind::Join => self.look_at_join(folder),
+            family::Kind::Aligned => self.look_at_aligned(folder),
             family::Kind::Sentences => self.look_at_sentences(folder, family.and_then(Family::sentences)),
             family::Kind::Decoder => self.look_at_decoder(folder, family.and_then(Family::decoder)),
             family::Kind::Pair => self.look_at_towers(folder, family, Want::Both),
+        }
+    }
+
+    /// What is wrong with it, loading says.
+    fn look_at_aligned(&mut self, folder: &Path) {
+        let Some(aligned) = self.keep(Aligned::read(folder, Device::Cpu)) else { return };
+        let parameters = aligned.n_parameters() as u64;
+        let memory = |device| Memory { device, dtype: "f32", weights_bytes: 4 * parameters, batch_bytes: 0 };
+        self.add(parameters, ["cpu", "cuda"].map(memory).to_vec());
+        if let Some(block) = aligned.block(folder) {
+            self.look_at_block(&block);
         }
     }
 

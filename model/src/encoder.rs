@@ -9,7 +9,7 @@ use std::{
 use image::RgbImage;
 
 use crate::{
-    Error, Result, decoder, device,
+    Error, Result, align, decoder, device,
     fusion_tokens::{FusionTokens, Grid, Keep, TokenShape, TokenShapes},
     hub, join,
     pair::{self, FrozenBlock},
@@ -160,8 +160,8 @@ impl FromStr for Device {
     }
 }
 
-/// Loads an encoder by name: `builtin`, a folder (in the layout of Hugging Face, OpenCLIP or sentence-transformers, or with
-/// a `model.toml`), or `hf:org/name@rev`.
+/// Loads an encoder by name: `builtin`, a folder (in the layout of Hugging Face, OpenCLIP or sentence-transformers, with a
+/// `model.toml`, or as `align` wrote it), or `hf:org/name@rev`.
 pub fn load(name: &str, device: Device) -> Result<Arc<dyn Encoder>> {
     let spec: ModelSpec = name.parse()?;
     let device = device::open(device)?;
@@ -186,6 +186,8 @@ pub(crate) fn open_folder(
 ) -> Result<Opened> {
     if join::is_in(folder) {
         join::open(folder, device)
+    } else if align::side::is_in(folder) {
+        align::side::open(folder, want, device)
     } else if sentence::Layout::is_in(folder) {
         sentence::open(folder, device)
     } else if decoder::is_in(folder) {

@@ -40,12 +40,16 @@ impl Aligned {
 
     /// From the folder that `align` wrote.
     pub fn read(folder: &Path, device: crate::Device) -> Result<Aligned> {
-        let (path, device) = (folder.join(ALIGNED_FILE), device::open(device)?);
-        let (plan, tensors) = read_tensors(&path, KEY, &device)?;
+        Aligned::open(folder, &device::open(device)?)
+    }
+
+    pub(super) fn open(folder: &Path, device: &candle_core::Device) -> Result<Aligned> {
+        let path = folder.join(ALIGNED_FILE);
+        let (plan, tensors) = read_tensors(&path, KEY, device)?;
         let bad = |detail: String| Error::BadFile { file: path.clone(), detail };
         let plan: Plan = serde_json::from_str(&plan).map_err(|e| bad(e.to_string()))?;
         plan.check().map_err(bad)?;
-        let network = Network::new(&plan, &device, plan.precision.dtype())?;
+        let network = Network::new(&plan, device, plan.precision.dtype())?;
         for parameter in &network.parameters {
             parameter.var.set(&take(&tensors, &parameter.name, parameter.var.dims(), &path)?)?;
         }
@@ -67,9 +71,7 @@ impl Aligned {
 
     /// `Error::EmptyText` for a text without a word, `Error::NoTextSide` where texts were frozen.
     pub fn embed_texts(&self, texts: &[&str]) -> Result<Vec<TextEmbedding>> {
-        let TextPlan::Tower(sizes) = &self.plan.text else { return Err(no_text_side()) };
-        let read = |text: &&str| Words::read(text, sizes).ok_or(Error::EmptyText);
-        let words = texts.iter().map(read).collect::<Result<Vec<_>>>()?;
+        let words = self.words(texts)?;
         let counts: Vec<(usize, usize)> = words.iter().map(|words| (words.len(), words.n_cut)).collect();
         let embeddings = self.network.embed_texts(&Texts::Words(words))?;
         let both = embeddings.into_iter().zip(counts);
@@ -81,6 +83,16 @@ impl Aligned {
                 fusion_tokens: None,
             })
             .collect())
+    }
+
+    /// Of each text the states of its words after the last block, (words, dim of the text tower); errors as `embed_texts`.
+    pub(super) fn word_states(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>> {
+        Ok(self.network.word_states(&self.words(texts)?)?)
+    }
+
+    fn words(&self, texts: &[&str]) -> Result<Vec<Words>> {
+        let TextPlan::Tower(sizes) = &self.plan.text else { return Err(no_text_side()) };
+        texts.iter().map(|text| Words::read(text, sizes).ok_or(Error::EmptyText)).collect()
     }
 
     /// Every row of the frozen images' files, in the space of the texts, with its id.

@@ -1,7 +1,7 @@
 //! Both sides of what is trained: each a network, or frozen. Embeddings have unit length and meet in one space. Where both
 //! sides have a plain and a deep way, the two embeddings stand side by side, so that a cosine is the mean of two.
 
-use std::path::Path;
+use std::{ops::Range, path::Path};
 
 use candle_core::{D, DType, Device, Result, Tensor, Var};
 
@@ -13,7 +13,7 @@ use super::{
     layers::Pass,
     loss::{self, Owners},
     parameters::{Maker, Parameter, cast},
-    text_tower::{TextSizes, TextTower},
+    text_tower::{TextSizes, TextTower, Words},
     vit::{Vit, VitSizes},
 };
 
@@ -65,6 +65,8 @@ pub(super) struct Network {
     pub parameters: Vec<Parameter>,
     image: ImageSide,
     text: Option<TextTower>,
+    /// Which parameters are the text tower's.
+    of_texts: Range<usize>,
     log_scale: Var,
     bias: Var,
     n_ways: usize,
@@ -88,14 +90,26 @@ impl Network {
             }
             ImagePlan::Frozen(sizes) => ImageSide::Frozen(ImageProjection::new(&mut make, sizes, plan.dim)?),
         };
+        let n_of_images = make.made.len();
         let text = match &plan.text {
             TextPlan::Facets { .. } => None,
             TextPlan::Tower(sizes) => Some(TextTower::new(&mut make, sizes, plan.dim)?),
         };
+        let of_texts = n_of_images..make.made.len();
         let log_scale = make.constant("logit_scale", &[], plan.first_scale.ln())?;
         let bias = make.constant("logit_bias", &[], plan.first_bias)?;
         let n_ways = plan.n_ways();
-        Ok(Network { parameters: make.made, image, text, log_scale, bias, n_ways, device: device.clone(), dtype })
+        Ok(Network {
+            parameters: make.made,
+            image,
+            text,
+            of_texts,
+            log_scale,
+            bias,
+            n_ways,
+            device: device.clone(),
+            dtype,
+        })
     }
 
     pub(super) fn device(&self) -> &Device {
@@ -194,6 +208,17 @@ impl Network {
             Images::Rows(all) => all.chunks(AT_ONCE).map(|piece| Images::Rows(piece.to_vec())).collect(),
         };
         in_rows(pieces.iter().map(|piece| self.images(piece, rows, &pass)))
+    }
+
+    /// Numbers of the text tower.
+    pub(super) fn n_text_parameters(&self) -> usize {
+        self.of_texts.clone().map(|at| self.parameters[at].var.elem_count()).sum()
+    }
+
+    /// Of each text (words, dim), after the text tower's last norm.
+    pub(super) fn word_states(&self, texts: &[Words]) -> Result<Vec<Vec<f32>>> {
+        let tower = self.text.as_ref().expect("texts are not frozen");
+        tower.word_states(&texts.iter().collect::<Vec<_>>(), &Pass::quiet(self.dtype))
     }
 
     pub(super) fn embed_texts(&self, texts: &Texts) -> Result<Vec<Vec<f32>>> {

@@ -72,7 +72,7 @@ enum Kind {
 const KINDS: [Kind; 4] = [Kind::Facets, Kind::Block, Kind::Mirror, Kind::Dual];
 
 fn options(folder: &Path, kind: Kind, out: &str) -> Options {
-    let vit = VitSizes { side_px: SIDE, patch_px: 8, dim: 8, n_blocks: 1, n_heads: 2, projector: 12 };
+    let vit = VitSizes { side_px: SIDE, patch_px: 8, dim: 8, n_blocks: 1, projector: 12 };
     let block = BlockPlan { decoder: fixture("decoder-mistral"), index: 1 };
     let frozen = FrozenSizes { dim: 10, n_tokens: 4, token_dim: 6, projection: Projection::Mlp, hidden: 8 };
     let tower = TextSizes { table_rows: 64, dim: 8, n_blocks: 1, n_heads: 2, plain_dim: 8, max_tokens: 40 };
@@ -168,7 +168,8 @@ fn a_batch_in_parts_is_the_same_batch() {
                     assert_eq!(expected.is_some(), received.is_some(), "{kind:?}: {name}");
                     continue;
                 };
-                let far = flat(&(expected - received).unwrap()).iter().fold(0f32, |far, x| far.max(x.abs()));
+                let largest = |tensor: &Tensor| flat(tensor).iter().fold(0f32, |most, x| most.max(x.abs()));
+                let far = largest(&(expected - received).unwrap()) / largest(expected).max(1.0);
                 assert!(far < 1e-5, "{kind:?} in {n_parts} parts: {name}: {far}");
             }
         }
@@ -269,6 +270,8 @@ fn halves_learn_with_a_scaled_loss() {
     halves.plan.precision = Precision::F16;
     let mut halves = trainer(&halves);
     assert_eq!(halves.loss_scale, 65_536.0);
+    // So small a tower has gradients that half precision holds only at a smaller scale.
+    halves.loss_scale = 1024.0;
     let mut full = full;
     let (batch, again) = (full.feed.next().unwrap(), halves.feed.next().unwrap());
     let (expected, received) = (full.gradients(batch).unwrap(), halves.gradients(again).unwrap());
@@ -276,7 +279,7 @@ fn halves_learn_with_a_scaled_loss() {
     let length = |all: &[Option<Tensor>]| {
         all.iter().flatten().flat_map(flat).map(|x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt()
     };
-    let ratio = length(&received.1) / length(&expected.1) / 65_536.0;
+    let ratio = length(&received.1) / length(&expected.1) / 1024.0;
     assert!((ratio - 1.0).abs() < 0.05, "{ratio}");
     // A gradient that is none is left out, and the scale halved.
     halves.loss_scale = f32::MAX;
@@ -314,4 +317,46 @@ fn what_cannot_be_is_refused() {
     options.resume = true;
     let error = align(&options, &mut |_| {}).err().unwrap().to_string();
     assert!(error.contains("checkpoint.safetensors: made with other settings"), "{error}");
+}
+
+#[test]
+fn what_was_learnt_is_a_model_by_its_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    write_data(dir.path());
+    let picture = scenes::seen_scene(5, 1).draw(20);
+    for kind in KINDS {
+        let options = options(dir.path(), kind, &format!("{kind:?}"));
+        let aligned = align(&options, &mut |_| ()).unwrap();
+        let name = options.out.to_str().unwrap();
+        let model = crate::load(name, Device::Cpu).unwrap();
+        let report = crate::check::check(name).unwrap();
+        assert!(report.ok && report.parameters.unwrap() > 0, "{kind:?}: {report:?}");
+        let keep = crate::Keep::Tokens(crate::Grid::Four);
+        let close = |a: &[f32], b: &[f32]| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5);
+        match (kind, model.preprocess(&picture)) {
+            (Kind::Mirror, pixels) => assert!(matches!(pixels, Err(Error::NoImageSide { .. }))),
+            (_, pixels) => {
+                let pixels = pixels.unwrap();
+                assert_eq!(pixels, view::Views::new(SIDE, 0.9).middle(&picture));
+                let images = model.embed_images(std::slice::from_ref(&pixels), keep).unwrap();
+                let wanted = aligned.parts().1.embed_images(&feed::Images::Pictures(vec![pixels]), None).unwrap();
+                assert!(close(&images[0].embedding, &wanted[0]), "{kind:?}");
+                assert_eq!(
+                    images[0].fusion_tokens.as_ref().map(|t| t.shape()),
+                    model.info().token_shapes(crate::Grid::Four).image
+                );
+            }
+        }
+        let texts = model.embed_texts(&["two red cubes", "a blue ball left of it"], keep);
+        match kind {
+            Kind::Facets | Kind::Block => assert!(matches!(texts, Err(Error::NoTextSide { .. }))),
+            Kind::Mirror | Kind::Dual => {
+                let texts = texts.unwrap();
+                let wanted = aligned.embed_texts(&["two red cubes", "a blue ball left of it"]).unwrap();
+                assert_eq!(texts[1].embedding, wanted[1].embedding);
+                assert_eq!(texts[1].embedding.len(), model.info().dim);
+                assert_eq!(texts[1].fusion_tokens.as_ref().map(|t| t.shape()), model.info().text_tokens);
+            }
+        }
+    }
 }

@@ -142,8 +142,20 @@ impl TextTower {
         Ok((self.out.forward(&Tensor::cat(&pieces, 0)?.index_select(&places, 0)?, pass)?, plain))
     }
 
+    /// Of each text (words, dim), after the last norm.
+    pub(super) fn word_states(&self, texts: &[&Words], pass: &Pass) -> Result<Vec<Vec<f32>>> {
+        let of_text = |text: &&Words| self.states(&[*text], pass)?.0.flatten_all()?.to_vec1();
+        texts.iter().map(of_text).collect()
+    }
+
     /// (texts, dim): the mean over the words after the last block.
     fn read(&self, texts: &[&Words], pass: &Pass) -> Result<Tensor> {
+        let (states, weights) = self.states(texts, pass)?;
+        weights.matmul(&states)?.squeeze(1)
+    }
+
+    /// (texts, words, dim) after the last norm, and what each word counts in the mean, (texts, 1, words).
+    fn states(&self, texts: &[&Words], pass: &Pass) -> Result<(Tensor, Tensor)> {
         let (n, device) = (texts.len(), self.words.device());
         let length = texts.iter().map(|text| text.len()).max().unwrap_or(1);
         // A place without a word is an empty bag, which is zero.
@@ -164,7 +176,7 @@ impl TextTower {
         for block in &self.blocks {
             x = block.forward(&x, Some(&mask), pass)?;
         }
-        weights.matmul(&self.norm.forward(&x)?)?.squeeze(1)
+        Ok((self.norm.forward(&x)?, weights))
     }
 }
 

@@ -18,21 +18,25 @@ pub struct VitSizes {
     pub patch_px: usize,
     pub dim: usize,
     pub n_blocks: usize,
-    pub n_heads: usize,
     /// Width inside the projector.
     pub projector: usize,
 }
 
 impl VitSizes {
     pub fn check(&self) -> std::result::Result<(), String> {
-        let VitSizes { side_px, patch_px, dim, n_blocks, n_heads, projector } = *self;
+        let VitSizes { side_px, patch_px, dim, n_blocks, projector } = *self;
         if patch_px == 0 || side_px == 0 || !side_px.is_multiple_of(patch_px) {
             return Err(format!("expected a side that is a multiple of the patch, received {side_px} and {patch_px}"));
         }
-        if n_heads == 0 || !dim.is_multiple_of(n_heads) || dim == 0 || n_blocks == 0 || projector == 0 {
-            return Err(format!("expected a dim that the heads divide, received {self:?}"));
+        if !dim.is_multiple_of(self.n_heads()) || dim == 0 || n_blocks == 0 || projector == 0 {
+            return Err(format!("expected a dim that its heads of 64 divide, received {self:?}"));
         }
         Ok(())
+    }
+
+    /// They are 64 wide, as OpenCLIP's.
+    fn n_heads(&self) -> usize {
+        (self.dim / 64).max(1)
     }
 
     fn n_patches(&self) -> usize {
@@ -54,11 +58,12 @@ pub(super) struct Vit {
 
 impl Vit {
     pub(super) fn new(make: &mut Maker, sizes: &VitSizes, llm: Option<FrozenBlock>, out: usize) -> Result<Vit> {
-        let VitSizes { dim, patch_px, n_blocks, n_heads, projector, .. } = *sizes;
+        let VitSizes { dim, patch_px, n_blocks, projector, .. } = *sizes;
         let small = (dim as f32).powf(-0.5);
         let n_in = 3 * patch_px * patch_px;
-        let block =
-            |make: &mut Maker, i| Block::new(make, &format!("visual.transformer.resblocks.{i}"), dim, n_heads, 4 * dim);
+        let block = |make: &mut Maker, i| {
+            Block::new(make, &format!("visual.transformer.resblocks.{i}"), dim, sizes.n_heads(), 4 * dim)
+        };
         Ok(Vit {
             sizes: sizes.clone(),
             patches: make.normal("visual.conv1.weight", &[dim, 3, patch_px, patch_px], (n_in as f32).powf(-0.5))?,

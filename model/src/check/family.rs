@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::{
-    Error, Result, decoder, join,
+    Error, Result, align, decoder, join,
     pair::{self, flame},
     sentence,
 };
@@ -27,6 +27,7 @@ pub(crate) fn unknown_family(name: &str) -> Error {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Join,
+    Aligned,
     Sentences,
     Decoder,
     Pair,
@@ -72,6 +73,8 @@ impl Family {
     pub(super) fn kind_of(folder: &Path) -> Kind {
         if join::is_in(folder) {
             Kind::Join
+        } else if align::side::is_in(folder) {
+            Kind::Aligned
         } else if sentence::Layout::is_in(folder) {
             Kind::Sentences
         } else if decoder::is_in(folder) {

@@ -39,7 +39,7 @@ impl CheckReport {
     }
 
     /// Of a GGUF file, and of the shapes of the mappers, loading says what is wrong.
-    fn look_at_block(&mut self, block: &FrozenBlock) {
+    pub(super) fn look_at_block(&mut self, block: &FrozenBlock) {
         if !block.mappers.is_file() {
             self.keep_missing(&block.mappers);
         }
@@ -71,6 +71,7 @@ impl CheckReport {
         match Family::kind_of(&place) {
             Kind::Sentences => self.look_at_sentences(&place, None),
             Kind::Decoder => self.look_at_decoder(&place, None),
+            Kind::Aligned => self.look_at_aligned(&place),
             Kind::Pair | Kind::Join => self.look_at_towers(&place, None, want),
         }
     }

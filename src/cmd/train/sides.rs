@@ -300,7 +300,6 @@ fn image_plan(sides: &SideArgs, shape: DataShape, dim: usize) -> anyhow::Result<
         patch_px: sides.patch_px,
         dim: sides.image_dim,
         n_blocks: sides.image_blocks,
-        n_heads: (sides.image_dim / 64).max(1),
         projector: sides.projector.unwrap_or(dim.max(FLAME_PROJECTOR)),
     };
     let block = |decoder: &PathBuf| -> anyhow::Result<BlockPlan> {

@@ -1,0 +1,79 @@
+//! A folder that `align` wrote, as a model: what was learnt of it. An image tower is opened as FLAME's, whose names it has; a
+//! text tower is a text side of its own.
+
+use std::{path::Path, sync::Arc};
+
+use super::{ALIGNED_FILE, Aligned, BlockPlan, ImagePlan, TextPlan};
+use crate::{
+    FusionTokens, Keep, Result, TEXT_TOKENS, TextEmbedding, TokenShape,
+    decoder::FinalNorm,
+    folder,
+    fusion_tokens::pool_rows,
+    pair::{self, FrozenBlock},
+    side::{Opened, Sides, TextInfo, TextSide, Want},
+};
+
+pub(crate) const FAMILY: &str = "aligned";
+
+pub(crate) fn is_in(folder: &Path) -> bool {
+    folder.join(ALIGNED_FILE).is_file()
+}
+
+/// Frozen sides are not there.
+pub(crate) fn open(folder: &Path, want: Want, device: &candle_core::Device) -> Result<Opened> {
+    let path = folder.join(ALIGNED_FILE);
+    let mut opened = Opened {
+        sides: Sides::default(),
+        family: FAMILY.to_owned(),
+        hash: folder::hash(&[(ALIGNED_FILE.to_owned(), path.clone())])?,
+        sigmoid: None,
+    };
+    let aligned = Aligned::open(folder, device)?;
+    if let (ImagePlan::Tower { .. }, true) = (&aligned.plan().image, want != Want::Text) {
+        let images = pair::open(&path, Want::Image, aligned.block(folder).as_ref(), device)?;
+        (opened.sides.image, opened.hash) = (images.sides.image, images.hash);
+    }
+    if let (TextPlan::Tower(sizes), true) = (&aligned.plan().text, want != Want::Image) {
+        let info = TextInfo {
+            dim: aligned.plan().embedding_dim(),
+            max_tokens: sizes.max_tokens,
+            tokens: TokenShape { n: TEXT_TOKENS, dim: sizes.dim },
+            parameters: aligned.parts().1.n_text_parameters() as u64,
+        };
+        opened.sides.text = Some(Arc::new(Texts { info, aligned }));
+    }
+    Ok(opened)
+}
+
+impl Aligned {
+    /// The frozen block in the image tower of a folder.
+    pub(crate) fn block(&self, folder: &Path) -> Option<FrozenBlock> {
+        let ImagePlan::Tower { block: Some(BlockPlan { ref decoder, index }), .. } = self.plan().image else {
+            return None;
+        };
+        let mappers = folder.join(ALIGNED_FILE);
+        Some(FrozenBlock { decoder: decoder.clone(), index, norm: FinalNorm::Ones, mappers })
+    }
+}
+
+struct Texts {
+    info: TextInfo,
+    aligned: Aligned,
+}
+
+impl TextSide for Texts {
+    fn info(&self) -> &TextInfo {
+        &self.info
+    }
+
+    fn embed(&self, texts: &[&str], keep: Keep) -> Result<Vec<TextEmbedding>> {
+        let mut embeddings = self.aligned.embed_texts(texts)?;
+        if keep != Keep::Nothing {
+            for (embedding, states) in embeddings.iter_mut().zip(self.aligned.word_states(texts)?) {
+                let TokenShape { n, dim } = self.info.tokens;
+                embedding.fusion_tokens = Some(FusionTokens::new(&pool_rows(&states, dim, n), dim)?);
+            }
+        }
+        Ok(embeddings)
+    }
+}
