@@ -48,7 +48,8 @@ pub struct Options {
     pub dtype: Option<DType>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// A batch gives what single calls give, and a caption past the limit is refused.
     #[default]

@@ -1,6 +1,6 @@
 //! `firn model`: what a model is, and whether a folder is whole.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use firn_model::{CheckReport, Grid, ModelInfo, Sigmoid, TokenShape};
 
@@ -17,6 +17,16 @@ pub enum ModelCommand {
         /// `builtin`, a model folder, or hf:org/name@revision [default: the --model setting]
         name: Option<String>,
     },
+    /// Give a CLIP room for longer texts, as Long-CLIP does before it is trained on them: 77 tokens become 248
+    ///
+    /// Example: firn model stretch ./clip-vit-base-patch32 --out ./clip-248
+    Stretch {
+        /// A CLIP in the Hugging Face layout
+        folder: PathBuf,
+        /// The folder to write; it must not be there yet
+        #[arg(long)]
+        out: PathBuf,
+    },
     /// Check a model: name what is missing or of the wrong shape, and try it once
     ///
     /// Example: firn model check ./clip-vit-base-patch32
@@ -32,6 +42,14 @@ pub enum ModelCommand {
 pub fn run(command: &ModelCommand, settings: &Settings) -> anyhow::Result<Exit> {
     match command {
         ModelCommand::Info { name } => info(name.as_deref().unwrap_or(settings.model_or_default()), settings),
+        ModelCommand::Stretch { folder, out } => {
+            let n_tokens = firn_model::long_clip::stretch(folder, out)?;
+            match settings.json {
+                true => println!("{}", serde_json::json!({ "folder": out, "max_text_tokens": n_tokens })),
+                false => println!("{}: texts of {n_tokens} tokens", out.display()),
+            }
+            Ok(Exit::Ok)
+        }
         ModelCommand::Check { name, family } => {
             check(name.as_deref().unwrap_or(settings.model_or_default()), family.as_deref(), settings)
         }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::{Error, Result, decoder::FinalNorm, folder};
+use crate::{Error, Result, decoder::FinalNorm, facets::Mode, folder};
 
 pub(crate) const FILE: &str = "model.toml";
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -60,6 +60,7 @@ pub(crate) struct Facets {
     /// Where the template stands, if it is none of FLAME's.
     pub templates: Option<PathBuf>,
     pub blocks_left_out: usize,
+    pub mode: Mode,
 }
 
 #[derive(Deserialize)]
@@ -86,6 +87,7 @@ struct WrittenText {
     template: Option<String>,
     templates: Option<PathBuf>,
     blocks_left_out: Option<usize>,
+    mode: Option<Mode>,
 }
 
 impl Table {
@@ -121,10 +123,13 @@ impl WrittenImage {
 
 impl WrittenText {
     fn meaning(self) -> Result<TextKind, String> {
-        let about_facets = self.template.is_some() || self.templates.is_some() || self.blocks_left_out.is_some();
+        let about_facets = self.template.is_some()
+            || self.templates.is_some()
+            || self.blocks_left_out.is_some()
+            || self.mode.is_some();
         match (self.model, self.checkpoint, self.facets) {
             (Some(_), None, None) | (None, Some(_), None) if about_facets => {
-                Err("text: template, templates and blocks_left_out go with facets, received model or checkpoint"
+                Err("text: template, templates, blocks_left_out and mode go with facets, received model or checkpoint"
                     .to_owned())
             }
             (Some(model), None, None) => Ok(TextKind::Model(model)),
@@ -134,6 +139,7 @@ impl WrittenText {
                 template: self.template.unwrap_or_else(|| "flame-7".to_owned()),
                 templates: self.templates,
                 blocks_left_out: self.blocks_left_out.unwrap_or(1),
+                mode: self.mode.unwrap_or_default(),
             })),
             (None, None, None) => Err("text: expected model, checkpoint or facets, received none".to_owned()),
             _ => Err("text: expected model, checkpoint or facets, received several".to_owned()),

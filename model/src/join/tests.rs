@@ -99,6 +99,7 @@ fn the_hash_follows_what_the_file_means() {
     assert_eq!(first.len(), 32);
     assert_eq!(hash(&format!("# words\n{FACETS}blocks_left_out = 1\n")), first);
     assert_ne!(hash(&format!("{FACETS}blocks_left_out = 2\n")), first);
+    assert_ne!(hash(&format!("{FACETS}mode = \"reference\"\n")), first);
     assert_ne!(hash(&FACETS.replace("flame-3", "flame-1")), first);
     let absolute = folder.path().join("decoder-mistral").display().to_string();
     assert_eq!(hash(&FACETS.replace("decoder-mistral", &absolute)), first);
@@ -131,7 +132,7 @@ fn what_cannot_be_meant_is_named() {
     check("[image]\nmodel = \"a\"\nsize = 3\n", "unknown field `size`, expected");
     check("[text]\n", "text: expected model, checkpoint or facets, received none");
     check("[text]\nmodel = \"a\"\nfacets = \"b\"\n", "text: expected model, checkpoint or facets, received several");
-    check("[text]\nmodel = \"a\"\ntemplate = \"b\"\n", "text: template, templates and blocks_left_out go with facets");
+    check("[text]\nmodel = \"a\"\ntemplate = \"b\"\n", "text: template, templates, blocks_left_out and mode go with facets");
     check("[text]\nmodel = \"builtin\"\n", "expected a folder or a hub's name, received \"builtin\"");
     check("[text]\nmodel = \".\"\n", "\".\" has a model.toml of its own: expected a model");
     let missing = error_of(&folder_with("[text]\nmodel = \"none\"\n", &[]));
