@@ -15,13 +15,8 @@ mod facet_store;
 mod feed;
 mod frozen_block;
 mod frozen_images;
-mod layers;
 mod loss;
 mod network;
-mod noise;
-mod ops;
-mod optimizer;
-mod parameters;
 mod shards;
 pub(crate) mod side;
 #[cfg(test)]
@@ -40,11 +35,11 @@ pub use self::{
     evaluate::{Found, FoundRow},
     frozen_images::{FrozenSizes, Projection},
     network::{BlockPlan, ImagePlan, TextPlan},
-    optimizer::Recipe,
     text_tower::TextSizes,
     vit::VitSizes,
 };
 use self::{data::Data, network::Network, trainer::Trainer};
+pub use crate::learn::optimizer::Recipe;
 use crate::{Error, Result, device, train::Loss};
 
 /// Where a run keeps its state, and where its weights, below the output folder.

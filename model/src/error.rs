@@ -15,6 +15,8 @@ pub enum Error {
     WrongTensor { file: PathBuf, tensor: String, expected: String, received: String },
     #[error("{file}: {detail}")]
     BadFile { file: PathBuf, detail: String },
+    #[error("no pairs to learn from: {detail}")]
+    BadPairs { detail: String },
     #[error("model family {received:?} is not known: expected one of {expected}")]
     UnknownFamily { expected: String, received: String },
     #[error("model {model} takes no images")]

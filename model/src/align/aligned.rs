@@ -6,16 +6,20 @@ use candle_core::Tensor;
 
 use super::{
     ALIGNED_FILE, FoundRow, ImagePlan, Plan, Sources, TextPlan,
-    checkpoint::{read_tensors, take, write_tensors},
     data::{self, FrozenStatistics},
     feed::Texts,
     frozen_images::Statistics,
     network::Network,
-    parameters::Parameter,
     text_tower::Words,
     trainer::Trainer,
 };
-use crate::{Embedding, Error, Result, TextEmbedding, device};
+use crate::{
+    Embedding, Error, Result, TextEmbedding, device,
+    learn::{
+        parameters::Parameter,
+        tensors::{read_tensors, take, write_tensors},
+    },
+};
 
 const KEY: &str = "firn.aligned";
 

@@ -8,14 +8,14 @@ use std::path::Path;
 
 use candle_core::{D, DType, Device, Result, Tensor};
 
-use super::{
-    layers::{Linear, Pass},
-    ops,
-    parameters::{Maker, cast},
-};
 use crate::{
     Error,
     decoder::Config,
+    learn::{
+        layers::{Linear, Pass},
+        ops,
+        parameters::{Maker, cast},
+    },
     pair::{CONFIG_FILE, Weights},
 };
 

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 
-use super::{
-    layers::{Linear, Pass},
-    ops,
-    parameters::Maker,
-};
 use crate::{
     builtin::layers::dot,
+    learn::{
+        layers::{Linear, Pass},
+        ops,
+        parameters::Maker,
+    },
     product::{Product, View},
 };
 

@@ -10,11 +10,13 @@ use super::{
     feed::{Images, Texts},
     frozen_block::FrozenBlock,
     frozen_images::{ImageProjection, Picked, Projection, Rows},
-    layers::Pass,
     loss::{self, Owners},
-    parameters::{Maker, Parameter, cast},
     text_tower::{TextSizes, TextTower, Words},
     vit::{Vit, VitSizes},
+};
+use crate::learn::{
+    layers::Pass,
+    parameters::{Maker, Parameter, cast},
 };
 
 /// Weight of each way's own loss beside that of both together.

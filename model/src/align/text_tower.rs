@@ -4,12 +4,14 @@
 
 use candle_core::{DType, Result, Tensor, Var};
 
-use super::{
-    layers::{Block, Linear, Norm, Pass},
-    ops::{self, Bags},
-    parameters::Maker,
+use crate::{
+    builtin::tokens::Tokens,
+    learn::{
+        layers::{Block, Linear, Norm, Pass},
+        ops::{self, Bags},
+        parameters::Maker,
+    },
 };
-use crate::builtin::tokens::Tokens;
 
 /// Texts that are padded to one length together; the shortest with the shortest.
 const TEXTS_AT_ONCE: usize = 64;

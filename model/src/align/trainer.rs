@@ -9,9 +9,11 @@ use candle_core::{DType, Result, Tensor, Var};
 use super::{
     Plan,
     feed::{Batch, Feed, Images, Texts},
-    layers::Pass,
     loss::Owners,
     network::{FrozenRows, Network},
+};
+use crate::learn::{
+    layers::Pass,
     optimizer::{AdamW, follow},
 };
 

@@ -3,13 +3,15 @@
 
 use candle_core::{DType, Result, Tensor, Var};
 
-use super::{
-    frozen_block::FrozenBlock,
-    layers::{Block, Linear, Norm, Pass},
-    ops,
-    parameters::{Maker, cast},
+use super::frozen_block::FrozenBlock;
+use crate::{
+    Pixels,
+    learn::{
+        layers::{Block, Linear, Norm, Pass},
+        ops,
+        parameters::{Maker, cast},
+    },
 };
-use crate::Pixels;
 
 /// Sizes of an image tower.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

@@ -132,7 +132,10 @@ fn what_cannot_be_meant_is_named() {
     check("[image]\nmodel = \"a\"\nsize = 3\n", "unknown field `size`, expected");
     check("[text]\n", "text: expected model, checkpoint or facets, received none");
     check("[text]\nmodel = \"a\"\nfacets = \"b\"\n", "text: expected model, checkpoint or facets, received several");
-    check("[text]\nmodel = \"a\"\ntemplate = \"b\"\n", "text: template, templates, blocks_left_out and mode go with facets");
+    check(
+        "[text]\nmodel = \"a\"\ntemplate = \"b\"\n",
+        "text: template, templates, blocks_left_out and mode go with facets",
+    );
     check("[text]\nmodel = \"builtin\"\n", "expected a folder or a hub's name, received \"builtin\"");
     check("[text]\nmodel = \".\"\n", "\".\" has a model.toml of its own: expected a model");
     let missing = error_of(&folder_with("[text]\nmodel = \"none\"\n", &[]));

@@ -14,7 +14,7 @@ use super::{
 const EPSILON: f32 = 1e-5;
 
 /// One way through the network.
-pub(super) struct Pass {
+pub(crate) struct Pass {
     pub dtype: DType,
     dropout: Option<Dropout>,
 }
@@ -29,16 +29,16 @@ struct Dropout {
 
 impl Pass {
     /// Drops nothing.
-    pub(super) fn quiet(dtype: DType) -> Pass {
+    pub(crate) fn quiet(dtype: DType) -> Pass {
         Pass { dtype, dropout: None }
     }
 
-    pub(super) fn noisy(dtype: DType, share: f32, seed: u64, stream: u64) -> Pass {
+    pub(crate) fn noisy(dtype: DType, share: f32, seed: u64, stream: u64) -> Pass {
         let dropout = Dropout { share, seed, stream, n_drawn: Cell::new(0) };
         Pass { dtype, dropout: (share > 0.0).then_some(dropout) }
     }
 
-    pub(super) fn drop(&self, x: &Tensor) -> Result<Tensor> {
+    pub(crate) fn drop(&self, x: &Tensor) -> Result<Tensor> {
         let Some(Dropout { share, seed, stream, n_drawn }) = &self.dropout else { return Ok(x.clone()) };
         let mut noise = Noise::new(*seed, &format!("dropout {stream} {}", n_drawn.get()));
         n_drawn.set(n_drawn.get() + 1);
@@ -53,19 +53,19 @@ impl Pass {
     }
 }
 
-pub(super) struct Linear {
+pub(crate) struct Linear {
     /// (out, in)
     weight: Var,
     bias: Option<Var>,
 }
 
 impl Linear {
-    pub(super) fn new(make: &mut Maker, name: &str, [n_in, n_out]: [usize; 2]) -> Result<Linear> {
+    pub(crate) fn new(make: &mut Maker, name: &str, [n_in, n_out]: [usize; 2]) -> Result<Linear> {
         let weight = make.normal(&format!("{name}.weight"), &[n_out, n_in], (n_in as f32).powf(-0.5))?;
         Ok(Linear { weight, bias: Some(make.constant(&format!("{name}.bias"), &[n_out], 0.0)?) })
     }
 
-    pub(super) fn without_bias(make: &mut Maker, name: &str, [n_in, n_out]: [usize; 2]) -> Result<Linear> {
+    pub(crate) fn without_bias(make: &mut Maker, name: &str, [n_in, n_out]: [usize; 2]) -> Result<Linear> {
         let weight = make.normal(&format!("{name}.weight"), &[n_out, n_in], (n_in as f32).powf(-0.5))?;
         Ok(Linear { weight, bias: None })
     }
@@ -77,7 +77,7 @@ impl Linear {
     }
 
     /// (.., in) to (.., out)
-    pub(super) fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
+    pub(crate) fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
         let weight = cast(&self.weight, pass.dtype)?;
         let mut shape = x.dims().to_vec();
         let n_in = shape.pop().unwrap_or(0);
@@ -91,24 +91,24 @@ impl Linear {
     }
 }
 
-pub(super) struct Norm {
+pub(crate) struct Norm {
     gain: Var,
     bias: Var,
 }
 
 impl Norm {
-    pub(super) fn new(make: &mut Maker, name: &str, dim: usize) -> Result<Norm> {
+    pub(crate) fn new(make: &mut Maker, name: &str, dim: usize) -> Result<Norm> {
         let gain = make.constant(&format!("{name}.weight"), &[dim], 1.0)?;
         Ok(Norm { gain, bias: make.constant(&format!("{name}.bias"), &[dim], 0.0)? })
     }
 
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         ops::standardise(&cast(x, DType::F32)?, EPSILON)?.broadcast_mul(&self.gain)?.broadcast_add(&self.bias)
     }
 }
 
 /// A block of a transformer with the norms first, named as OpenCLIP names it.
-pub(super) struct Block {
+pub(crate) struct Block {
     attention_norm: Norm,
     in_proj: Linear,
     out_proj: Linear,
@@ -119,7 +119,7 @@ pub(super) struct Block {
 }
 
 impl Block {
-    pub(super) fn new(make: &mut Maker, name: &str, dim: usize, n_heads: usize, wide: usize) -> Result<Block> {
+    pub(crate) fn new(make: &mut Maker, name: &str, dim: usize, n_heads: usize, wide: usize) -> Result<Block> {
         let at = |part: &str| format!("{name}.{part}");
         Ok(Block {
             attention_norm: Norm::new(make, &at("ln_1"), dim)?,
@@ -133,7 +133,7 @@ impl Block {
     }
 
     /// (batch, tokens, dim) to the same; `mask` (batch, 1, 1, tokens) is added to the scores.
-    pub(super) fn forward(&self, x: &Tensor, mask: Option<&Tensor>, pass: &Pass) -> Result<Tensor> {
+    pub(crate) fn forward(&self, x: &Tensor, mask: Option<&Tensor>, pass: &Pass) -> Result<Tensor> {
         let qkv = self.in_proj.forward(&self.attention_norm.forward(x)?, pass)?;
         let mixed = self.out_proj.forward(&attend(&qkv, self.n_heads, mask)?, pass)?;
         let x = (x + pass.drop(&cast(&mixed, DType::F32)?)?)?;

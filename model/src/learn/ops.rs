@@ -10,7 +10,7 @@ use crate::builtin::layers::{dot, exp_of_negative, softmax, sum};
 const ROWS_AT_ONCE: usize = 64;
 
 /// The last dimension made mean 0 and variance 1.
-pub(super) fn standardise(x: &Tensor, epsilon: f32) -> Result<Tensor> {
+pub(crate) fn standardise(x: &Tensor, epsilon: f32) -> Result<Tensor> {
     if is_plain(x) {
         return x.contiguous()?.apply_op1(Standardise { epsilon });
     }
@@ -20,17 +20,17 @@ pub(super) fn standardise(x: &Tensor, epsilon: f32) -> Result<Tensor> {
 }
 
 /// Over the last dimension.
-pub(super) fn shares(x: &Tensor) -> Result<Tensor> {
+pub(crate) fn shares(x: &Tensor) -> Result<Tensor> {
     if is_plain(x) { x.contiguous()?.apply_op1(Shares) } else { candle_nn::ops::softmax(x, D::Minus1) }
 }
 
 /// x times the normal distribution's share below x, exactly (by erf).
-pub(super) fn gelu(x: &Tensor) -> Result<Tensor> {
+pub(crate) fn gelu(x: &Tensor) -> Result<Tensor> {
     if is_plain(x) { x.contiguous()?.apply_op1(Gelu) } else { x.gelu_erf() }
 }
 
 /// The mean of several rows of a table, for each of a list of bags: (rows, dim) to (bags, dim).
-pub(super) fn bag_means(table: &Tensor, bags: &Bags) -> Result<Tensor> {
+pub(crate) fn bag_means(table: &Tensor, bags: &Bags) -> Result<Tensor> {
     if is_plain(table) {
         return table.contiguous()?.apply_op1(BagMeans { bags: bags.clone() });
     }
@@ -52,14 +52,14 @@ pub(super) fn bag_means(table: &Tensor, bags: &Bags) -> Result<Tensor> {
 
 /// Rows of a table, bag after bag.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Bags {
+pub(crate) struct Bags {
     pub rows: std::sync::Arc<Vec<u32>>,
     /// Where each bag ends.
     pub ends: std::sync::Arc<Vec<usize>>,
 }
 
 impl Bags {
-    pub(super) fn new(rows: Vec<u32>, ends: Vec<usize>) -> Bags {
+    pub(crate) fn new(rows: Vec<u32>, ends: Vec<usize>) -> Bags {
         assert_eq!(ends.last().copied().unwrap_or(0), rows.len(), "the last bag ends with the rows");
         Bags { rows: rows.into(), ends: ends.into() }
     }

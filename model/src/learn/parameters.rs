@@ -5,34 +5,34 @@ use candle_core::{DType, Device, Result, Tensor, Var};
 use super::noise::Noise;
 
 #[derive(Clone)]
-pub(super) struct Parameter {
+pub(crate) struct Parameter {
     pub name: String,
     pub var: Var,
 }
 
 impl Parameter {
     /// By FLAME's rule: not vectors and scalars, nor what a norm, a bias or the scale is called.
-    pub(super) fn decays(&self) -> bool {
+    pub(crate) fn decays(&self) -> bool {
         self.var.rank() >= 2 && !["bn", "ln", "bias", "logit_scale"].iter().any(|word| self.name.contains(word))
     }
 }
 
 /// Makes parameters one after another; each one's numbers follow from the seed and its name alone.
-pub(super) struct Maker<'a> {
+pub(crate) struct Maker<'a> {
     pub device: &'a Device,
     pub seed: u64,
     pub made: Vec<Parameter>,
 }
 
 impl Maker<'_> {
-    pub(super) fn normal(&mut self, name: &str, shape: &[usize], deviation: f32) -> Result<Var> {
+    pub(crate) fn normal(&mut self, name: &str, shape: &[usize], deviation: f32) -> Result<Var> {
         let (mut noise, n) = (Noise::new(self.seed, name), shape.iter().product::<usize>());
         let pairs = (0..n.div_ceil(2)).flat_map(|_| noise.normals());
         let values: Vec<f32> = pairs.take(n).map(|x| deviation * x).collect();
         self.keep(name, Tensor::from_vec(values, shape, self.device)?)
     }
 
-    pub(super) fn constant(&mut self, name: &str, shape: &[usize], value: f32) -> Result<Var> {
+    pub(crate) fn constant(&mut self, name: &str, shape: &[usize], value: f32) -> Result<Var> {
         self.keep(name, Tensor::full(value, shape, self.device)?)
     }
 
@@ -44,6 +44,6 @@ impl Maker<'_> {
 }
 
 /// As the forward pass computes: half precision on a card, f32 elsewhere.
-pub(super) fn cast(x: &Tensor, dtype: DType) -> Result<Tensor> {
+pub(crate) fn cast(x: &Tensor, dtype: DType) -> Result<Tensor> {
     if x.dtype() == dtype { Ok(x.clone()) } else { x.to_dtype(dtype) }
 }

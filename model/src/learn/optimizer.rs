@@ -34,12 +34,12 @@ impl Recipe {
 }
 
 /// Running means of the gradient and of its square, for each parameter in order.
-pub(super) struct AdamW {
+pub(crate) struct AdamW {
     pub moments: Vec<[Tensor; 2]>,
 }
 
 impl AdamW {
-    pub(super) fn new(parameters: &[Parameter]) -> Result<AdamW> {
+    pub(crate) fn new(parameters: &[Parameter]) -> Result<AdamW> {
         let zeros = |p: &Parameter| -> Result<[Tensor; 2]> {
             // Each its own memory: they are changed in place.
             let of = || Tensor::zeros(p.var.dims(), DType::F32, p.var.device());
@@ -49,7 +49,7 @@ impl AdamW {
     }
 
     /// Moves the parameters; those without a gradient stay. `unscale` is what the gradients are multiplied with.
-    pub(super) fn step(
+    pub(crate) fn step(
         &mut self,
         parameters: &[Parameter],
         gradients: &[Option<Tensor>],
@@ -81,7 +81,7 @@ impl AdamW {
 }
 
 /// Brings a running mean of weights nearer to them: it keeps the share `kept` of what it was.
-pub(super) fn follow(mean: &mut Tensor, weights: &Tensor, kept: f32) -> Result<()> {
+pub(crate) fn follow(mean: &mut Tensor, weights: &Tensor, kept: f32) -> Result<()> {
     if mean.device().is_cpu() {
         return mean.inplace_op2(weights, &Stage::Follow(kept));
     }

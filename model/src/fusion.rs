@@ -1,0 +1,22 @@
+//! Learned fusion: networks that look at a text and an image together and say how well they belong together, over stored
+//! vectors and tokens alone (FrEVL, arXiv 2508.04469; tokens, null key and the one-way variant are ours).
+//!
+//! A network never starts from nothing: its score is a multiple of the cosine plus what it has learnt to add, which is
+//! little at first. [`train`] learns from pairs with hard negatives, [`Reranking`] says what the order is worth on held-out ones.
+
+mod data;
+mod lists;
+mod loss;
+mod network;
+mod rerank;
+#[cfg(test)]
+mod tests;
+mod trainer;
+
+pub use self::{
+    data::{Items, Pairs},
+    loss::Losses,
+    network::{Kind, Network, Shape, Sizes},
+    rerank::{Direction, Found, Gain, Reranking, Weights},
+    trainer::{Options, Plan, Progress, train},
+};

@@ -1,0 +1,161 @@
+//! Networks on made-up pairs: what they start as, what they may see, and whether they learn what a cosine cannot say.
+
+use candle_core::{DType, Device, Tensor};
+use half::f16;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::*;
+use crate::learn::{layers::Pass, parameters::Parameter};
+
+const N_TOKENS: usize = 4;
+const TOKEN_DIM: usize = 8;
+const DIM: usize = 6;
+
+/// An image has a thing in each of four places; a text says, in any order, what and where. Vectors only say which things there are, so images
+/// that hold the same things elsewhere have the same cosine.
+fn world(n_images: usize, seed: u64) -> Pairs {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut pairs = Pairs {
+        images: Items { dim: DIM, n_tokens: N_TOKENS, token_dim: TOKEN_DIM, ..Items::default() },
+        texts: Items { dim: DIM, n_tokens: N_TOKENS, token_dim: TOKEN_DIM, ..Items::default() },
+        owner_of: (0..n_images).collect(),
+    };
+    for _ in 0..n_images {
+        let mut things = [0, 1, 2, 3];
+        (1..4).rev().for_each(|i| things.swap(i, rng.random_range(0..=i)));
+        // What there is: the first two of few kinds, so that there are many near ones.
+        let kind = rng.random_range(0..4usize);
+        let mut vector = vec![0.3; DIM];
+        vector[kind] = 1.0;
+        let norm = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
+        vector.iter_mut().for_each(|x| *x /= norm);
+        let token = |place: usize, thing: usize| {
+            (0..TOKEN_DIM).map(move |i| f16::from_f32(f32::from(u8::from(i == place || i == 4 + thing))))
+        };
+        pairs.images.vectors.extend(&vector);
+        pairs.images.tokens.extend((0..4).flat_map(|place| token(place, things[place])));
+        pairs.texts.vectors.extend(&vector);
+        let mut order = [0, 1, 2, 3];
+        (1..4).rev().for_each(|i| order.swap(i, rng.random_range(0..=i)));
+        pairs.texts.tokens.extend(order.iter().flat_map(|&place| token(place, things[place])));
+    }
+    pairs
+}
+
+fn sizes() -> Sizes {
+    Sizes { dim: 16, n_layers: 2, n_heads: 2, wide: 32 }
+}
+
+fn network(kind: Kind, pairs: &Pairs) -> Network {
+    Network::new(kind, &Shape::of(&pairs.images, &pairs.texts), &sizes(), 7, &Device::Cpu).unwrap()
+}
+
+#[test]
+fn a_pair_scores_the_same_in_any_company() {
+    let pairs = world(12, 1);
+    for kind in Kind::ALL {
+        let network = network(kind, &pairs);
+        let asked: Vec<(usize, usize)> = (0..12).flat_map(|text| (0..12).map(move |image| (text, image))).collect();
+        let together = network.score(&pairs.images, &pairs.texts, &asked).unwrap();
+        for (&pair, &score) in asked.iter().zip(&together).step_by(17) {
+            let alone = network.score(&pairs.images, &pairs.texts, &[pair]).unwrap()[0];
+            assert!((alone - score).abs() < 1e-5, "{kind:?}: {alone} {score}");
+        }
+    }
+}
+
+#[test]
+fn a_network_starts_near_the_cosine() {
+    let pairs = world(30, 2);
+    let texts: Vec<usize> = (0..30).collect();
+    for kind in Kind::ALL {
+        let pass = Pass::quiet(DType::F32);
+        let network = network(kind, &pairs);
+        let asked: Vec<(usize, usize)> = texts.iter().flat_map(|&t| (0..30).map(move |i| (t, i))).collect();
+        let (logits, added) = network.forward(&pairs.images, &pairs.texts, &asked, &pass).unwrap();
+        let cosines = Tensor::from_vec(pairs.texts.cosines(&texts, &pairs.images, &texts), 900, &Device::Cpu).unwrap();
+        let wanted = ((cosines * 20.0).unwrap() - 10.0).unwrap();
+        let far = ((logits - wanted).unwrap() - &added).unwrap().abs().unwrap().max_all().unwrap();
+        assert!(far.to_scalar::<f32>().unwrap() < 1e-4, "{kind:?}");
+        let most = added.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        assert!(most < 2.0, "{kind:?}: {most}");
+    }
+}
+
+#[test]
+fn frevl_has_shares_of_one_and_others_do_not() {
+    // Queries and keys of a single token get no gradient: the network is an MLP with residuals (papers: FrEVL).
+    let pairs = world(20, 3);
+    let asked: Vec<(usize, usize)> = (0..20).map(|at| (at, (at * 3) % 20)).collect();
+    let moved = |kind: Kind| -> Vec<String> {
+        let network = network(kind, &pairs);
+        let (logits, _) = network.forward(&pairs.images, &pairs.texts, &asked, &Pass::quiet(DType::F32)).unwrap();
+        let slopes = logits.sqr().unwrap().sum_all().unwrap().backward().unwrap();
+        let moves = |p: &&Parameter| {
+            slopes
+                .get(p.var.as_tensor())
+                .is_some_and(|slope| slope.abs().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap() > 1e-9)
+        };
+        network.parameters.iter().filter(moves).map(|p| p.name.clone()).collect()
+    };
+    assert!(!moved(Kind::Frevl).iter().any(|name| name.ends_with("query.weight") || name.ends_with("key.weight")));
+    for kind in [Kind::FacetFusion, Kind::FacetFusionOneWay] {
+        let moved = moved(kind);
+        for name in ["layers.0.text.query.weight", "layers.1.text.key.weight", "layers.0.text.null_key", "image.places"]
+        {
+            assert!(moved.iter().any(|moved| moved == name), "{kind:?}: {name} not in {moved:?}");
+        }
+    }
+}
+
+#[test]
+fn tokens_teach_what_no_vector_says() {
+    let pairs = world(260, 5);
+    let (train_images, held_out): (Vec<usize>, Vec<usize>) = ((0..200).collect(), (200..260).collect());
+    let gain = |kind: Kind| {
+        let mut plan = Plan::new(kind, 300, 1);
+        plan.sizes = sizes();
+        (plan.n_lists, plan.list_length, plan.dropout, plan.recipe.rate) = (16, 8, 0.0, 4e-3);
+        (plan.evaluate_every, plan.losses.regularisation) = (100, 0.0);
+        let options =
+            Options { plan: &plan, pairs: &pairs, train: &train_images, held_out: &held_out, device: &Device::Cpu };
+        let (network, _) = train(&options, &mut |_| ()).unwrap();
+        let ask = |direction| {
+            let asked = Reranking::ask(&network, &pairs, direction, &held_out, &held_out, 60).unwrap();
+            asked.gain(&Weights::default(), 5, 1)
+        };
+        (ask(Direction::TextToImage), ask(Direction::ImageToText))
+    };
+    let (there, back) = gain(Kind::FacetFusion);
+    println!("facet-fusion: {there:?}");
+    assert!(there.reranked.at_1 > 2.0 * there.cosine.at_1 + 0.1 && there.interval[0] > 0.0, "{there:?}");
+    assert!(back.reranked.at_1 > back.cosine.at_1, "{back:?}");
+    // Vectors alone cannot tell.
+    let (there, _) = gain(Kind::Mlp);
+    assert!(there.reranked.at_1 < 0.3, "{there:?}");
+}
+
+#[test]
+fn what_cannot_be_learnt_from_is_refused() {
+    let pairs = world(40, 6);
+    let images: Vec<usize> = (0..40).collect();
+    let plan = Plan::new(Kind::Mlp, 3, 1);
+    let error = |plan: &Plan, pairs: &Pairs, train_images: &[usize], held_out: &[usize]| {
+        let options = Options { plan, pairs, train: train_images, held_out, device: &Device::Cpu };
+        train(&options, &mut |_| ()).err().unwrap().to_string()
+    };
+    let check = |received: String, expected: &str| assert!(received.contains(expected), "{received}");
+    check(error(&plan, &pairs, &images[..5], &images[30..]), "expected at least 16 pairs of 2 images");
+    check(error(&plan, &pairs, &images[..20], &[]), "one to hold out, received 20 of 20 and 0");
+    check(error(&plan, &pairs, &images, &images[..2]), "either to learn from or to hold out");
+    let mut wide = plan.clone();
+    wide.sizes.n_heads = 3;
+    check(error(&wide, &pairs, &images[..30], &images[30..]), "a dim that the heads divide");
+    let mut broken = pairs.clone();
+    broken.texts.vectors[3] = f32::NAN;
+    check(error(&plan, &broken, &images[..30], &images[30..]), "texts: expected finite numbers");
+    let mut fast = plan.clone();
+    fast.recipe.rate = f32::INFINITY;
+    check(error(&fast, &pairs, &images[..30], &images[30..]), "the loss is no number");
+}
