@@ -1,6 +1,7 @@
 //! `firn embed` as a user drives it: what it writes is ingested without the model as if the source had been ingested itself.
 
 mod common;
+mod serving;
 
 use std::{
     collections::BTreeMap,
@@ -13,6 +14,7 @@ use std::{
 use common::{Scratch, json};
 use firn_index::{Database, Fields, Limits, Options, Point};
 use serde_json::Value;
+use serving::Server;
 
 const PICTURES: u8 = 7;
 
@@ -152,6 +154,32 @@ fn another_source_does_not_complete_what_is_not_done() {
     scratch.ok(&["embed", "photos", "--out", "out"]);
     assert_eq!(is_complete(), true);
     scratch.ok(&ingest);
+}
+
+#[test]
+fn a_server_gets_no_collection_of_sources_that_do_not_fit() {
+    let scratch = photos(2);
+    scratch.ok(&["embed", "photos", "--out", "out"]);
+    scratch.write("two.npy", npy(&[1, 2]));
+    scratch.write("bad.npy", "not an array");
+    let server = Server::start_with_model(&scratch.path().join("served"), "builtin", &[]);
+    let none_is_made = |code: i32, args: &[&str], said: &str| {
+        let start = ["ingest", "--collection", "c", "--server", &server.grpc];
+        scratch.fails(code, &[&start[..], args].concat(), said);
+        scratch.fails(4, &["collection", "get", "c", "--server", &server.grpc], "no collection named");
+    };
+    none_is_made(2, &["bad.npy"], "not a .npy file");
+    none_is_made(2, &["two.npy", "--model", "builtin"], "expected 192 dimensions, received 2");
+    none_is_made(4, &["out", "--model", "other"], "expected one of the server's models, builtin; received \"other\"");
+    let manifest = scratch.path().join("out/embeddings.json");
+    let text = fs::read_to_string(&manifest).unwrap();
+    let hash = json(&text)["model"]["hash"].as_str().unwrap().to_owned();
+    fs::write(&manifest, text.replace(&hash, &"0".repeat(32))).unwrap();
+    none_is_made(2, &["out", "--model", "builtin"], "these embeddings were made by builtin (0000");
+    fs::write(&manifest, text).unwrap();
+    let ingest = ["ingest", "out", "--collection", "c", "--server", &server.grpc, "--model", "builtin", "--json"];
+    assert_eq!(counts(&json(&scratch.ok(&ingest))), [2, 2, 0, 0]);
+    scratch.fails(2, &["ingest", "two.npy", "--collection", "c", "--server", &server.grpc], "received 2");
 }
 
 #[test]

@@ -3,7 +3,11 @@
 //! Exit codes as of `firn ingest`. The same command goes on where a stopped one was, and a repeated one changes
 //! nothing but shards that were damaged: those it makes again.
 
-use std::{fs, path::PathBuf, sync::Arc};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::Context as _;
 use firn_index::{CollectionConfig, HnswConfig, ModelRef};
@@ -13,15 +17,18 @@ use firn_ingest::{
     pipeline::{self, Job, RunError},
     report::{Report, Watch},
     shards::{self, ShardSink},
-    source::{Source, SourceOptions},
+    source::SourceOptions,
 };
 use firn_model::{Encoder, Grid};
 
 use super::{
-    ingest::{self, sources::Sources},
+    ingest::{self, progress::Bar, signals, sources::Sources},
     table::printable,
 };
 use crate::{engine, exit::Exit, settings::Settings};
+
+/// What one run at a time has.
+const JOURNAL: &str = "embeddings.journal";
 
 /// Write what a model makes of files as shards of safetensors, to be ingested without the model
 ///
@@ -64,13 +71,15 @@ fn write(
     sources: &mut Sources,
 ) -> anyhow::Result<(Report, Result<(), RunError>)> {
     let encoder = firn_model::load(settings.model_or_default(), settings.device)?;
-    let config = engine::collection_config(encoder.as_ref(), Default::default(), HnswConfig::default(), args.tokens)?;
+    let config = engine::collection_config(encoder.info(), Default::default(), HnswConfig::default(), args.tokens)?;
     let model = config.model.clone().expect("the configuration is that of an encoder");
     sources.check(&config);
     fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
-    let journal = Journal::lock(&args.out.join("embeddings.journal"))?;
+    let journal = Journal::lock(&args.out.join(JOURNAL))?;
     let (mut sink, job) = begin(args, sources, encoder, (model, config), journal)?;
-    let (report, result) = ingest::watched(job, settings, &mut sink);
+    let bar = Bar::new(settings.json);
+    let _signals = signals::stop(job.stop.clone(), &bar);
+    let (report, result) = ingest::watched(job, &bar, &mut sink);
     if ingest::is_all_written(&report, &result) && !sources.are_refused() {
         sink.complete().with_context(|| args.out.display().to_string())?;
     }
@@ -81,8 +90,9 @@ fn write(
 }
 
 /// A source by its full path: another one of the same name, from another folder, is not taken for it.
-fn name(source: &Source) -> String {
-    fs::canonicalize(&source.path).unwrap_or_else(|_| source.path.clone()).display().to_string()
+fn full_name(path: &Path) -> String {
+    let full = fs::canonicalize(path).or_else(|_| std::path::absolute(path));
+    full.unwrap_or_else(|_| path.to_owned()).display().to_string()
 }
 
 fn begin(
@@ -98,7 +108,8 @@ fn begin(
     }
     let written = sink.tell(&mut journal)?;
     let sources = std::mem::take(&mut sources.open);
-    sink.begin(sources.iter().map(name).collect()).with_context(|| args.out.display().to_string())?;
+    sink.begin(sources.iter().map(|source| full_name(&source.path)).collect())
+        .with_context(|| args.out.display().to_string())?;
     let job = Job {
         collection: args.out.display().to_string(),
         config,
