@@ -157,6 +157,37 @@ fn another_source_does_not_complete_what_is_not_done() {
 }
 
 #[test]
+fn a_source_that_is_given_up_is_waited_for_no_more() {
+    let scratch = photos(2);
+    fs::create_dir(scratch.path().join("lost")).unwrap();
+    fs::copy(scratch.path().join("photos/0.png"), scratch.path().join("lost/a.png")).unwrap();
+    scratch.ok(&["embed", "photos", "lost", "--out", "out"]);
+    let manifest = scratch.path().join("out/embeddings.json");
+    let lost = fs::canonicalize(scratch.path()).unwrap().join("lost").display().to_string();
+    // As a killed run leaves it, and then the source is gone for good.
+    let text = fs::read_to_string(&manifest).unwrap().replace(&format!("{lost:?}: true"), &format!("{lost:?}: false"));
+    fs::write(&manifest, text.replace("\"complete\": true", "\"complete\": false")).unwrap();
+    fs::remove_dir_all(&lost).unwrap();
+
+    let forget = |source: &'static str| ["embed", source, "--out", "out", "--forget"];
+    scratch.fails(6, &["ingest", "out", "--collection", "c"], "or gives a source up with --forget");
+    scratch.fails(2, &forget("photos"), &format!("hint: not done: {lost}"));
+    scratch.fails(2, &["embed", "lost", "--out", "nowhere", "--forget"], "no embeddings at nowhere");
+    let other_run = fs::File::open(scratch.path().join("out/embeddings.journal")).unwrap();
+    other_run.try_lock().unwrap();
+    scratch.fails(5, &forget("lost"), "in use by another run");
+    drop(other_run);
+    let answer = json(&scratch.ok(&[&forget("lost")[..], &["--json"]].concat()));
+    assert_eq!(answer, serde_json::json!({ "complete": true, "undone": [] }));
+    scratch.fails(2, &forget("lost"), "hint: all of its sources are done");
+    assert_eq!(
+        counts(&json(&scratch.ok(&["ingest", "out", "--collection", "c", "--json"]))),
+        [3, 3, 0, 0],
+        "its row stays"
+    );
+}
+
+#[test]
 fn a_server_gets_no_collection_of_sources_that_do_not_fit() {
     let scratch = photos(2);
     scratch.ok(&["embed", "photos", "--out", "out"]);

@@ -12,6 +12,7 @@ use std::{
 use anyhow::Context as _;
 use firn_index::{CollectionConfig, HnswConfig, ModelRef};
 use firn_ingest::{
+    embeddings::Manifest,
     identity::IdFrom,
     journal::Journal,
     pipeline::{self, Job, RunError},
@@ -23,9 +24,13 @@ use firn_model::{Encoder, Grid};
 
 use super::{
     ingest::{self, progress::Bar, signals, sources::Sources},
-    table::printable,
+    table::{counted, printable},
 };
-use crate::{engine, exit::Exit, settings::Settings};
+use crate::{
+    engine,
+    exit::{Exit, Usage},
+    settings::Settings,
+};
 
 /// What one run at a time has.
 const JOURNAL: &str = "embeddings.journal";
@@ -50,12 +55,18 @@ pub struct EmbedArgs {
     /// Where the pictures of JSON Lines and CSV are: a folder or a .tar; without an `image` field, by id, if there is one
     #[arg(long, value_name = "DIR|TAR")]
     images: Option<PathBuf>,
+    /// Give these sources up, if they are not done: the folder is complete without them, and keeps the rows it has of them
+    #[arg(long, conflicts_with_all = ["tokens", "images"])]
+    forget: bool,
     /// Where the id of an item without one comes from
     #[arg(long, value_name = "content|path", default_value = "content", value_parser = ingest::id_from)]
     id_from: IdFrom,
 }
 
 pub fn run(args: &EmbedArgs, settings: &Settings) -> anyhow::Result<Exit> {
+    if args.forget {
+        return forget(args, settings);
+    }
     let options = SourceOptions { images: args.images.clone(), ..SourceOptions::default() };
     let mut sources = Sources::open(&args.sources, &options);
     let (report, result) = match sources.have_items() {
@@ -63,6 +74,38 @@ pub fn run(args: &EmbedArgs, settings: &Settings) -> anyhow::Result<Exit> {
         false => (sources.without_items(&args.out.display().to_string()), Ok(())),
     };
     ingest::end(sources, report, result, settings).1
+}
+
+/// Takes sources that are not done out of the manifest. They may be gone from where they were.
+fn forget(args: &EmbedArgs, settings: &Settings) -> anyhow::Result<Exit> {
+    let folder = args.out.display();
+    let none = || Usage(format!("no embeddings at {folder}"));
+    Manifest::read(&args.out)?.ok_or_else(none)?;
+    // Another run that goes on has the journal, and would write its own manifest over this one.
+    let _journal = Journal::lock(&args.out.join(JOURNAL))?;
+    let mut manifest = Manifest::read(&args.out)?.ok_or_else(none)?;
+    for source in &args.sources {
+        let name = full_name(source);
+        if !manifest.forget(&name) {
+            let undone = match manifest.undone().join(", ") {
+                undone if undone.is_empty() => "all of its sources are done".to_owned(),
+                undone => format!("not done: {undone}"),
+            };
+            return Err(Usage(format!("{folder} waits for no source {name}; hint: {undone}")).into());
+        }
+    }
+    manifest.write(&args.out).with_context(|| folder.to_string())?;
+    match settings.json {
+        true => println!("{}", serde_json::json!({ "complete": manifest.complete, "undone": manifest.undone() })),
+        false if manifest.complete => eprintln!("{folder} is complete: {}", counted(manifest.rows(), "row")),
+        false => say_undone(&manifest.undone()),
+    }
+    Ok(Exit::Ok)
+}
+
+fn say_undone(undone: &[&str]) {
+    eprintln!("these embeddings are not complete, not done: {}", printable(&undone.join(", ")));
+    eprintln!("hint: the same command goes on; a source that is given up: `firn embed SOURCE --out DIR --forget`");
 }
 
 fn write(
@@ -84,7 +127,7 @@ fn write(
         sink.complete().with_context(|| args.out.display().to_string())?;
     }
     if !sink.undone().is_empty() {
-        eprintln!("these embeddings are not complete, not done: {}", printable(&sink.undone().join(", ")));
+        say_undone(&sink.undone());
     }
     Ok((report, result))
 }
