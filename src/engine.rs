@@ -61,7 +61,7 @@ impl Engine {
         let name = name.filter(|n| !n.is_empty());
         let found = match name {
             None => loaded.first(),
-            Some(name) => loaded.iter().find(|e| e.info().name == name || model_ref(e.as_ref()).name == name),
+            Some(name) => loaded.iter().find(|e| e.info().name == name || model_ref(e.info()).name == name),
         };
         match found {
             Some(encoder) => Ok(encoder.clone()),
@@ -97,8 +97,7 @@ impl Engine {
 }
 
 /// How a collection remembers a model: a folder by its full path, so that it is found from anywhere.
-fn model_ref(encoder: &dyn Encoder) -> ModelRef {
-    let info = encoder.info();
+pub fn model_ref(info: &ModelInfo) -> ModelRef {
     let folder = std::path::Path::new(&info.name);
     let full = folder.is_dir().then(|| std::fs::canonicalize(folder).ok()).flatten();
     let name = full.and_then(|path| path.to_str().map(str::to_owned)).unwrap_or_else(|| info.name.clone());
@@ -114,31 +113,31 @@ fn mismatch(expected: &ModelRef, received: &dyn Encoder) -> Error {
     }
 }
 
-/// A collection for an encoder's embeddings: the given vectors, else "image" and "text" in its dimension, as far as it takes
-/// them; with its tokens, if there is a grid for those of images.
+/// A collection for a model's embeddings: the given vectors, else "image" and "text" in its dimension, as far as it takes them;
+/// with its tokens, if there is a grid for those of images.
 pub fn collection_config(
-    encoder: &dyn Encoder,
+    model: &ModelInfo,
     mut vectors: BTreeMap<String, VectorConfig>,
     hnsw: HnswConfig,
     grid: Option<Grid>,
 ) -> Result<CollectionConfig, Error> {
     if vectors.is_empty() {
-        let ModelInfo { dim, image_side_px, max_text_tokens, .. } = *encoder.info();
+        let ModelInfo { dim, image_side_px, max_text_tokens, .. } = *model;
         let taken = [(IMAGE_VECTOR, image_side_px > 0), (TEXT_VECTOR, max_text_tokens > 0)].into_iter();
         let config = |(name, _): (&str, bool)| (name.to_owned(), VectorConfig { dim });
         vectors = taken.filter(|(_, is_taken)| *is_taken).map(config).collect();
     }
-    let tokens = grid.map(|grid| tokens_of(encoder, &vectors, grid)).transpose()?.unwrap_or_default();
-    Ok(CollectionConfig { model: Some(model_ref(encoder)), vectors, hnsw, tokens })
+    let tokens = grid.map(|grid| tokens_of(model, &vectors, grid)).transpose()?.unwrap_or_default();
+    Ok(CollectionConfig { model: Some(model_ref(model)), vectors, hnsw, tokens })
 }
 
-/// The tokens that an encoder makes beside these vectors, those of images in this grid.
-pub fn tokens_of(
-    encoder: &dyn Encoder,
+/// The tokens that a model makes beside these vectors, those of images in this grid.
+fn tokens_of(
+    model: &ModelInfo,
     vectors: &BTreeMap<String, VectorConfig>,
     grid: Grid,
 ) -> Result<BTreeMap<String, TokenConfig>, Error> {
-    let shapes = encoder.info().token_shapes(grid);
+    let shapes = model.token_shapes(grid);
     let config = |(of, shape): (&str, Option<TokenShape>)| {
         let TokenShape { n, dim } = shape.filter(|_| vectors.contains_key(of))?;
         Some((of.to_owned(), TokenConfig { n, dim }))
@@ -146,7 +145,7 @@ pub fn tokens_of(
     let tokens: BTreeMap<_, _> =
         [(IMAGE_VECTOR, shapes.image), (TEXT_VECTOR, shapes.text)].into_iter().filter_map(config).collect();
     if tokens.is_empty() {
-        let (name, vectors) = (encoder.info().name.clone(), vectors.keys().cloned().collect());
+        let (name, vectors) = (model.name.clone(), vectors.keys().cloned().collect());
         return Err(Error::NoTokens { name, vectors });
     }
     Ok(tokens)

@@ -1,6 +1,6 @@
 //! Exit codes, all of them.
 
-use std::{error::Error as StdError, process::ExitCode};
+use std::{error::Error as StdError, io::ErrorKind, process::ExitCode};
 
 /// How the program ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +26,21 @@ pub enum Exit {
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Usage(pub String);
+
+impl Usage {
+    /// An error, unless it is as it should be.
+    pub fn unless(is_so: bool, message: impl FnOnce() -> String) -> Result<(), Usage> {
+        if is_so { Ok(()) } else { Err(Usage(message())) }
+    }
+}
+
+/// A run that ended before all was done, for another reason than that it was asked wrongly.
+#[derive(Debug, thiserror::Error)]
+#[error("not all is done")]
+pub struct Unfinished;
+
+/// What then does the rest.
+pub const GO_ON: &str = "the same command goes on from here";
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
@@ -61,28 +76,38 @@ fn code_of_cause(cause: &(dyn StdError + 'static)) -> Option<Exit> {
         return Some(code_of_model(error));
     }
     if let Some(error) = cause.downcast_ref::<firn_client::Error>() {
-        return Some(code_of_status(error.code));
+        return Some(code_of_answer(error));
     }
     use crate::query::Error as Query;
-    if let Some(Query::Invalid { .. } | Query::NoModel { .. } | Query::NoVector { .. }) = cause.downcast_ref() {
+    if let Some(Query::Invalid { .. } | Query::NoModel { .. } | Query::NoVector { .. } | Query::AnswerTooLarge { .. }) =
+        cause.downcast_ref()
+    {
         return Some(Exit::Usage);
     }
     match cause.downcast_ref() {
         Some(crate::engine::Error::ModelMismatch { .. } | crate::engine::Error::NoTokens { .. }) => {
             return Some(Exit::Usage);
         }
-        Some(crate::engine::Error::ModelGone { .. }) => return Some(Exit::NotFound),
+        Some(crate::engine::Error::ModelGone { .. } | crate::engine::Error::NotLoaded { .. }) => {
+            return Some(Exit::NotFound);
+        }
         _ => {}
     }
     if cause.is::<Usage>() || cause.is::<crate::server::settings::OutOfRange>() {
         return Some(Exit::Usage);
     }
     use firn_ingest::source::SourceError as Source;
-    if let Some(
-        Source::UnknownKind { .. } | Source::NotAFile { .. } | Source::Unsupported { .. } | Source::NoImages { .. },
-    ) = cause.downcast_ref()
-    {
-        return Some(Exit::Usage);
+    match cause.downcast_ref() {
+        Some(
+            Source::UnknownKind { .. }
+            | Source::NotAFile { .. }
+            | Source::Unsupported { .. }
+            | Source::NoImages { .. }
+            | Source::Damaged { .. }
+            | Source::Truncated { .. },
+        ) => return Some(Exit::Usage),
+        Some(Source::Io { error, .. }) if error.kind() == ErrorKind::NotFound => return Some(Exit::Usage),
+        _ => {}
     }
     use firn_ingest::shards::ShardsError as Shards;
     match (cause.downcast_ref(), cause.downcast_ref()) {
@@ -135,11 +160,18 @@ fn code_of_model(error: &firn_model::Error) -> Exit {
     }
 }
 
-fn code_of_status(code: tonic::Code) -> Exit {
-    match code {
-        tonic::Code::NotFound => Exit::NotFound,
-        tonic::Code::InvalidArgument | tonic::Code::AlreadyExists => Exit::Usage,
-        tonic::Code::DataLoss => Exit::Damaged,
+/// What a server answers ends as the same mistake does here; its reason says more than its code.
+fn code_of_answer(error: &firn_client::Error) -> Exit {
+    use tonic::Code;
+    match (error.reason.as_str(), error.code) {
+        ("UNKNOWN_MODEL" | "MODEL_NOT_LOADED", _) => Exit::NotFound,
+        ("NO_MODEL" | "WRONG_MODEL" | "MESSAGE_TOO_LARGE" | "REPLY_TOO_LARGE", _) => Exit::Usage,
+        ("MODEL_UNUSABLE", _) => Exit::Damaged,
+        ("LOCKED", _) => Exit::Locked,
+        (_, Code::NotFound) => Exit::NotFound,
+        // Out of range: a message that our own side does not send.
+        (_, Code::InvalidArgument | Code::AlreadyExists | Code::OutOfRange) => Exit::Usage,
+        (_, Code::DataLoss) => Exit::Damaged,
         _ => Exit::Failure,
     }
 }

@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 use firn_model::Device;
 use serde::Deserialize;
 
-use crate::server::settings::ServeLayer;
+use crate::{exit::Usage, server::settings::ServeLayer};
 
 /// The file that is read when none is named.
 pub const DEFAULT_FILE: &str = "firn.toml";
 pub const DEFAULT_DATA_DIR: &str = "firn-data";
 pub const DEFAULT_MODEL: &str = "builtin";
+/// The model name of a server or a collection that embeds nothing: points and queries bring their vectors.
+pub const NO_MODEL: &str = "none";
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -38,7 +40,15 @@ pub struct CommonArgs {
     /// A TOML file with the same settings [default: ./firn.toml if it is there]
     #[arg(long, global = true, env = "FIRN_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Which of these stand on the command line.
+    #[arg(skip)]
+    pub given: Vec<&'static str>,
 }
+
+/// Settings that say nothing to a server: what they are about is its own.
+pub const OF_HERE: [&str; 2] = ["data-dir", "device"];
+/// The same where the server has the model too.
+pub const OF_HERE_AND_MODEL: [&str; 3] = ["data-dir", "device", "model"];
 
 /// The same settings as a TOML file gives them.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -61,6 +71,8 @@ pub struct Settings {
     pub model: Option<String>,
     pub device: Device,
     pub json: bool,
+    /// Which of the common flags stand on the command line.
+    pub given: Vec<&'static str>,
     pub file: FileLayer,
 }
 
@@ -82,6 +94,7 @@ impl Settings {
                 received: device,
             })?,
             json: args.json,
+            given: args.given.clone(),
             file,
         })
     }
@@ -91,9 +104,17 @@ impl Settings {
         self.model.as_deref().unwrap_or(DEFAULT_MODEL)
     }
 
-    /// The server to ask: the flag or variable, else the file; none means the local directory.
-    pub fn server(&self, flag: Option<&str>) -> Option<String> {
-        flag.map(str::to_owned).or_else(|| self.file.server.clone())
+    /// The server to ask: the flag or variable, else the file; none means the local directory. One of the flags that it would
+    /// ignore is refused beside it.
+    pub fn server(&self, flag: Option<&str>, ignored: &[&str]) -> Result<Option<String>, Usage> {
+        let server = flag.map(str::to_owned).or_else(|| self.file.server.clone());
+        match (&server, self.given.iter().find(|given| ignored.contains(given))) {
+            (Some(server), Some(given)) => Err(Usage(format!(
+                "--{given} says nothing to the server at {server}, which has its own; hint: leave --{given} or the server out \
+                 (--server, FIRN_SERVER, or `server` in the settings file)"
+            ))),
+            _ => Ok(server),
+        }
     }
 }
 

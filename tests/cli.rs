@@ -100,6 +100,106 @@ fn mistakes_are_named_and_have_their_exit_codes() {
 }
 
 #[test]
+fn what_a_server_would_ignore_is_refused() {
+    let scratch = Scratch::new();
+    let nobody = ["--server", "http://127.0.0.1:1"];
+    let check = |args: &[&str], flag: &str| {
+        let expected = format!("{flag} says nothing to the server at http://127.0.0.1:1");
+        scratch.fails(2, &[args, &nobody].concat(), &expected);
+    };
+    check(&["query", "c", "--text", "x", "--model", "builtin"], "--model");
+    check(&["--device", "cpu", "query", "c", "--text", "x"], "--device");
+    check(&["collection", "list", "--data-dir", "d"], "--data-dir");
+    check(&["collection", "get", "c", "--model", "m"], "--model");
+    check(&["collection", "create", "c", "--device", "cpu"], "--device");
+    scratch.write("rows.jsonl", r#"{"id": 1, "text": "x"}"#);
+    check(&["ingest", "rows.jsonl", "--collection", "c", "--data-dir", "d"], "--data-dir");
+    // Nobody is there: what is only set for other commands is no reason.
+    let set = [("FIRN_MODEL", "m"), ("FIRN_DATA_DIR", "d"), ("FIRN_DEVICE", "cpu")];
+    scratch.fails_with(&set, 1, &[&["query", "c", "--text", "x"][..], &nobody].concat(), "no server at");
+}
+
+#[test]
+fn every_exit_code_of_the_readme_is_met() {
+    let readme = include_str!("../README.md");
+    let codes: Vec<i32> =
+        readme.lines().filter_map(|line| line.strip_prefix("| ")?.split(' ').next()?.parse().ok()).collect();
+    assert_eq!(codes, [0, 1, 2, 3, 4, 5, 6]);
+    let scratch = scratch_with_points();
+    let served = tempfile::tempdir().unwrap();
+    let server = serving::Server::start(&served.path().join("data"), &["--max-message-bytes", "65536"]);
+    let at = server.grpc.as_str();
+    scratch.write("big.png", vec![0; 100_000]);
+    scratch.write("words.txt", "three little words");
+    scratch.write("half.jsonl", "{\"id\": 5, \"vectors\": {\"image\": [1, 2, 3]}}\n{nonsense\n");
+    scratch.write("bare/model.safetensors", "");
+    scratch.write("far/model.toml", "[text]\nmodel = \"hf:nobody/nothing\"\n");
+    let cases: [(i32, &[&str], &str); 22] = [
+        (0, &["collection", "get", "c"], ""),
+        (1, &["query", "c", "--id", "1", "--server", "http://127.0.0.1:1"], "no server at"),
+        (1, &["model", "check", "hf:nobody/nothing"], "is not in the cache, and the network is off"),
+        (1, &["model", "info", "hf:nobody/nothing"], "is not in the cache, and the network is off"),
+        (1, &["model", "check", "far"], ""),
+        (1, &["model", "info", "far"], "is not in the cache, and the network is off"),
+        (2, &["query", "c", "--image", "missing.png"], "missing.png"),
+        (2, &["ingest", "missing.jsonl", "--collection", "c"], "missing.jsonl"),
+        (2, &["query", "c", "--vector", "words.txt"], "is not a number"),
+        (2, &["ingest", "words.txt", "--collection", "c"], "not a source"),
+        (2, &["query", "c", "--text", "x"], "has no model"),
+        (2, &["query", "c", "--image", "big.png", "--server", at], "hint: `firn serve --max-message-bytes N`"),
+        (2, &["collection", "create", "n", "--model", "none"], "hint: name each with its dimension"),
+        (2, &["collection", "list", "--data-dir", "nowhere"], "hint: --data-dir names another"),
+        (3, &["ingest", "half.jsonl", "--collection", "c"], ""),
+        (4, &["query", "nowhere", "--text", "x"], "no collection named"),
+        (4, &["query", "nowhere", "--text", "x", "--server", at], "no collection named"),
+        (4, &["collection", "create", "m", "--model", "other"], "no model at"),
+        (4, &["collection", "create", "m", "--model", "other", "--server", at], "hint: the server has the model"),
+        (4, &["query", "c", "--id", "9"], "no point with id 9"),
+        (6, &["model", "check", "bare"], ""),
+        (6, &["model", "info", "bare"], "is missing"),
+    ];
+    let offline = [("HF_HUB_OFFLINE", "1"), ("HF_HOME", "no-such-cache")];
+    for (code, args, part) in cases {
+        let output = scratch.command().envs(offline).args(args).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "firn {args:?}\n{stderr}");
+        assert!(stderr.contains(part), "firn {args:?}: expected {part:?} in\n{stderr}");
+    }
+    let data = served.path().join("data").display().to_string();
+    scratch.fails(5, &["collection", "list", "--data-dir", &data], "hint: if that is a server, ask it with --server");
+}
+
+#[test]
+fn a_server_tells_of_its_model_what_the_terminal_does() {
+    let scratch = Scratch::new();
+    let fixture = |name: &str| format!("{}/model/fixtures/{name}", env!("CARGO_MANIFEST_DIR"));
+    let model = fixture("siglip-1");
+    let server = serving::Server::start_with_model(&scratch.path().join("data"), &model, &[]);
+    let here = json(&scratch.ok(&["model", "info", &model, "--json"]));
+    let there = json(&scratch.ok(&["model", "info", "--server", &server.grpc, "--json"]));
+    assert_eq!(here, there);
+    assert_eq!(here["weights_bytes"].as_u64(), here["parameters"].as_u64().map(|n| 4 * n));
+    assert!(here["batch_bytes"].as_u64().unwrap() > 0 && here["sigmoid"]["logit_bias"].is_f64(), "{here}");
+    let by_link = scratch.path().join("link");
+    std::os::unix::fs::symlink(&model, &by_link).unwrap();
+    let table = scratch.ok(&["model", "info", "--server", &server.grpc, "link"]);
+    assert!(table.contains("MiB of weights") && table.contains("sigmoid"), "{table}");
+}
+
+#[test]
+fn a_collection_may_be_said_to_have_no_model() {
+    let scratch = Scratch::new();
+    let server = serving::Server::start(&scratch.path().join("served"), &[]);
+    scratch.write("rows.jsonl", r#"{"id": 1, "vectors": {"image": [1, 2, 3]}}"#);
+    for more in [&[][..], &["--server", &server.grpc]] {
+        let create = ["collection", "create", "c", "--model", "none", "--vector", "image=3", "--json"];
+        assert!(json(&scratch.ok(&[&create[..], more].concat()))["config"]["model"].is_null());
+    }
+    let ingest = ["ingest", "rows.jsonl", "--collection", "c", "--model", "none", "--server", &server.grpc, "--json"];
+    assert_eq!(json(&scratch.ok(&ingest))["written"], 1);
+}
+
+#[test]
 fn a_query_that_names_no_vector_searches_one_that_holds_points() {
     let scratch = Scratch::new();
     scratch.ok(&["collection", "create", "texts"]);
@@ -224,6 +324,7 @@ fn reading_makes_no_data_directory_out_of_a_folder() {
     scratch.fails(2, &["query", "c", "--text", "a", "--data-dir", "pictures"], "no data directory at pictures");
     assert_eq!(std::fs::read_dir(scratch.path().join("pictures")).unwrap().count(), 1);
     scratch.fails(2, &["demo", "--json"], "the demo is for people");
+    assert!(!scratch.ok(&["demo", "--help"]).contains("--json"));
 }
 
 #[test]
@@ -235,7 +336,7 @@ fn a_source_that_cannot_be_read_stops_no_other() {
     let (code, report) = scratch.answer(&["ingest", "bad.npy", "good.jsonl", "--collection", "c", "--json"]);
     assert_eq!((code, report["written"].as_u64(), report["skipped"].as_u64()), (Some(3), Some(1), Some(1)), "{report}");
     assert_eq!(report["skipped_items"][0]["item"], "bad.npy");
-    scratch.fails(1, &["ingest", "bad.npy", "nowhere", "--collection", "c"], "none of the sources can be read");
+    scratch.fails(2, &["ingest", "bad.npy", "nowhere", "--collection", "c"], "none of the sources can be read");
 }
 
 #[test]
@@ -287,7 +388,7 @@ fn what_one_side_cannot_learn_from_is_said() {
     let scratch = scratch_with_frozen_images();
     let check = |args: &[&str], expected: &str| {
         let start = ["train", "align", "--out", "o"];
-        scratch.fails(1, &[&start[..], args].concat(), expected);
+        scratch.fails(2, &[&start[..], args].concat(), expected);
     };
     check(&["--frozen", "text"], "--images is missing: --frozen text needs it");
     check(&["--frozen", "image", "--embeddings", "x.npy"], "--captions is missing: --frozen image needs it");

@@ -1,6 +1,7 @@
 //! `firn embed` as a user drives it: what it writes is ingested without the model as if the source had been ingested itself.
 
 mod common;
+mod serving;
 
 use std::{
     collections::BTreeMap,
@@ -13,6 +14,7 @@ use std::{
 use common::{Scratch, json};
 use firn_index::{Database, Fields, Limits, Options, Point};
 use serde_json::Value;
+use serving::Server;
 
 const PICTURES: u8 = 7;
 
@@ -152,6 +154,63 @@ fn another_source_does_not_complete_what_is_not_done() {
     scratch.ok(&["embed", "photos", "--out", "out"]);
     assert_eq!(is_complete(), true);
     scratch.ok(&ingest);
+}
+
+#[test]
+fn a_source_that_is_given_up_is_waited_for_no_more() {
+    let scratch = photos(2);
+    fs::create_dir(scratch.path().join("lost")).unwrap();
+    fs::copy(scratch.path().join("photos/0.png"), scratch.path().join("lost/a.png")).unwrap();
+    scratch.ok(&["embed", "photos", "lost", "--out", "out"]);
+    let manifest = scratch.path().join("out/embeddings.json");
+    let lost = fs::canonicalize(scratch.path()).unwrap().join("lost").display().to_string();
+    // As a killed run leaves it, and then the source is gone for good.
+    let text = fs::read_to_string(&manifest).unwrap().replace(&format!("{lost:?}: true"), &format!("{lost:?}: false"));
+    fs::write(&manifest, text.replace("\"complete\": true", "\"complete\": false")).unwrap();
+    fs::remove_dir_all(&lost).unwrap();
+
+    let forget = |source: &'static str| ["embed", source, "--out", "out", "--forget"];
+    scratch.fails(6, &["ingest", "out", "--collection", "c"], "or gives a source up with --forget");
+    scratch.fails(2, &forget("photos"), &format!("hint: not done: {lost}"));
+    scratch.fails(2, &["embed", "lost", "--out", "nowhere", "--forget"], "no embeddings at nowhere");
+    let other_run = fs::File::open(scratch.path().join("out/embeddings.journal")).unwrap();
+    other_run.try_lock().unwrap();
+    scratch.fails(5, &forget("lost"), "in use by another run");
+    drop(other_run);
+    let answer = json(&scratch.ok(&[&forget("lost")[..], &["--json"]].concat()));
+    assert_eq!(answer, serde_json::json!({ "complete": true, "undone": [] }));
+    scratch.fails(2, &forget("lost"), "hint: all of its sources are done");
+    assert_eq!(
+        counts(&json(&scratch.ok(&["ingest", "out", "--collection", "c", "--json"]))),
+        [3, 3, 0, 0],
+        "its row stays"
+    );
+}
+
+#[test]
+fn a_server_gets_no_collection_of_sources_that_do_not_fit() {
+    let scratch = photos(2);
+    scratch.ok(&["embed", "photos", "--out", "out"]);
+    scratch.write("two.npy", npy(&[1, 2]));
+    scratch.write("bad.npy", "not an array");
+    let server = Server::start_with_model(&scratch.path().join("served"), "builtin", &[]);
+    let none_is_made = |code: i32, args: &[&str], said: &str| {
+        let start = ["ingest", "--collection", "c", "--server", &server.grpc];
+        scratch.fails(code, &[&start[..], args].concat(), said);
+        scratch.fails(4, &["collection", "get", "c", "--server", &server.grpc], "no collection named");
+    };
+    none_is_made(2, &["bad.npy"], "not a .npy file");
+    none_is_made(2, &["two.npy", "--model", "builtin"], "expected 192 dimensions, received 2");
+    none_is_made(4, &["out", "--model", "other"], "expected one of the server's models, builtin; received \"other\"");
+    let manifest = scratch.path().join("out/embeddings.json");
+    let text = fs::read_to_string(&manifest).unwrap();
+    let hash = json(&text)["model"]["hash"].as_str().unwrap().to_owned();
+    fs::write(&manifest, text.replace(&hash, &"0".repeat(32))).unwrap();
+    none_is_made(2, &["out", "--model", "builtin"], "these embeddings were made by builtin (0000");
+    fs::write(&manifest, text).unwrap();
+    let ingest = ["ingest", "out", "--collection", "c", "--server", &server.grpc, "--model", "builtin", "--json"];
+    assert_eq!(counts(&json(&scratch.ok(&ingest))), [2, 2, 0, 0]);
+    scratch.fails(2, &["ingest", "two.npy", "--collection", "c", "--server", &server.grpc], "received 2");
 }
 
 #[test]

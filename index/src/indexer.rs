@@ -344,7 +344,10 @@ fn remove_doomed(engine: &Engine) {
         let is_read = state.as_ref().is_some_and(|state| state.has_readers());
         if is_read || engine.indexer.is_stopped() {
             engine.indexer.work().doomed.push((number, state));
-        } else if let Err(error) = remove_collection(engine, number) {
+        } else if let Err(error) = remove_collection(engine, number)
+            // The next opening finds it: that it is doomed stands on disk.
+            && !matches!(error, Error::Closed)
+        {
             tracing::warn!(%error, "the data of a deleted collection stays until the next opening");
         }
     }

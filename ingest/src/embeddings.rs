@@ -150,6 +150,16 @@ impl Manifest {
         self.complete = self.undone().is_empty();
     }
 
+    /// Gives up a source that is not done; whether there was one. The rows that it brought stay.
+    pub fn forget(&mut self, source: &str) -> bool {
+        let is_undone = self.sources.get(source) == Some(&false);
+        if is_undone {
+            self.sources.remove(source);
+            self.complete = self.undone().is_empty();
+        }
+        is_undone
+    }
+
     /// A name that no shard has, and its place among them.
     pub fn free_place(&self) -> (usize, String) {
         let place = self.shards.iter().zip(0..).take_while(|(shard, n)| shard.number() == Some(*n)).count();

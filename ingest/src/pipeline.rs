@@ -229,8 +229,10 @@ impl Reading<'_> {
 
 fn duplicate_id(input: &Input, kind: Kind) -> Outcome {
     let (id, place) = (&input.id, kind.place_of_ids());
-    let message =
-        format!("an earlier item of this run has the id \"{id}\" too, with other content (hint: give ids {place})");
+    let message = format!(
+        "an earlier item of this run has the id \"{id}\" too, with other content: only that one is written (hint: give each \
+         item an id of its own, {place})"
+    );
     Outcome::Refused { reason: "duplicate_id".to_owned(), message }
 }
 
@@ -426,7 +428,8 @@ impl Writing<'_> {
             match outcome {
                 Outcome::Written { truncated_texts } => {
                     self.report.written += 1;
-                    self.report.truncated_texts += (label.truncated_texts + truncated_texts) as u64;
+                    let n_truncated = label.truncated_texts + truncated_texts;
+                    self.report.truncate(n_truncated, label.source, &label.name);
                     self.watch.written.fetch_add(1, Relaxed);
                 }
                 Outcome::Refused { reason, message } => {

@@ -39,6 +39,8 @@ pub struct Report {
     pub skipped_items: Vec<SkippedItem>,
     /// Texts that were longer than the model reads: their rest was not embedded.
     pub truncated_texts: u64,
+    /// The first item that has one.
+    pub truncated_example: Option<ItemPlace>,
     /// Files in folders that are neither pictures nor beside one.
     pub ignored_files: u64,
     /// Stopped before the end, at the user's wish.
@@ -53,6 +55,14 @@ pub struct Report {
 pub struct SourceReport {
     pub path: PathBuf,
     pub kind: Kind,
+}
+
+/// Where an item stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ItemPlace {
+    pub source: PathBuf,
+    /// A relative path, `line 12`, `row 7`.
+    pub item: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -72,6 +82,15 @@ impl Report {
         *self.skipped_by_reason.entry(item.reason.clone()).or_default() += 1;
         if self.skipped_items.len() < MAX_NAMED {
             self.skipped_items.push(item);
+        }
+    }
+
+    /// Counts texts of an item that were longer than the model reads.
+    pub(crate) fn truncate(&mut self, n_texts: usize, source: usize, item: &str) {
+        self.truncated_texts += n_texts as u64;
+        if n_texts > 0 && self.truncated_example.is_none() {
+            let source = self.sources[source].path.clone();
+            self.truncated_example = Some(ItemPlace { source, item: item.to_owned() });
         }
     }
 }

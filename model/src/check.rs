@@ -19,7 +19,7 @@ pub(crate) use self::family::unknown_family;
 use crate::{
     Device, Encoder, Error, Keep, ModelSpec, Result,
     align::Aligned,
-    folder, hub, load,
+    decoder as decoders, folder, hub, load,
     pair::{TensorFault, Weights},
     side::Want,
 };
@@ -40,6 +40,8 @@ pub struct CheckReport {
     pub tensor_faults: Vec<TensorFault>,
     /// What else is wrong, a sentence each.
     pub faults: Vec<String>,
+    /// What kept a part from being looked at: a hub that does not answer, too little memory. No fault of the model.
+    pub in_the_way: Vec<String>,
     /// Tensors of the files that nothing reads: no fault, but a hint at another family.
     pub unread_tensors: Vec<String>,
     pub parameters: Option<u64>,
@@ -56,6 +58,14 @@ pub struct Memory {
     pub weights_bytes: u64,
     /// The largest batch of images or texts on its way through.
     pub batch_bytes: u64,
+}
+
+impl Memory {
+    /// That on this device, of what is taken on each kind.
+    pub(crate) fn on(device: &candle_core::Device, all: Vec<Memory>) -> Memory {
+        let kind = if device.is_cuda() { "cuda" } else { "cpu" };
+        all.into_iter().find(|memory| memory.device == kind).expect("every kind of device is listed")
+    }
 }
 
 /// One text and one picture, as far as the model takes them, embedded on the CPU.
@@ -84,13 +94,16 @@ fn look_at(name: &str, family: Option<Family>) -> Result<CheckReport> {
     let mut report = CheckReport { name: name.to_owned(), ..CheckReport::default() };
     match name.parse()? {
         ModelSpec::Builtin => report.compare_family(name, family, name),
-        ModelSpec::Folder(folder) if !folder.is_dir() => return Err(Error::UnknownModel { name: name.to_owned() }),
+        ModelSpec::Folder(folder) if !folder.is_dir() && !decoders::is_gguf(&folder) => {
+            return Err(Error::UnknownModel { name: name.to_owned() });
+        }
         ModelSpec::Folder(folder) => report.look_into(&folder, family),
         ModelSpec::Hub { repo, revision } => report.look_into(&hub::fetch(&repo, &revision)?, family),
     }
     // A decoder alone embeds nothing.
     let is_decoder = report.folder.as_deref().is_some_and(|folder| Family::kind_of(folder) == family::Kind::Decoder);
     if report.has_no_fault()
+        && report.in_the_way.is_empty()
         && !is_decoder
         && let Some(encoder) = report.keep(load(name, Device::Cpu))
     {
@@ -98,12 +111,13 @@ fn look_at(name: &str, family: Option<Family>) -> Result<CheckReport> {
         report.parameters = Some(encoder.info().parameters);
         report.trial = report.keep_trial(&*encoder);
     }
-    report.ok = report.has_no_fault();
+    report.ok = report.has_no_fault() && report.in_the_way.is_empty();
     Ok(report)
 }
 
 impl CheckReport {
-    fn has_no_fault(&self) -> bool {
+    /// What was looked at is whole.
+    pub fn has_no_fault(&self) -> bool {
         self.missing_files.is_empty() && self.tensor_faults.is_empty() && self.faults.is_empty()
     }
 
@@ -112,6 +126,13 @@ impl CheckReport {
         match result {
             Ok(value) => return Some(value),
             Err(Error::MissingFile { folder, file }) => self.keep_missing(&folder.join(file)),
+            Err(
+                error @ (Error::Offline { .. }
+                | Error::Hub { .. }
+                | Error::TooLittleMemory { .. }
+                | Error::NoDevice { .. }
+                | Error::Io { .. }),
+            ) => self.in_the_way.push(error.to_string()),
             Err(error) => self.faults.push(error.to_string()),
         }
         None
@@ -171,13 +192,21 @@ impl CheckReport {
 
     /// Those that must be there, and whether there are others beside all that are `known`.
     fn look_at_tensors(&mut self, weights: &Weights, needed: &[Shaped], known: &[Shaped], is_spare: fn(&str) -> bool) {
-        for fault in needed.iter().filter_map(|(name, shape)| weights.fault(name, shape)) {
-            // Several tensors may be made of one.
+        self.keep_tensor_faults(needed.iter().filter_map(|(name, shape)| weights.fault(name, shape)));
+        self.keep_unread(weights.unread(known), is_spare);
+    }
+
+    /// Several tensors may be made of one.
+    fn keep_tensor_faults(&mut self, faults: impl Iterator<Item = TensorFault>) {
+        for fault in faults {
             if !self.tensor_faults.contains(&fault) {
                 self.tensor_faults.push(fault);
             }
         }
-        let unread = weights.unread(known).into_iter().filter(|name| !is_spare(name)).map(str::to_owned);
+    }
+
+    fn keep_unread(&mut self, names: Vec<&str>, is_spare: fn(&str) -> bool) {
+        let unread = names.into_iter().filter(|name| !is_spare(name)).map(str::to_owned);
         self.unread_tensors.extend(unread.take(MAX_LISTED - self.unread_tensors.len().min(MAX_LISTED)));
     }
 

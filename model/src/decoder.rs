@@ -23,13 +23,11 @@ pub use self::alone::FinalNorm;
 pub(crate) use self::alone::LoneBlock;
 pub use self::config::{Biases, Config, Family, Llama3Scaling, Rope, Scaling};
 pub(crate) use self::tensors::{is_known_spare, tensors};
-use self::{
-    gguf::Gguf,
-    weights::{Matrix, Source, Store},
-};
+pub(crate) use self::weights::Store;
+use self::weights::{Matrix, Source};
 use crate::{
     Error, Result, device, folder, memory,
-    pair::{CONFIG_FILE, TOKENIZER_FILE, WEIGHT_FILES, Weights, n_numbers, weight_file_names},
+    pair::{CONFIG_FILE, TOKENIZER_FILE, WEIGHT_FILES, n_numbers, weight_file_names},
 };
 
 pub struct Decoder {
@@ -45,6 +43,8 @@ pub struct Decoder {
     /// (head_dim / 2): turn per position of each pair of a head.
     frequencies: Tensor,
     n_parameters: u64,
+    n_bytes: u64,
+    is_gguf: bool,
     n_computed: AtomicU64,
 }
 
@@ -111,13 +111,14 @@ impl Decoder {
         let device = device::open(options.device)?;
         let (config, store) = open(path)?;
         let usual = if device.is_cuda() { DType::BF16 } else { DType::F32 };
-        let dtype = if matches!(store, Store::Gguf(_)) { DType::F32 } else { options.dtype.unwrap_or(usual) };
+        let dtype = if store.is_gguf() { DType::F32 } else { options.dtype.unwrap_or(usual) };
         let n_blocks = options.depth.n_blocks(&config).map_err(|detail| bad(path, detail))?;
 
         let from = Source { store: &store, device: &device, dtype };
         let tensors = tensors(&config, options.depth).map_err(|detail| bad(path, detail))?;
+        let n_bytes = store.n_bytes(&tensors, dtype);
         if device.is_cpu() {
-            memory::check(path, tensors.iter().map(|tensor| from.n_bytes(tensor)).sum())?;
+            memory::check(path, n_bytes)?;
         }
         let norm = || norm(&from, "model.norm.weight", config.hidden_size, &config);
         let tokens = from.matrix("model.embed_tokens", [config.vocab_size, config.hidden_size], false)?;
@@ -131,6 +132,8 @@ impl Decoder {
             final_norm: matches!(options.depth, Depth::Norm | Depth::Head).then(norm).transpose()?,
             frequencies: Tensor::new(config.rope.frequencies(config.head_dim), &device)?,
             n_parameters: tensors.iter().map(n_numbers).sum(),
+            n_bytes,
+            is_gguf: store.is_gguf(),
             n_computed: AtomicU64::new(0),
             tokens,
             head,
@@ -156,6 +159,15 @@ impl Decoder {
     /// Those that are loaded.
     pub fn n_parameters(&self) -> u64 {
         self.n_parameters
+    }
+
+    /// What its weights take in memory.
+    pub(crate) fn n_bytes(&self) -> u64 {
+        self.n_bytes
+    }
+
+    pub(crate) fn is_gguf(&self) -> bool {
+        self.is_gguf
     }
 
     /// Tokens that went through the blocks since loading, pads among them.
@@ -357,15 +369,17 @@ fn extend(kept: &mut KeyValues, key: Tensor, value: Tensor) -> candle_core::Resu
 }
 
 fn open(path: &Path) -> Result<(Config, Store)> {
-    if path.is_dir() {
-        return Ok((Config::read(&path.join(CONFIG_FILE))?, Store::Safetensors(Weights::open(path)?)));
-    }
-    let gguf = Gguf::open(path)?;
-    Ok((gguf.config()?, Store::Gguf(gguf)))
+    let store = Store::open(path)?;
+    Ok((store.config(path)?, store))
 }
 
 /// Beside weights.
 pub(crate) const SMALL_FILES: [&str; 2] = [CONFIG_FILE, TOKENIZER_FILE];
+
+/// Whether it is a file that is called one.
+pub(crate) fn is_gguf(path: &Path) -> bool {
+    path.is_file() && path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gguf"))
+}
 
 /// Whether the config of a folder is that of a decoder.
 pub(crate) fn is_in(folder: &Path) -> bool {

@@ -66,6 +66,9 @@ pub struct ModelInfo {
     pub parameters: u64,
     /// `cpu` or `cuda:0`.
     pub device: String,
+    /// What it takes in memory there: its weights, and beside them the largest batch on its way through.
+    pub weights_bytes: u64,
+    pub batch_bytes: u64,
     /// Of a model that was trained to say whether an image and a text belong together.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sigmoid: Option<Sigmoid>,
@@ -167,6 +170,7 @@ pub fn load(name: &str, device: Device) -> Result<Arc<dyn Encoder>> {
     let device = device::open(device)?;
     match spec {
         ModelSpec::Builtin => crate::builtin::load(&device),
+        ModelSpec::Folder(file) if decoder::is_gguf(&file) => Err(decoder_alone(file)),
         ModelSpec::Folder(folder) if !folder.is_dir() => Err(Error::UnknownModel { name: name.to_owned() }),
         ModelSpec::Folder(folder) => load_folder(name, &folder, &device),
         ModelSpec::Hub { repo, revision } => load_folder(name, &hub::fetch(&repo, &revision)?, &device),
@@ -191,13 +195,16 @@ pub(crate) fn open_folder(
     } else if sentence::Layout::is_in(folder) {
         sentence::open(folder, device)
     } else if decoder::is_in(folder) {
-        Err(Error::BadFile {
-            file: folder.join(pair::CONFIG_FILE),
-            detail: "a decoder alone is no encoder; hint: name its folder as `facets` in a model.toml".to_owned(),
-        })
+        Err(decoder_alone(folder.join(pair::CONFIG_FILE)))
     } else {
         pair::open(folder, want, block, device)
     }
+}
+
+fn decoder_alone(file: PathBuf) -> Error {
+    let detail =
+        "a decoder alone is no encoder; hint: name its folder or .gguf file as `facets` in a model.toml".to_owned();
+    Error::BadFile { file, detail }
 }
 
 #[cfg(test)]
@@ -247,7 +254,7 @@ mod tests {
         config(r#"{"model_type": "blip"}"#);
         check(folder, "model family \"blip\" is not known: expected one of clip, siglip, flame, xlm-roberta, roberta");
         config(r#"{"model_type": "mistral"}"#);
-        check(folder, "config.json: a decoder alone is no encoder; hint: name its folder as `facets` in a model.toml");
+        check(folder, "config.json: a decoder alone is no encoder; hint: name its folder or .gguf file as `facets`");
         config("{}");
         check(folder, "config.json: model_type: expected a name");
         config("{");

@@ -21,14 +21,16 @@ use self::{
     tokenizer::Tokenizer,
 };
 use crate::{
-    Device, Embedding, Error, Result,
-    decoder::{self, Decoder, Depth, Pass},
+    Device, Embedding, Error, Memory, Result,
+    decoder::{self, Config, Decoder, Depth, Pass},
     pair::TOKENIZER_FILE,
 };
 
 /// Captions that go through the decoder together. On the CPU one alone fills its matrix products, and none is padded.
 const CPU_BATCH: usize = 1;
 const CUDA_BATCH: usize = 16;
+/// Tokens of a long caption with FLAME's template around it.
+const LONG_CAPTION: usize = 1024;
 
 pub struct FacetEncoder {
     decoder: Decoder,
@@ -164,6 +166,23 @@ fn pooled(facets: &[Vec<f32>]) -> Result<Embedding> {
 }
 
 /// That the tokenizer of a decoder can be read.
+/// Weights, as numbers of each kind take them, and the widest states of a batch of long captions: those of the MLP, of all heads
+/// and some copies of the hidden ones, and the scores of all heads, which are f32 everywhere. GGUF computes in f32.
+pub(crate) fn memory(config: &Config, is_gguf: bool, weights_bytes: impl Fn(DType) -> u64) -> Vec<Memory> {
+    let length = LONG_CAPTION.min(config.max_tokens) as u64;
+    let heads = (config.n_heads + 2 * config.n_kv_heads) * config.head_dim;
+    let states = length * (2 * config.intermediate_size + heads + 4 * config.hidden_size) as u64;
+    let scores = 4 * 2 * length * length * config.n_heads as u64;
+    let on = |device, dtype: DType, batch: usize| Memory {
+        device,
+        dtype: dtype.as_str(),
+        weights_bytes: weights_bytes(dtype),
+        batch_bytes: batch as u64 * (dtype.size_in_bytes() as u64 * states + scores),
+    };
+    let on_card = if is_gguf { DType::F32 } else { DType::BF16 };
+    vec![on("cpu", DType::F32, CPU_BATCH), on("cuda", on_card, CUDA_BATCH)]
+}
+
 pub(crate) fn check_tokenizer(path: &Path) -> Result<()> {
     Tokenizer::read(&tokenizer_path(path)).map(drop)
 }

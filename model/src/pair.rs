@@ -23,7 +23,6 @@ use image::RgbImage;
 use rayon::prelude::*;
 
 pub use self::weights::{TensorFault, read_tensor};
-use self::{config::VisionConfig, frozen_block::Inside, tokenizer::Tokens};
 pub(crate) use self::{
     config::{Activation, Config, Fields, TowerConfig, is_of_images, n_numbers, with_bias},
     frozen_block::FrozenBlock,
@@ -33,6 +32,11 @@ pub(crate) use self::{
     weights::{
         CANDIDATES as WEIGHT_FILES, Candidates, Weights, file_names as weight_file_names, is_finite, shard_names,
     },
+};
+use self::{
+    config::{TextConfig, VisionConfig},
+    frozen_block::Inside,
+    tokenizer::Tokens,
 };
 use crate::{
     Embedding, Error, FusionTokens, ImageEmbedding, Keep, Pixels, Result, TEXT_TOKENS, TextEmbedding, TokenShape,
@@ -179,6 +183,10 @@ impl Images {
             side_px: config.vision.image_size,
             token_dim: config.vision.tower.hidden_size,
             parameters: config.n_image_parameters(),
+            memory: Memory::on(
+                device,
+                image_memory(&config.vision, config.image_tokens(), config.n_image_parameters()),
+            ),
         };
         let mut tower = towers::ImageTower::load(weights, config, device)?;
         tower.inside = block.map(|block| Inside::load(block, info.token_dim, device)).transpose()?;
@@ -194,6 +202,7 @@ impl Images {
             side_px: config.vision.image_size,
             token_dim: config.vision.tower.hidden_size,
             parameters: config.n_parameters(),
+            memory: Memory::on(device, flame::memory(&config)),
         };
         let preprocessor = Preprocessor::of_clip(config.vision.image_size);
         let mut tower = flame::image_tower(&weights, &config, device)?;
@@ -209,6 +218,7 @@ impl Images {
         device: &Device,
     ) -> Result<Images> {
         info.parameters += tower.inside.as_ref().map_or(0, Inside::n_parameters);
+        info.memory.weights_bytes += tower.inside.as_ref().map_or(0, Inside::n_bytes);
         let tower = match device.is_cuda() || tower.inside.is_some() {
             true => ImageTower::Card(Box::new(tower), device.clone()),
             false => ImageTower::Cpu(Box::new(cpu::ImageTower::new(tower)?)),
@@ -255,11 +265,13 @@ impl Texts {
             true => TextTower::Card(Box::new(tower), device.clone()),
             false => TextTower::Cpu(Box::new(cpu::TextTower::new(tower)?)),
         };
+        let parameters = config.n_parameters() - config.n_image_parameters();
         let info = TextInfo {
             dim: config.projection_dim,
             max_tokens: config.text.max_position_embeddings,
             tokens: TokenShape { n: TEXT_TOKENS, dim: config.text.tower.hidden_size },
-            parameters: config.n_parameters() - config.n_image_parameters(),
+            parameters,
+            memory: Memory::on(device, text_memory(&config.text, parameters)),
         };
         Ok(Texts { info, tokenizer, tower })
     }
@@ -361,9 +373,13 @@ pub(crate) fn memory(config: &Config) -> Vec<Memory> {
     memory_of(&towers, config.n_parameters())
 }
 
-/// The same of an image tower with a class token, alone.
-pub(crate) fn image_memory(vision: &VisionConfig, n_parameters: u64) -> Vec<Memory> {
-    memory_of(&[(&vision.tower, vision.n_patches() + 1)], n_parameters)
+/// The same of an image tower of so many tokens, alone.
+fn image_memory(vision: &VisionConfig, n_tokens: usize, n_parameters: u64) -> Vec<Memory> {
+    memory_of(&[(&vision.tower, n_tokens)], n_parameters)
+}
+
+fn text_memory(text: &TextConfig, n_parameters: u64) -> Vec<Memory> {
+    memory_of(&[(&text.tower, text.max_position_embeddings)], n_parameters)
 }
 
 fn memory_of(towers: &[(&TowerConfig, usize)], n_parameters: u64) -> Vec<Memory> {

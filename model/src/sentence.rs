@@ -29,7 +29,7 @@ pub(crate) use self::{
     parts::{Parts, is_known_spare},
 };
 use crate::{
-    Keep, Result, TEXT_TOKENS, TextEmbedding, TokenShape, folder,
+    Keep, Memory, Result, TEXT_TOKENS, TextEmbedding, TokenShape, folder,
     fusion_tokens::pool_rows,
     pair::{CONFIG_FILE, Encoded, TOKENIZER_FILE, Weights, embed_by_length, on_card, on_cpu},
     side::{Opened, Sides, TextInfo, TextSide},
@@ -73,11 +73,13 @@ impl Sentences {
             true => Tower::Card(tower, device.clone()),
             false => Tower::Cpu(cpu::Tower::new(tower)?),
         };
+        let parameters = config.n_parameters() + head.parameters;
         let info = TextInfo {
             dim: head.dim,
             max_tokens: tokenizer.max_tokens(),
             tokens: TokenShape { n: TEXT_TOKENS, dim: hidden_size },
-            parameters: config.n_parameters() + head.parameters,
+            parameters,
+            memory: Memory::on(device, parts::memory(&config, tokenizer.max_tokens(), parameters)),
         };
         Ok(Sentences { info, family: config.family.name(), tokenizer, tower, head })
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use image::RgbImage;
 
 use crate::{
-    Encoder, Error, ImageEmbedding, Keep, ModelInfo, Pixels, Result, Sigmoid, TextEmbedding, device,
+    Encoder, Error, ImageEmbedding, Keep, Memory, ModelInfo, Pixels, Result, Sigmoid, TextEmbedding, device,
     fusion_tokens::TokenShape,
 };
 
@@ -28,6 +28,7 @@ pub(crate) struct ImageInfo {
     /// Width of the tokens for fusion.
     pub token_dim: usize,
     pub parameters: u64,
+    pub memory: Memory,
 }
 
 #[derive(Clone, Debug)]
@@ -37,6 +38,7 @@ pub(crate) struct TextInfo {
     /// Those for fusion.
     pub tokens: TokenShape,
     pub parameters: u64,
+    pub memory: Memory,
 }
 
 /// Either side may be missing, not both.
@@ -97,6 +99,7 @@ impl Joined {
         }
         let dim = image.map(|side| side.dim).or(text.map(|side| side.dim)).expect("a model has at least one side");
         let parameters = image.map_or(0, |side| side.parameters) + text.map_or(0, |side| side.parameters);
+        let memory = || image.map(|side| &side.memory).into_iter().chain(text.map(|side| &side.memory));
         let info = ModelInfo {
             name: about.name,
             family: about.family,
@@ -108,6 +111,8 @@ impl Joined {
             text_tokens: text.map(|side| side.tokens),
             parameters,
             device: about.device,
+            weights_bytes: memory().map(|memory| memory.weights_bytes).sum(),
+            batch_bytes: memory().map(|memory| memory.batch_bytes).max().unwrap_or(0),
             sigmoid: about.sigmoid,
         };
         Ok(Joined { info, sides })

@@ -10,7 +10,7 @@ use super::{local, remote, table};
 use crate::{
     engine,
     exit::{Exit, Usage},
-    settings::Settings,
+    settings::{self, Settings},
 };
 
 /// Make, list, describe and delete collections
@@ -90,6 +90,20 @@ impl CreateArgs {
         Ok(named)
     }
 
+    /// The model, unless it is said that there is none.
+    pub fn model<'a>(&self, settings: &'a Settings) -> Result<Option<&'a str>, Usage> {
+        let named = settings.model.as_deref();
+        match named == Some(settings::NO_MODEL) {
+            true if self.vectors.is_empty() => Err(Usage(
+                "--model none: a collection without a model has vectors of your own; hint: name each with its dimension, \
+                 such as --vector image=768"
+                    .to_owned(),
+            )),
+            true => Ok(None),
+            false => Ok(named),
+        }
+    }
+
     pub fn hnsw(&self) -> HnswConfig {
         let default = HnswConfig::default();
         HnswConfig {
@@ -103,21 +117,21 @@ impl CreateArgs {
 pub fn run(command: &CollectionCommand, settings: &Settings) -> anyhow::Result<Exit> {
     match command {
         CollectionCommand::Create(args) => {
-            let info = match settings.server(args.target.server.as_deref()) {
+            let info = match settings.server(args.target.server.as_deref(), &settings::OF_HERE)? {
                 Some(server) => remote::create(&server, args, settings)?,
                 None => create(args, settings)?,
             };
             print_one(&info, settings)?;
         }
         CollectionCommand::List(target) => {
-            let all = match settings.server(target.server.as_deref()) {
+            let all = match settings.server(target.server.as_deref(), &settings::OF_HERE_AND_MODEL)? {
                 Some(server) => remote::collections(&server)?,
                 None => local::database(settings)?.collections(),
             };
             print_list(&all, settings)?;
         }
         CollectionCommand::Get { name, target } => {
-            let info = match settings.server(target.server.as_deref()) {
+            let info = match settings.server(target.server.as_deref(), &settings::OF_HERE_AND_MODEL)? {
                 Some(server) => remote::collection(&server, name)?,
                 None => local::database(settings)?.collection_info(name)?,
             };
@@ -125,7 +139,7 @@ pub fn run(command: &CollectionCommand, settings: &Settings) -> anyhow::Result<E
         }
         CollectionCommand::Delete { name, yes, target } => {
             confirm(name, *yes)?;
-            match settings.server(target.server.as_deref()) {
+            match settings.server(target.server.as_deref(), &settings::OF_HERE_AND_MODEL)? {
                 Some(server) => remote::delete(&server, name)?,
                 None => local::database(settings)?.delete_collection(name)?,
             }
@@ -139,8 +153,9 @@ pub fn run(command: &CollectionCommand, settings: &Settings) -> anyhow::Result<E
 }
 
 fn create(args: &CreateArgs, settings: &Settings) -> anyhow::Result<CollectionInfo> {
-    let engine = local::engine(settings)?;
-    let config = config(&engine, args, settings)?;
+    let settings = Settings { model: args.model(settings)?.map(str::to_owned), ..settings.clone() };
+    let engine = local::engine(&settings)?;
+    let config = config(&engine, args, &settings)?;
     Ok(engine.db().create_collection(&args.name, config)?.info())
 }
 
@@ -154,7 +169,7 @@ fn config(engine: &engine::Engine, args: &CreateArgs, settings: &Settings) -> an
         return Ok(CollectionConfig { vectors, hnsw: args.hnsw(), ..CollectionConfig::default() });
     }
     let encoder = engine.encoder(settings.model.as_deref())?;
-    Ok(engine::collection_config(encoder.as_ref(), vectors, args.hnsw(), args.tokens)?)
+    Ok(engine::collection_config(encoder.info(), vectors, args.hnsw(), args.tokens)?)
 }
 
 fn confirm(name: &str, yes: bool) -> anyhow::Result<()> {

@@ -15,7 +15,7 @@ use crate::{
     engine::Engine,
     exit::{Exit, Usage},
     query::{self, Answer, Content, Request},
-    settings::Settings,
+    settings::{FileLayer, Settings},
 };
 
 /// See firn work: draw pictures, ingest them, and find them by sentences in several languages
@@ -29,6 +29,9 @@ pub struct DemoArgs {
     /// Where pictures and data go, whatever --data-dir says
     #[arg(long, default_value = "firn-demo", value_name = "DIR")]
     dir: PathBuf,
+    /// Hidden, since it is refused: the demo is for people
+    #[arg(long, hide = true)]
+    json: bool,
     /// Keep a server up on the demo's data
     #[arg(long)]
     serve: bool,
@@ -46,10 +49,11 @@ const QUESTIONS: [(usize, &str); 7] =
     [(3, "en"), (14, "de"), (25, "fr"), (36, "es"), (47, "zh"), (58, "ja"), (69, "ar")];
 
 pub fn run(args: &DemoArgs, settings: &Settings) -> anyhow::Result<Exit> {
-    if settings.json {
+    if settings.json || args.json {
         return Err(Usage("the demo is for people; `firn query --json` prints JSON".to_owned()).into());
     }
-    let settings = Settings { data_dir: args.dir.join("data"), ..settings.clone() };
+    let file = FileLayer { server: None, ..settings.file.clone() };
+    let settings = Settings { data_dir: args.dir.join("data"), file, ..settings.clone() };
     let samples: Vec<Sample> = draw(args.pictures as usize, &args.dir.join("pictures"))?;
     super::ingest::folder(&args.dir.join("pictures"), COLLECTION, &settings)?;
     {

@@ -4,8 +4,9 @@
 //! did not finish. Either way the same command goes on where this one stopped.
 
 mod journal_place;
-mod progress;
+pub(super) mod progress;
 mod remote_sink;
+pub(super) mod signals;
 pub(super) mod sources;
 mod summary;
 
@@ -18,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use firn_index::{Collection, CollectionConfig, CollectionInfo, Error as IndexError, HnswConfig, ModelRef};
+use firn_index::{Collection, CollectionConfig, CollectionInfo, Error as IndexError, HnswConfig};
 use firn_ingest::{
     embed::IMAGE_VECTOR,
     identity::IdFrom,
@@ -28,14 +29,14 @@ use firn_ingest::{
     sink::{CollectionSink, Sink},
     source::SourceOptions,
 };
-use firn_model::{Encoder, Grid};
+use firn_model::{Encoder, Grid, ModelInfo};
 
-use self::sources::Sources;
-use super::{local, remote};
+use self::{progress::Bar, remote_sink::RemoteSink, sources::Sources};
+use super::local;
 use crate::{
     engine::{self, Engine},
     exit::{self, Exit, Usage},
-    settings::Settings,
+    settings::{self, NO_MODEL, Settings},
 };
 
 /// Write files into a collection: pictures with texts, JSON Lines, CSV, WebDataset, embeddings
@@ -125,7 +126,8 @@ pub fn folder(path: &Path, collection: &str, settings: &Settings) -> anyhow::Res
 pub fn run(args: &IngestArgs, settings: &Settings) -> anyhow::Result<Exit> {
     let options = SourceOptions { images: args.images.clone(), vector_name: args.vector_name.clone() };
     let mut sources = Sources::open(&args.sources, &options);
-    let (report, result) = match settings.server(args.server.as_deref()) {
+    let server = settings.server(args.server.as_deref(), &settings::OF_HERE)?;
+    let (report, result) = match server {
         _ if !sources.have_items() => (sources.without_items(&args.collection), Ok(())),
         Some(server) => at_server(&server, args, settings, &mut sources)?,
         None => here(args, settings, &mut sources)?,
@@ -153,12 +155,13 @@ pub(super) fn end(
         summary::print(&report);
     }
     let result = result.map_err(into_error);
-    if goes_on(&report, &result) {
-        eprintln!("hint: the same command goes on from here");
-    }
     let ended = match (result, unreadable) {
+        (Err(error), _) if exit::code_of(&error) != Exit::Usage => Err(error.context(exit::Unfinished)),
         (Err(error), _) | (_, Some(error)) => Err(error),
-        _ if report.interrupted => Ok(Exit::Failure),
+        _ if report.interrupted => {
+            eprintln!("hint: {}", exit::GO_ON);
+            Ok(Exit::Failure)
+        }
         _ if report.skipped == 0 => Ok(Exit::Ok),
         _ => Ok(Exit::Partial),
     };
@@ -173,14 +176,6 @@ fn into_error(error: RunError) -> anyhow::Error {
     error.unwrap_or_else(anyhow::Error::from_boxed)
 }
 
-/// Whether the same command would do the rest: what was asked wrongly ends in the same error again.
-fn goes_on(report: &Report, result: &anyhow::Result<()>) -> bool {
-    match result {
-        Ok(()) => report.interrupted,
-        Err(error) => exit::code_of(error) != Exit::Usage,
-    }
-}
-
 /// Embeds and writes in this process.
 fn here(
     args: &IngestArgs,
@@ -189,15 +184,17 @@ fn here(
 ) -> anyhow::Result<(Report, Result<(), RunError>)> {
     let journal = named_journal(args)?;
     let engine = if args.no_create { local::existing_engine(settings)? } else { local::engine(settings)? };
-    check_model(&engine, settings, sources)?;
+    let named = settings.model.as_deref().map(|name| engine.encoder(Some(name))).transpose()?;
+    check_model(named.as_ref().map(|encoder| encoder.info()), sources)?;
     let Some(collection) = checked_collection(&engine, args, settings, sources)? else {
         engine.db().close()?;
         return Ok((sources.without_items(&args.collection), Ok(())));
     };
     let encoder = if sources.bring_vectors() { None } else { engine.encoder_of(collection.config())? };
     let job = job(args, &collection.info(), sources, encoder, journal)?;
-    let stop = job.stop.clone();
-    let (report, result) = watched(job, settings, &mut CollectionSink::new(collection.clone()));
+    let (stop, bar) = (job.stop.clone(), Bar::new(settings.json));
+    let _signals = signals::stop(stop.clone(), &bar);
+    let (report, result) = watched(job, &bar, &mut CollectionSink::new(collection.clone()));
     if is_all_written(&report, &result) {
         wait_for_index(&collection, &stop);
     }
@@ -253,20 +250,43 @@ fn at_server(
     sources: &mut Sources,
 ) -> anyhow::Result<(Report, Result<(), RunError>)> {
     let journal = named_journal(args)?;
-    let mut sink = remote_sink::RemoteSink::connect(server)?;
-    if !args.no_create {
-        match sources.declared(settings.model.is_some()) {
-            Some(_) if args.tokens.is_some() => return Err(given_tokens().into()),
-            Some(declared) => sink.create_declared(&args.collection, &declared)?,
-            None => sink.create(&args.collection, settings.model.as_deref(), args.tokens)?,
-        }
-    }
-    let info = remote::collection(server, &args.collection)?;
-    check_tokens(args, &info.config)?;
-    sources.check(&info.config);
+    let bar = Bar::new(settings.json);
+    let mut sink = RemoteSink::connect(server, &bar)?;
+    let named = settings.model.as_deref().filter(|name| *name != NO_MODEL);
+    let named = named.map(|name| sink.model(Some(name))).transpose()?;
+    check_model(named.as_ref(), sources)?;
+    let Some(info) = checked_collection_at(&sink, args, named.as_ref(), sources)? else {
+        return Ok((sources.without_items(&args.collection), Ok(())));
+    };
     let job = job(args, &info, sources, None, journal)?;
+    let _signals = signals::stop(job.stop.clone(), &bar);
     sink.open(&args.collection);
-    Ok(watched(job, settings, &mut sink))
+    Ok(watched(job, &bar, &mut sink))
+}
+
+/// As `checked_collection`, at a server.
+fn checked_collection_at(
+    sink: &RemoteSink,
+    args: &IngestArgs,
+    named: Option<&ModelInfo>,
+    sources: &mut Sources,
+) -> anyhow::Result<Option<CollectionInfo>> {
+    if let Some(info) = sink.collection(&args.collection, args.no_create)? {
+        check_own_model(named, &info.config)?;
+        check_tokens(args, &info.config)?;
+        sources.check(&info.config);
+        return Ok(Some(info));
+    }
+    let declared = declared(args, named.is_some(), sources)?;
+    let model = || sink.model(named.map(|model| model.name.as_str()));
+    sources.check(&declared.clone().map_or_else(|| config_of(&model()?, args), Ok)?);
+    if sources.open.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(match declared {
+        Some(declared) => sink.create_declared(&args.collection, &declared)?,
+        None => sink.create(&args.collection, named.map(|model| model.name.as_str()), args.tokens)?,
+    }))
 }
 
 /// The journal that was named, before anything is made: a place where none can be leaves no empty collection behind.
@@ -307,11 +327,10 @@ fn job(
     })
 }
 
-pub(super) fn watched(job: Job, settings: &Settings, sink: &mut dyn Sink) -> (Report, Result<(), RunError>) {
-    stop_on_signal(job.stop.clone());
-    let bar = progress::start(job.watch.clone(), settings.json);
+pub(super) fn watched(job: Job, bar: &Bar, sink: &mut dyn Sink) -> (Report, Result<(), RunError>) {
+    let progress = progress::start(job.watch.clone(), bar);
     let answer = pipeline::run(job, sink);
-    bar.end();
+    progress.end();
     answer
 }
 
@@ -322,26 +341,47 @@ fn new_config(
     settings: &Settings,
     sources: &Sources,
 ) -> anyhow::Result<CollectionConfig> {
-    if let Some(declared) = sources.declared(settings.model.is_some()) {
-        return if args.tokens.is_none() { Ok(declared) } else { Err(given_tokens().into()) };
+    match declared(args, settings.model.is_some(), sources)? {
+        Some(declared) => Ok(declared),
+        None => config_of(engine.encoder(settings.model.as_deref())?.info(), args),
     }
-    let encoder = engine.encoder(settings.model.as_deref())?;
-    Ok(engine::collection_config(encoder.as_ref(), Default::default(), HnswConfig::default(), args.tokens)?)
+}
+
+/// What the sources say, if no model is needed for them. `is_named`: one is given that is taken where no source says what made it.
+fn declared(args: &IngestArgs, is_named: bool, sources: &Sources) -> Result<Option<CollectionConfig>, Usage> {
+    let declared = sources.declared(is_named);
+    match declared.is_some() && args.tokens.is_some() {
+        true => Err(given_tokens()),
+        false => Ok(declared),
+    }
+}
+
+fn config_of(model: &ModelInfo, args: &IngestArgs) -> anyhow::Result<CollectionConfig> {
+    Ok(engine::collection_config(model, Default::default(), HnswConfig::default(), args.tokens)?)
 }
 
 /// Embeddings were made by a model: if one is named, it must be that one.
-fn check_model(engine: &Engine, settings: &Settings, sources: &Sources) -> anyhow::Result<()> {
-    let made: Vec<&ModelRef> = sources.open.iter().filter_map(|source| source.model.as_ref()).collect();
-    let (Some(named), false) = (settings.model.as_deref(), made.is_empty()) else { return Ok(()) };
-    let encoder = engine.encoder(Some(named))?;
-    let hash = &encoder.info().hash;
-    match made.into_iter().find(|made| made.hash != *hash) {
+fn check_model(named: Option<&ModelInfo>, sources: &Sources) -> Result<(), Usage> {
+    let Some(ModelInfo { name, hash, .. }) = named else { return Ok(()) };
+    match sources.open.iter().filter_map(|source| source.model.as_ref()).find(|made| made.hash != *hash) {
         None => Ok(()),
         Some(made) => Err(Usage(format!(
-            "--model {named} ({hash}): these embeddings were made by {} ({}); hint: leave --model out, or embed again with it",
+            "--model {name} ({hash}): these embeddings were made by {} ({}); hint: leave --model out, or embed again with it",
             made.name, made.hash
-        ))
-        .into()),
+        ))),
+    }
+}
+
+/// A collection that is there has a model of its own: if one is named, it must be that one.
+fn check_own_model(named: Option<&ModelInfo>, config: &CollectionConfig) -> Result<(), engine::Error> {
+    match (named, &config.model) {
+        (Some(named), Some(own)) if named.hash != own.hash => Err(engine::Error::ModelMismatch {
+            expected_name: own.name.clone(),
+            expected_hash: own.hash.clone(),
+            received_name: named.name.clone(),
+            received_hash: named.hash.clone(),
+        }),
+        _ => Ok(()),
     }
 }
 
@@ -365,38 +405,6 @@ fn given_tokens() -> Usage {
     )
 }
 
-/// The first Ctrl-C or SIGTERM stops once the images that are being embedded are done, the second at once.
-fn stop_on_signal(stop: Arc<AtomicBool>) {
-    std::thread::spawn(move || {
-        let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
-        runtime.block_on(async {
-            signal().await;
-            stop.store(true, Relaxed);
-            eprintln!("\nstopping: what is embedded is still written; again to stop at once");
-            signal().await;
-            std::process::exit(130);
-        });
-    });
-}
-
-async fn signal() {
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
-            tokio::select! {
-                _ = tokio::signal::ctrl_c() => {}
-                _ = terminate.recv() => {}
-            }
-            return;
-        }
-    }
-    // Without a handler there is nothing to wait for: the signal then ends the process as ever.
-    if tokio::signal::ctrl_c().await.is_err() {
-        std::future::pending::<()>().await;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -412,15 +420,19 @@ mod tests {
 
     #[test]
     fn only_what_can_go_on_says_so() {
+        let is_told = |error: RunError| {
+            let settings = Settings { json: true, ..Settings::resolve(&Default::default()).unwrap() };
+            let sources = Sources::open(&[], &SourceOptions::default());
+            let (_, ended) = end(sources, Report::default(), Err(error), &settings);
+            ended.unwrap_err().is::<exit::Unfinished>()
+        };
         let refused = |code| {
             let (reason, message) = ("R".to_owned(), "m".to_owned());
             let error = firn_client::Error { code, reason, message, fields: Vec::new(), retry_after: None };
-            goes_on(&Report::default(), &Err(into_error(RunError::Sink(error.into()))))
+            is_told(RunError::Sink(error.into()))
         };
         let full = IndexError::DiskFull { path: "d".into(), free: 0, needed: 1 };
-        assert!(goes_on(&Report::default(), &Err(into_error(RunError::Sink(full.into())))));
+        assert!(is_told(RunError::Sink(full.into())));
         assert!(refused(tonic::Code::Unavailable) && !refused(tonic::Code::InvalidArgument));
-        assert!(goes_on(&Report { interrupted: true, ..Report::default() }, &Ok(())));
-        assert!(!goes_on(&Report::default(), &Ok(())));
     }
 }

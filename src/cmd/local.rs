@@ -21,7 +21,12 @@ pub fn existing_engine(settings: &Settings) -> anyhow::Result<Engine> {
 /// Opens the data directory without any encoder, and refuses to make one where there is none.
 pub fn database(settings: &Settings) -> anyhow::Result<Database> {
     if !Database::exists(&settings.data_dir) {
-        return Err(Usage(format!("no data directory at {}", settings.data_dir.display())).into());
+        return Err(Usage(format!(
+            "no data directory at {}; hint: --data-dir names another, --server a server; `firn ingest` and `firn collection \
+             create` make one",
+            settings.data_dir.display()
+        ))
+        .into());
     }
     Ok(Database::open(&settings.data_dir, Options::default())?)
 }

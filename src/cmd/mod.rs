@@ -16,11 +16,11 @@ mod vector_file;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand, parser::ValueSource};
 
 use crate::{
     exit,
-    settings::{CommonArgs, Settings},
+    settings::{self, CommonArgs, Settings},
 };
 
 /// Finds pictures and long texts, in any language, by what they show and say.
@@ -54,7 +54,7 @@ enum Command {
 /// Runs the program and prints its error, if any, once.
 pub fn main() -> ExitCode {
     end_quietly_without_a_reader();
-    let cli = Cli::parse();
+    let cli = parse();
     match Settings::resolve(&cli.common).map_err(anyhow::Error::from).and_then(|settings| run(cli.command, &settings)) {
         Ok(exit) => exit.into(),
         Err(error) => {
@@ -62,6 +62,15 @@ pub fn main() -> ExitCode {
             exit::code_of(&error).into()
         }
     }
+}
+
+/// What is said on the command line, and which of the common flags.
+fn parse() -> Cli {
+    let matches = Cli::command().get_matches();
+    let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let is_given = |flag: &&str| matches.value_source(&flag.replace('-', "_")) == Some(ValueSource::CommandLine);
+    cli.common.given = settings::OF_HERE_AND_MODEL.into_iter().filter(is_given).collect();
+    cli
 }
 
 /// `firn ... | head` closes our standard output early, and `println!` answers that with a panic: the reader has had enough,
@@ -93,20 +102,26 @@ fn run(command: Command, settings: &Settings) -> anyhow::Result<exit::Exit> {
 }
 
 fn report(error: &anyhow::Error) {
-    // Some errors bring a hint of their own: it stands on its own line too, and is the only one.
+    // Some errors bring a hint of their own: it stands on its own line too, in place of ours.
     let message = format!("{error:#}");
     let (message, own) = match message.split_once("; hint: ") {
         Some((message, hint)) => (message, Some(hint.to_owned())),
         None => (message.as_str(), None),
     };
+    let is_unfinished = error.is::<exit::Unfinished>().then(|| exit::GO_ON.to_owned());
     // Names of files stand in it, and they must not command the terminal.
     for (i, line) in message.lines().enumerate() {
         eprintln!("{}{}", if i == 0 { "error: " } else { "" }, table::printable(line));
     }
-    if let Some(hint) = own.or_else(|| exit::causes(error).find_map(hint)) {
-        eprintln!("hint: {hint}");
+    let hint = own.or_else(|| exit::causes(error).find_map(hint));
+    for hint in hint.into_iter().chain(is_unfinished) {
+        eprintln!("hint: {}", table::printable(&hint));
     }
 }
+
+/// A server never loads what a client names.
+const OTHER_MODEL: &str =
+    "the server has the model it was started with: leave --model out, or start it with `firn serve --model NAME`";
 
 /// What to do next, where there is something to do.
 fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
@@ -120,9 +135,9 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
                 .to_owned(),
         ),
         Index::DiskFull { .. } => Some("free some space and try again; nothing was changed".to_owned()),
-        Index::Quarantined { name, .. } => {
-            Some(format!("`firn verify {name}` says more; restore the data directory from a backup"))
-        }
+        Index::Quarantined { name, .. } => Some(format!(
+            "restore the data directory from a backup, or `firn collection delete {name}` and ingest it again"
+        )),
         Index::UnknownTokens { .. } => {
             Some("a collection keeps the tokens that it was made with: ingest into a new one".to_owned())
         }
@@ -133,6 +148,9 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         Model::MissingFile { .. } => Some("a model folder needs config.json, model.safetensors, tokenizer.json and preprocessor_config.json; `firn model check FOLDER` names all that is amiss".to_owned()),
         Model::Offline { .. } => Some("unset HF_HUB_OFFLINE, or copy the model folder here and name its path".to_owned()),
         Model::NoDevice { .. } => Some("use --device cpu".to_owned()),
+        Model::UnknownModel { name } if name == "none" => Some(
+            "only `firn serve` and `firn collection create NAME --vector image=768` do without a model".to_owned(),
+        ),
         Model::UnknownModel { .. } => Some("try --model builtin".to_owned()),
         Model::Hub { .. } => Some("check the network and HF_ENDPOINT; a model folder needs neither: --model FOLDER".to_owned()),
         _ => None,
@@ -141,6 +159,7 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         crate::engine::Error::ModelMismatch { expected_name, .. } => {
             Some(format!("use --model {expected_name}, with the same files as before"))
         }
+        crate::engine::Error::NotLoaded { .. } => Some(OTHER_MODEL.to_owned()),
         crate::engine::Error::ModelGone { .. } => {
             Some("if its folder was moved, name it with --model FOLDER: the same files are enough".to_owned())
         }
@@ -150,6 +169,8 @@ fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         "NOT_CONNECTED" => {
             Some("`firn serve` starts a server; without --server the local data directory is asked".to_owned())
         }
+        "MODEL_NOT_LOADED" => Some(OTHER_MODEL.to_owned()),
+        "MESSAGE_TOO_LARGE" => Some("`firn serve --max-message-bytes N` takes larger ones".to_owned()),
         _ => None,
     });
     index.or(model).or(engine).or(client)

@@ -4,8 +4,11 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use firn_model::{CheckReport, Grid, ModelInfo, Sigmoid, TokenShape};
 
-use super::table;
-use crate::{exit::Exit, settings::Settings};
+use super::{remote, table};
+use crate::{
+    exit::Exit,
+    settings::{DEFAULT_MODEL, Settings},
+};
 
 /// Describe a model, or check a model folder
 #[derive(Debug, clap::Subcommand)]
@@ -16,6 +19,9 @@ pub enum ModelCommand {
     Info {
         /// `builtin`, a model folder, or hf:org/name@revision [default: the --model setting]
         name: Option<String>,
+        /// Describe the model of this server, the first one if none is named
+        #[arg(long, value_name = "URL")]
+        server: Option<String>,
     },
     /// Give a CLIP room for longer texts, as Long-CLIP does before it is trained on them: 77 tokens become 248
     ///
@@ -31,7 +37,7 @@ pub enum ModelCommand {
     ///
     /// Example: firn model check ./clip-vit-base-patch32
     Check {
-        /// `builtin`, a model folder, or hf:org/name@revision [default: the --model setting]
+        /// `builtin`, a model folder, a decoder's .gguf file, or hf:org/name@revision [default: the --model setting]
         name: Option<String>,
         /// What the folder should be, such as clip, siglip, xlm-roberta or mistral [default: what its files say]
         #[arg(long)]
@@ -41,7 +47,13 @@ pub enum ModelCommand {
 
 pub fn run(command: &ModelCommand, settings: &Settings) -> anyhow::Result<Exit> {
     match command {
-        ModelCommand::Info { name } => info(name.as_deref().unwrap_or(settings.model_or_default()), settings),
+        ModelCommand::Info { name, server } => {
+            let name = name.as_deref().or(settings.model.as_deref());
+            match server {
+                Some(server) => info(&remote::model(server, name)?, settings),
+                None => info(firn_model::load(name.unwrap_or(DEFAULT_MODEL), settings.device)?.info(), settings),
+            }
+        }
         ModelCommand::Stretch { folder, out } => {
             let n_tokens = firn_model::long_clip::stretch(folder, out)?;
             match settings.json {
@@ -56,12 +68,11 @@ pub fn run(command: &ModelCommand, settings: &Settings) -> anyhow::Result<Exit> 
     }
 }
 
-fn info(name: &str, settings: &Settings) -> anyhow::Result<Exit> {
-    let encoder = firn_model::load(name, settings.device)?;
+fn info(info: &ModelInfo, settings: &Settings) -> anyhow::Result<Exit> {
     if settings.json {
-        println!("{}", serde_json::to_string(&Described::of(encoder.info()))?);
+        println!("{}", serde_json::to_string(&Described::of(info))?);
     } else {
-        print_info(encoder.info());
+        print_info(info);
     }
     Ok(Exit::Ok)
 }
@@ -101,6 +112,7 @@ fn print_info(info: &ModelInfo) {
         row("text limit", counted(info.max_text_tokens, "tokens")),
         row("parameters", info.parameters.to_string()),
         row("device", info.device.clone()),
+        row("memory", format!("{} MiB of weights, {} MiB for a batch", mib(info.weights_bytes), mib(info.batch_bytes))),
     ];
     rows.push(row("no tokens", format!("{} bytes a point of an image and a text", point_bytes(info, None))));
     for grid in Grid::ALL {
@@ -114,6 +126,10 @@ fn print_info(info: &ModelInfo) {
         rows.push(row("sigmoid", format!("logit scale {logit_scale}, bias {logit_bias}")));
     }
     table::print(&["model", &info.name], &rows);
+}
+
+fn mib(bytes: u64) -> u64 {
+    bytes.div_ceil(1 << 20)
 }
 
 /// 0: the model takes none.
@@ -131,21 +147,30 @@ fn check(name: &str, family: Option<&str>, settings: &Settings) -> anyhow::Resul
     } else {
         print_report(&report);
     }
-    Ok(if report.ok { Exit::Ok } else { Exit::Damaged })
+    Ok(match report.ok {
+        true => Exit::Ok,
+        false if report.has_no_fault() => Exit::Failure,
+        false => Exit::Damaged,
+    })
 }
 
 fn print_report(report: &CheckReport) {
-    println!("{}: {}", report.name, if report.ok { "whole" } else { "not usable" });
+    let found = match report.ok {
+        true => "whole",
+        false if report.has_no_fault() => "not all of it can be looked at",
+        false => "not usable",
+    };
+    println!("{}: {found}", report.name);
     report.missing_files.iter().for_each(|file| println!("  missing: {file}"));
     for fault in &report.tensor_faults {
         println!("  tensor {}: expected {}, received {}", fault.tensor, fault.expected, fault.received);
     }
     report.faults.iter().for_each(|fault| println!("  fault: {fault}"));
+    report.in_the_way.iter().for_each(|what| println!("  in the way: {what}"));
     report.unread_tensors.iter().for_each(|name| println!("  not read: {name}"));
     if let (Some(family), Some(parameters)) = (&report.family, report.parameters) {
         println!("  {family}, {parameters} parameters");
     }
-    let mib = |bytes: u64| bytes.div_ceil(1 << 20);
     for memory in &report.memory {
         let (weights, batch) = (mib(memory.weights_bytes), mib(memory.batch_bytes));
         println!("  on {} ({}): {weights} MiB of weights, {batch} MiB for a batch", memory.device, memory.dtype);

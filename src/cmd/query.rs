@@ -8,7 +8,7 @@ use super::{local, remote, table};
 use crate::{
     exit::{Exit, Usage},
     query::{self, Answer, Content, Request},
-    settings::Settings,
+    settings::{self, Settings},
 };
 
 /// Find the points nearest to a text, an image, a point or a vector
@@ -78,7 +78,7 @@ struct ContentArgs {
 pub fn run(args: &QueryArgs, settings: &Settings) -> anyhow::Result<Exit> {
     let request = request(args)?;
     request.check()?;
-    let answer = match settings.server(args.server.as_deref()) {
+    let answer = match settings.server(args.server.as_deref(), &settings::OF_HERE_AND_MODEL)? {
         Some(server) => remote::query(&server, &request)?,
         None => query::run(&local::existing_engine(settings)?, &request)?,
     };

@@ -1,25 +1,55 @@
 //! A server, for subcommands that can ask one: plain types in, a call, plain types out.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, anyhow};
-use firn_client::{Client, Error, json, v1};
+use firn_client::{Client, Error, Options, json, v1};
 use firn_index::{
     CollectionConfig, CollectionInfo, HnswConfig, ModelRef, Payload, PointId, Status, Text, TokenConfig, Tokens,
     VectorConfig,
 };
-use firn_model::Grid;
+use firn_model::{Grid, ModelInfo, Sigmoid, TokenShape};
 
 use super::collection::CreateArgs;
 use crate::{
     query::{Answer, Content, Hit, Request, Timings, Truncation},
-    settings::Settings,
+    server::settings::MAX_MESSAGE_BYTES,
+    settings::{DEFAULT_MODEL, Settings},
 };
 
 /// Connects, calls once, and lets go.
 fn call<T>(server: &str, ask: impl AsyncFnOnce(Client) -> Result<T, Error>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("runtime")?;
-    Ok(runtime.block_on(async { ask(Client::connect(server).await?).await })?)
+    Ok(runtime.block_on(async { ask(connect(server).await?).await })?)
+}
+
+/// The limit of messages is the server's own.
+pub async fn connect(server: &str) -> Result<Client, Error> {
+    Client::connect_with(server, Options { max_message_bytes: MAX_MESSAGE_BYTES, ..Options::default() }).await
+}
+
+/// Asks again while the server says that it is starting, and tells so once.
+pub async fn once_started<T>(
+    patience: Duration,
+    tell: impl FnOnce(&Error),
+    mut ask: impl AsyncFnMut() -> Result<T, Error>,
+) -> Result<T, Error> {
+    let (since, mut tell) = (Instant::now(), Some(tell));
+    loop {
+        match ask().await {
+            Err(error) if error.reason == "STARTING" && since.elapsed() < patience => {
+                if let Some(tell) = tell.take() {
+                    tell(&error);
+                }
+                tokio::time::sleep(error.retry_after.unwrap_or(Duration::from_millis(500))).await;
+            }
+            answer => return answer,
+        }
+    }
 }
 
 pub fn query(server: &str, request: &Request) -> anyhow::Result<Answer> {
@@ -32,7 +62,7 @@ pub fn create(server: &str, args: &CreateArgs, settings: &Settings) -> anyhow::R
     let hnsw = args.hnsw();
     let request = v1::CreateCollectionRequest {
         collection_name: args.name.clone(),
-        model: settings.model.clone().unwrap_or_default(),
+        model: args.model(settings)?.unwrap_or_default().to_owned(),
         vectors: vectors.collect(),
         hnsw: Some(v1::HnswConfig {
             m: hnsw.m as u32,
@@ -59,6 +89,50 @@ pub fn collections(server: &str) -> anyhow::Result<Vec<CollectionInfo>> {
 
 pub fn collection(server: &str, name: &str) -> anyhow::Result<CollectionInfo> {
     info(call(server, async |client| client.get_collection(name).await)?)
+}
+
+/// A model of the server by its name, or its own.
+pub fn model(server: &str, name: Option<&str>) -> anyhow::Result<ModelInfo> {
+    let models = call(server, async |client| client.info().await)?.models;
+    Ok(model_of(models, name)?)
+}
+
+/// That name among the models of a server; the first one is its own.
+pub fn model_of(models: Vec<v1::ModelDescription>, name: Option<&str>) -> Result<ModelInfo, Error> {
+    let names = models.iter().map(|model| model.name.as_str()).collect::<Vec<_>>().join(", ");
+    let names = if names.is_empty() { "none".to_owned() } else { names };
+    // A folder is known by its full path.
+    let full = name.and_then(|name| std::fs::canonicalize(name).ok());
+    let is_meant = |model: &v1::ModelDescription| match name {
+        Some(name) => model.name == name || full.as_deref() == Some(Path::new(&model.name)),
+        None => true,
+    };
+    let found = models.into_iter().find(is_meant);
+    found.map(model_info).ok_or_else(|| Error {
+        code: tonic::Code::FailedPrecondition,
+        reason: "MODEL_NOT_LOADED".to_owned(),
+        message: format!("expected one of the server's models, {names}; received {:?}", name.unwrap_or(DEFAULT_MODEL)),
+        fields: Vec::new(),
+        retry_after: None,
+    })
+}
+
+fn model_info(m: v1::ModelDescription) -> ModelInfo {
+    ModelInfo {
+        name: m.name,
+        family: m.family,
+        hash: m.hash,
+        dim: m.dim as usize,
+        image_side_px: m.image_side_px as usize,
+        max_text_tokens: m.max_text_tokens as usize,
+        image_token_dim: m.image_token_dim as usize,
+        text_tokens: m.text_tokens.map(|shape| TokenShape { n: shape.n as usize, dim: shape.dim as usize }),
+        parameters: m.parameters,
+        device: m.device,
+        weights_bytes: m.weights_bytes,
+        batch_bytes: m.batch_bytes,
+        sigmoid: m.sigmoid.map(|v1::Sigmoid { logit_scale, logit_bias }| Sigmoid { logit_scale, logit_bias }),
+    }
 }
 
 pub fn delete(server: &str, name: &str) -> anyhow::Result<()> {
@@ -136,7 +210,7 @@ pub fn point_id(id: Option<v1::PointId>) -> anyhow::Result<PointId> {
     }
 }
 
-fn info(c: v1::CollectionDescription) -> anyhow::Result<CollectionInfo> {
+pub fn info(c: v1::CollectionDescription) -> anyhow::Result<CollectionInfo> {
     let status = match c.status() {
         v1::CollectionStatus::Quarantined => Status::Quarantined(c.status_detail.clone()),
         v1::CollectionStatus::Indexing => Status::Indexing,
@@ -168,4 +242,34 @@ fn info(c: v1::CollectionDescription) -> anyhow::Result<CollectionInfo> {
         tombstones_count: c.tombstones_count,
         aliases: c.aliases,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn starting() -> Error {
+        let (reason, message) = ("STARTING".to_owned(), "the server is starting".to_owned());
+        let retry_after = Some(Duration::ZERO);
+        Error { code: tonic::Code::Unavailable, reason, message, fields: Vec::new(), retry_after }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_starts_is_waited_for() {
+        let check = async |patience, n_refused, expected: Result<u32, ()>, n_told| {
+            let (mut asked, mut told) = (0, 0);
+            let answer = once_started(
+                patience,
+                |_| told += 1,
+                async || {
+                    asked += 1;
+                    if asked > n_refused { Ok(asked) } else { Err(starting()) }
+                },
+            );
+            assert_eq!((answer.await.map_err(drop), told), (expected, n_told));
+        };
+        check(Duration::MAX, 0, Ok(1), 0).await;
+        check(Duration::MAX, 3, Ok(4), 1).await;
+        check(Duration::ZERO, 3, Err(()), 0).await;
+    }
 }

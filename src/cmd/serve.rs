@@ -9,11 +9,8 @@ use tracing_subscriber::EnvFilter;
 use crate::{
     exit::Exit,
     server::{self, Opened, settings::ServeLayer},
-    settings::Settings,
+    settings::{NO_MODEL, Settings},
 };
-
-/// The model name for a server that embeds nothing: points and queries bring their vectors.
-const NO_MODEL: &str = "none";
 
 /// Serve collections over gRPC until SIGTERM or Ctrl-C
 ///

@@ -4,8 +4,8 @@ mod sides;
 
 use std::{path::PathBuf, time::Instant};
 
-use crate::settings::Settings;
-use anyhow::{Context as _, ensure};
+use crate::{exit::Usage, settings::Settings};
+use anyhow::Context as _;
 use firn_model::{
     Device, Encoder, load,
     train::{self, HeldOut, Loss, Options, Plan, Progress, Schedule, emoji, evaluate},
@@ -111,7 +111,9 @@ pub fn run(args: &TrainArgs, settings: &Settings) -> anyhow::Result<()> {
     match &args.command {
         TrainCommand::Align(args) => {
             let rate = args.rate.unwrap_or(1.0);
-            ensure!(rate > 0.0 && rate <= 1.0, "--rate: expected more than 0 and at most 1, received {rate}");
+            Usage::unless(rate > 0.0 && rate <= 1.0, || {
+                format!("--rate: expected more than 0 and at most 1, received {rate}")
+            })?;
             match args.sides.frozen {
                 Some(frozen) => sides::align(args, frozen, settings.device),
                 None => align(args),
@@ -140,7 +142,8 @@ fn align(args: &AlignArgs) -> anyhow::Result<()> {
 }
 
 fn options(args: &AlignArgs) -> anyhow::Result<Options> {
-    ensure!((0.0..=1000.0).contains(&args.teacher), "--teacher: expected 0 to 1000, received {}", args.teacher);
+    let teacher = args.teacher;
+    Usage::unless((0.0..=1000.0).contains(&teacher), || format!("--teacher: expected 0 to 1000, received {teacher}"))?;
     let plan = Plan::new(args.seed, args.steps.unwrap_or(2000), args.batch.unwrap_or(64) as usize);
     let schedule = Schedule {
         peak: args.rate.unwrap_or(plan.schedule.peak),
@@ -150,15 +153,7 @@ fn options(args: &AlignArgs) -> anyhow::Result<Options> {
     };
     let (scenes, emoji, emoji_share) = (args.scenes, args.emoji.is_some(), args.emoji_share);
     Ok(Options {
-        plan: Plan {
-            loss: args.loss.unwrap_or(plan.loss),
-            schedule,
-            scenes,
-            emoji,
-            emoji_share,
-            teacher: args.teacher,
-            ..plan
-        },
+        plan: Plan { loss: args.loss.unwrap_or(plan.loss), schedule, scenes, emoji, emoji_share, teacher, ..plan },
         emoji_folder: args.emoji.clone(),
         out: args.out.clone(),
         resume: args.resume,

@@ -125,7 +125,7 @@ fn config(shared: &Shared, request: CreateCollectionRequest) -> Result<Collectio
     }
     let encoder = shared.engine()?.encoder(Some(&request.model))?;
     let vectors = convert::vectors_in(request.vectors, Some(encoder.as_ref()))?;
-    let config = engine::collection_config(encoder.as_ref(), vectors, hnsw, grid)?;
+    let config = engine::collection_config(encoder.info(), vectors, hnsw, grid)?;
     if grid.is_some() {
         return Ok(config);
     }

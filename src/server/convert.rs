@@ -8,12 +8,12 @@ use firn_index::{
     Tokens, VectorConfig,
 };
 use firn_ingest::embed;
-use firn_model::{Encoder, FusionTokens, Grid, ModelInfo, TokenShape};
+use firn_model::{Encoder, FusionTokens, Grid, ModelInfo, Sigmoid, TokenShape};
 use firn_proto::{json, v1};
 use half::f16;
 
 use super::status::Problem;
-use crate::query;
+use crate::{engine, query};
 
 type Result<T> = std::result::Result<T, Problem>;
 
@@ -387,7 +387,7 @@ pub fn alias_change_in(change: v1::AliasChange, field: &str) -> Result<index::Al
 
 pub fn model_out(info: &ModelInfo) -> v1::ModelDescription {
     v1::ModelDescription {
-        name: info.name.clone(),
+        name: engine::model_ref(info).name,
         hash: info.hash.clone(),
         family: info.family.clone(),
         dim: info.dim as u32,
@@ -397,6 +397,9 @@ pub fn model_out(info: &ModelInfo) -> v1::ModelDescription {
         device: info.device.clone(),
         image_token_dim: info.image_token_dim as u32,
         text_tokens: info.text_tokens.map(|shape| token_shape_out(shape.n, shape.dim)),
+        weights_bytes: info.weights_bytes,
+        batch_bytes: info.batch_bytes,
+        sigmoid: info.sigmoid.map(|Sigmoid { logit_scale, logit_bias }| v1::Sigmoid { logit_scale, logit_bias }),
     }
 }
 

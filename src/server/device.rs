@@ -252,6 +252,8 @@ pub mod tests {
                 text_tokens: None,
                 parameters: 0,
                 device: "cpu".into(),
+                weights_bytes: 0,
+                batch_bytes: 0,
                 sigmoid: None,
             };
             Arc::new(Slow { info, open: Mutex::new(false), opened: Condvar::new(), batches: Mutex::default() })

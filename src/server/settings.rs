@@ -52,7 +52,7 @@ pub struct OutOfRange {
 
 const DEFAULT_MESSAGE_BYTES: usize = 32 << 20;
 const MIN_MESSAGE_BYTES: usize = 64 << 10;
-const MAX_MESSAGE_BYTES: usize = 1 << 30;
+pub const MAX_MESSAGE_BYTES: usize = 1 << 30;
 const DEFAULT_REQUESTS: usize = 512;
 const MAX_REQUESTS: usize = 16_384;
 const DEFAULT_DRAIN_SECONDS: u64 = 30;

@@ -115,7 +115,7 @@ pub fn internal(message: impl Into<String>) -> Problem {
 /// What tonic says of a message that it could not take, in our words. Other statuses stay as they are.
 pub fn of_transport(status: Status) -> Status {
     match (status.code(), status.message()) {
-        (Code::OutOfRange, message) => message_too_large(message).into(),
+        (Code::OutOfRange, message) => message_too_large(message.trim_start_matches("Error, ")).into(),
         (Code::ResourceExhausted, message) if message.starts_with("Error decompressing") => {
             message_too_large(message).into()
         }
@@ -282,6 +282,7 @@ fn of_query_vector(mut problem: Problem) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exit;
 
     #[test]
     fn a_status_names_reason_field_and_retry() {
@@ -310,6 +311,40 @@ mod tests {
         check(index::Error::Quarantined { name: name(), reason: name() }, Code::DataLoss, "QUARANTINED");
         check(index::Error::Closed, Code::Unavailable, "SHUTTING_DOWN");
         check(index::Error::DiskFull { path: "/".into(), free: 1, needed: 2 }, Code::ResourceExhausted, "DISK_FULL");
+    }
+
+    /// The exit code of a command does not depend on whether it asked a server.
+    #[test]
+    fn an_error_ends_a_command_as_it_would_without_a_server() {
+        fn check<E: std::error::Error + Into<Problem> + Send + Sync + 'static>(error: impl Fn() -> E) {
+            let answered = firn_client::Error::from(Status::from(error().into()));
+            let (here, there) = (anyhow::Error::from(error()), anyhow::Error::from(answered));
+            assert_eq!(exit::code_of(&here), exit::code_of(&there), "{here:#}");
+        }
+        let text = || "x".to_owned();
+        check(|| index::Error::CollectionNotFound { name: text() });
+        check(|| index::Error::CollectionExists { name: text() });
+        check(|| index::Error::InvalidName { name: text() });
+        check(|| index::Error::Quarantined { name: text(), reason: text() });
+        check(|| index::Error::DiskFull { path: "/".into(), free: 1, needed: 2 });
+        check(|| index::Error::Locked { path: "/".into() });
+        check(|| index::Error::ZeroVector { vector: text() });
+        check(|| model::Error::UnknownModel { name: text() });
+        check(|| model::Error::EmptyText);
+        check(|| model::Error::MissingFile { folder: "f".into(), file: text() });
+        let mismatch = || engine::Error::ModelMismatch {
+            expected_name: text(),
+            expected_hash: text(),
+            received_name: text(),
+            received_hash: text(),
+        };
+        check(mismatch);
+        check(|| engine::Error::ModelGone { name: text(), hash: text() });
+        check(|| engine::Error::NotLoaded { name: text() });
+        check(|| engine::Error::NoTokens { name: text(), vectors: Vec::new() });
+        check(|| query::Error::NoModel { collection: text() });
+        check(|| query::Error::Engine(mismatch()));
+        check(|| query::Error::AnswerTooLarge { max_bytes: 1 });
     }
 
     #[test]

@@ -49,7 +49,12 @@ impl Client {
     }
 
     pub async fn connect_with(address: &str, options: Options) -> Result<Self, Error> {
-        let endpoint = endpoint(address)?.connect_timeout(options.connect_timeout).tcp_nodelay(true);
+        let endpoint = endpoint(address)?
+            .connect_timeout(options.connect_timeout)
+            .tcp_nodelay(true)
+            // A server that vanished without a word is noticed within half a minute.
+            .http2_keep_alive_interval(Duration::from_secs(15))
+            .keep_alive_timeout(Duration::from_secs(15));
         // The timeout of the endpoint covers only TCP; a peer that accepts and is silent must not hold us.
         let connected = tokio::time::timeout(options.connect_timeout, endpoint.connect()).await;
         let channel = match connected {

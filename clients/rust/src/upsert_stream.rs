@@ -37,8 +37,8 @@ const MAX_PAUSE: Duration = Duration::from_secs(60);
 pub struct StreamOptions {
     pub max_points_in_flight: usize,
     pub max_bytes_in_flight: usize,
-    /// Connections that may fail in a row, without one acknowledged point between them.
-    pub max_failures: u32,
+    /// How long a lost server is tried again, without one acknowledged point.
+    pub patience: Duration,
     /// The wait after the first failure; it doubles up to `max_wait`.
     pub first_wait: Duration,
     pub max_wait: Duration,
@@ -49,7 +49,7 @@ impl Default for StreamOptions {
         StreamOptions {
             max_points_in_flight: 1024,
             max_bytes_in_flight: 64 << 20,
-            max_failures: 12,
+            patience: Duration::from_secs(60),
             first_wait: Duration::from_millis(100),
             max_wait: Duration::from_secs(10),
         }
@@ -92,9 +92,14 @@ pub struct UpsertStream {
     next_place: u64,
     connection: Option<Connection>,
     settled: Vec<Settled>,
-    failures: u32,
+    /// Since when no point was acknowledged, if the server is lost, and the tries since then.
+    lost_since: Option<Instant>,
+    tries: u32,
+    on_lost: Option<OnLost>,
     paused_until: Option<Instant>,
 }
+
+type OnLost = Box<dyn FnMut(&Error) + Send>;
 
 struct Entry {
     id: PointId,
@@ -122,13 +127,20 @@ impl Client {
             next_place: 0,
             connection: None,
             settled: Vec::new(),
-            failures: 0,
+            lost_since: None,
+            tries: 0,
+            on_lost: None,
             paused_until: None,
         }
     }
 }
 
 impl UpsertStream {
+    /// Has it told each time the server is lost and will be tried again, before the wait.
+    pub fn on_lost(&mut self, tell: impl FnMut(&Error) + Send + 'static) {
+        self.on_lost = Some(Box::new(tell));
+    }
+
     /// Sends points, and waits while too much is on its way. A point without an id is refused here.
     pub async fn put(&mut self, points: Vec<PointInput>) -> Result<(), Error> {
         for point in points {
@@ -170,6 +182,11 @@ impl UpsertStream {
     /// The answers since the last call. They are true also after an error.
     pub fn settled(&mut self) -> Vec<Settled> {
         std::mem::take(&mut self.settled)
+    }
+
+    /// Whether the server was lost and has acknowledged no point since.
+    pub fn is_lost(&self) -> bool {
+        self.lost_since.is_some()
     }
 
     /// Points that were sent and not answered, or not sent yet.
@@ -262,7 +279,7 @@ impl UpsertStream {
     }
 
     /// Waits and lets the next step connect again; everything that was not answered is sent again. The error when trying again
-    /// is no use, or has been tried often enough.
+    /// is no use, or was tried long enough.
     async fn recover(&mut self, status: Status) -> Result<(), Error> {
         self.connection = None;
         self.paused_until = None;
@@ -273,12 +290,17 @@ impl UpsertStream {
         self.bytes_in_flight = 0;
         let is_final = is_final(status.code());
         let error = Error::from(status);
-        self.failures += 1;
-        if is_final || self.failures > self.options.max_failures {
+        let since = *self.lost_since.get_or_insert_with(Instant::now);
+        let left = self.options.patience.saturating_sub(since.elapsed());
+        if is_final || left.is_zero() {
             return Err(error);
         }
-        let doubled = self.options.first_wait.saturating_mul(1 << (self.failures - 1).min(20));
-        sleep(error.retry_after.unwrap_or(doubled).min(self.options.max_wait)).await;
+        if let Some(tell) = &mut self.on_lost {
+            tell(&error);
+        }
+        let doubled = self.options.first_wait.saturating_mul(1 << self.tries.min(20));
+        self.tries += 1;
+        sleep(error.retry_after.unwrap_or(doubled).min(self.options.max_wait).min(left)).await;
         Ok(())
     }
 
@@ -369,7 +391,7 @@ impl UpsertStream {
         // An id that is not on its way was answered before, on a connection that broke.
         let Some(entry) = self.places.remove(&id).and_then(|place| self.in_flight.remove(&place)) else { return };
         self.bytes_in_flight -= entry.bytes;
-        self.failures = 0;
+        (self.lost_since, self.tries) = (None, 0);
         self.settled.push(Settled { id, result });
     }
 }

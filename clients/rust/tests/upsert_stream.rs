@@ -326,19 +326,36 @@ async fn the_same_id_twice_is_written_twice_in_order() {
 }
 
 #[tokio::test]
-async fn a_final_error_ends_the_stream_and_a_passing_one_after_some_tries() {
-    let check = async |script: Script, connections: usize, code: tonic::Code| {
+async fn a_final_error_ends_the_stream_and_a_passing_one_when_patience_ends() {
+    let check = async |script: Script, patience: Duration, code: tonic::Code| {
         let world = World::new(&[script], 1 << 20).await;
-        let (settled, result) = world.write(many(20), StreamOptions { max_failures: 3, ..quick() }).await;
+        let (settled, result) = world.write(many(20), StreamOptions { patience, ..quick() }).await;
         assert_eq!(result.unwrap_err().code, code);
         assert!(settled.is_empty());
-        assert_eq!(world.server.state.lock().unwrap().connections, connections);
+        assert_eq!(world.server.state.lock().unwrap().connections, 1);
     };
-    check(Script::Refuse(tonic::Code::NotFound), 1, tonic::Code::NotFound).await;
-    check(Script::Refuse(tonic::Code::FailedPrecondition), 1, tonic::Code::FailedPrecondition).await;
-    check(Script::Refuse(tonic::Code::Unavailable), 4, tonic::Code::Unavailable).await;
-    check(Script::BreakAfter(0), 4, tonic::Code::Internal).await;
-    check(Script::ShutDownAfter(0), 4, tonic::Code::Unavailable).await;
+    let (much, none) = (Duration::MAX, Duration::ZERO);
+    check(Script::Refuse(tonic::Code::NotFound), much, tonic::Code::NotFound).await;
+    check(Script::Refuse(tonic::Code::FailedPrecondition), much, tonic::Code::FailedPrecondition).await;
+    check(Script::Refuse(tonic::Code::Unavailable), none, tonic::Code::Unavailable).await;
+    check(Script::BreakAfter(0), none, tonic::Code::Internal).await;
+    check(Script::ShutDownAfter(0), none, tonic::Code::Unavailable).await;
+}
+
+#[tokio::test]
+async fn a_lost_server_is_told_of_before_each_wait() {
+    let refuse = Script::Refuse(tonic::Code::Unavailable);
+    let world = World::new(&[refuse.clone(), refuse, Script::BreakAfter(3), Script::Serve], 1 << 20).await;
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let mut stream = world.client.upsert_stream("c", quick());
+    stream.on_lost({
+        let told = told.clone();
+        move |error| told.lock().unwrap().push(error.message.clone())
+    });
+    stream.put(many(20)).await.unwrap();
+    stream.finish().await.unwrap();
+    assert!(stream.settled().len() == 20 && !stream.is_lost());
+    assert_eq!(*told.lock().unwrap(), ["refused", "refused", "broken off"]);
 }
 
 #[tokio::test]

@@ -39,7 +39,7 @@ impl Embeddings {
         if !manifest.complete {
             let undone = manifest.undone().join(", ");
             return Err(damaged(format!(
-                "these embeddings are not complete, not done: {undone} (hint: the same `firn embed` goes on where it stopped)",
+                "these embeddings are not complete, not done: {undone} (hint: the same `firn embed` goes on where it stopped, or gives a source up with --forget)",
             )));
         }
         progress.expect(manifest.rows() as u64);

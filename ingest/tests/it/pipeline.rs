@@ -186,6 +186,8 @@ fn bad_files_are_named_and_tried_again_next_time() {
         assert_eq!(skipped, expected);
         assert!(report.skipped_items.iter().all(|s| s.source == world.sources[0] && !s.message.is_empty()));
         assert_eq!(report.truncated_texts, written / 2);
+        let named = report.truncated_example.map(|place| place.item);
+        assert_eq!(named.as_deref(), (written > 0).then_some("long.png"));
     }
     world.write("cut.png", &whole);
     assert_eq!(counts(&world.run(&mut sink)), [1, 2, 0, 6]);
@@ -213,7 +215,7 @@ fn equal_items_are_one_point_and_an_id_used_twice_is_named() {
         assert_eq!(counts(&report), [written, 2 - written, 1, 1]);
         assert_eq!((&*report.skipped_items[0].item, &*report.skipped_items[0].reason), ("line 2", "duplicate_id"));
         assert!(sink.points.values().all(|point| point.texts[0].text == "a"));
-        assert!(report.skipped_items[0].message.contains("give ids as \"id\" in each line"), "{report:?}");
+        assert!(report.skipped_items[0].message.contains("an id of its own, as \"id\" in each line"), "{report:?}");
     }
 }
 
@@ -245,7 +247,7 @@ fn shards_without_ids_stay_apart_unless_they_have_one_name() {
         assert_eq!(report.skipped_by_reason["duplicate_id"], 2);
         let SkippedItem { source, item, message, .. } = &report.skipped_items[0];
         assert_eq!((source, item.as_str()), (&world.sources[3], "row 0"));
-        assert!(message.contains("\"0:0\"") && message.contains("give ids in x.ids.txt"), "{message}");
+        assert!(message.contains("\"0:0\"") && message.contains("an id of its own, in x.ids.txt"), "{message}");
     }
     let ids: Vec<_> = sink.points.keys().map(ToString::to_string).collect();
     assert_eq!(ids, ["0:0", "0:1", "1:0", "1:1"]);
@@ -449,7 +451,7 @@ fn the_report_as_json() {
             "skipped_items": [{
                 "source": path(&world.sources[0]), "item": "b.png", "reason": "unknown_image", "message": null
             }],
-            "truncated_texts": 0, "ignored_files": 1, "interrupted": false, "seconds": 0, "points_per_second": 0,
+            "truncated_texts": 0, "truncated_example": null, "ignored_files": 1, "interrupted": false, "seconds": 0, "points_per_second": 0,
             "journal": path(&world.journal()),
         })
     );

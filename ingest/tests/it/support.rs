@@ -43,6 +43,8 @@ impl FakeEncoder {
                 text_tokens: Some(TokenShape { n: TEXT_TOKENS, dim: DIM }),
                 parameters: 0,
                 device: "cpu".to_owned(),
+                weights_bytes: 0,
+                batch_bytes: 0,
                 sigmoid: None,
             },
             image_calls: AtomicUsize::new(0),

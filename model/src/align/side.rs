@@ -3,15 +3,18 @@
 
 use std::{path::Path, sync::Arc};
 
-use super::{ALIGNED_FILE, Aligned, BlockPlan, ImagePlan, TextPlan};
+use super::{ALIGNED_FILE, Aligned, BlockPlan, ImagePlan, TextPlan, TextSizes};
 use crate::{
-    FusionTokens, Keep, Result, TEXT_TOKENS, TextEmbedding, TokenShape,
+    FusionTokens, Keep, Memory, Result, TEXT_TOKENS, TextEmbedding, TokenShape,
     decoder::FinalNorm,
     folder,
     fusion_tokens::pool_rows,
     pair::{self, FrozenBlock},
     side::{Opened, Sides, TextInfo, TextSide, Want},
 };
+
+/// As many as an ingest brings in a call.
+const TEXTS_AT_ONCE: usize = 64;
 
 pub(crate) const FAMILY: &str = "aligned";
 
@@ -34,11 +37,13 @@ pub(crate) fn open(folder: &Path, want: Want, device: &candle_core::Device) -> R
         (opened.sides.image, opened.hash) = (images.sides.image, images.hash);
     }
     if let (TextPlan::Tower(sizes), true) = (&aligned.plan().text, want != Want::Image) {
+        let parameters = aligned.parts().1.n_text_parameters() as u64;
         let info = TextInfo {
             dim: aligned.plan().embedding_dim(),
             max_tokens: sizes.max_tokens,
             tokens: TokenShape { n: TEXT_TOKENS, dim: sizes.dim },
-            parameters: aligned.parts().1.n_text_parameters() as u64,
+            parameters,
+            memory: memory(sizes, parameters),
         };
         opened.sides.text = Some(Arc::new(Texts { info, aligned }));
     }
@@ -54,6 +59,13 @@ impl Aligned {
         let mappers = folder.join(ALIGNED_FILE);
         Some(FrozenBlock { decoder: decoder.clone(), index, norm: FinalNorm::Ones, mappers })
     }
+}
+
+/// Weights, and the widest states of a call: those of the MLP, some copies of the hidden ones, and the scores of all heads.
+fn memory(sizes: &TextSizes, n_parameters: u64) -> Memory {
+    let TextSizes { dim, n_heads, max_tokens, .. } = *sizes;
+    let numbers = TEXTS_AT_ONCE * max_tokens * (4 * dim + 6 * dim + 2 * n_heads * max_tokens);
+    Memory { device: "cpu", dtype: "f32", weights_bytes: 4 * n_parameters, batch_bytes: 4 * numbers as u64 }
 }
 
 struct Texts {

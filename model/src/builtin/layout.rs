@@ -61,6 +61,15 @@ impl Sizes {
     pub fn side_px(&self) -> usize {
         self.grid * PATCH_PX
     }
+
+    /// What so many images take on their way: the windows of the first convolution, what it makes of them, and about as much as
+    /// each block keeps of its states.
+    pub fn batch_bytes(&self, n_images: usize) -> u64 {
+        let Sizes { dim, hidden, grid, channels, .. } = *self;
+        let windows = (self.side_px() / STEM_STRIDE_PX).pow(2) * (STEM_WINDOW_PX * STEM_WINDOW_PX * 3 + channels);
+        let states = self.image_blocks * grid * grid * (10 * dim + 2 * hidden);
+        4 * (n_images * (windows + states)) as u64
+    }
 }
 
 #[derive(Clone, Debug)]

@@ -58,6 +58,8 @@ impl Builtin {
             text_tokens: Some(TokenShape { n: TEXT_TOKENS, dim: sizes.dim }),
             parameters: network.weights.len() as u64,
             device: "cpu".to_owned(),
+            weights_bytes: 4 * network.weights.len() as u64,
+            batch_bytes: sizes.batch_bytes(BATCH),
             sigmoid: None,
         };
         Ok(Builtin { network, info })

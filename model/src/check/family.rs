@@ -69,7 +69,7 @@ impl Family {
         if let Family::Decoder(family) = self { Some(family) } else { None }
     }
 
-    /// Where there is nothing to tell it by, a pair of towers.
+    /// A file is a GGUF. Where there is nothing to tell it by, a pair of towers.
     pub(super) fn kind_of(folder: &Path) -> Kind {
         if join::is_in(folder) {
             Kind::Join
@@ -77,7 +77,7 @@ impl Family {
             Kind::Aligned
         } else if sentence::Layout::is_in(folder) {
             Kind::Sentences
-        } else if decoder::is_in(folder) {
+        } else if folder.is_file() || decoder::is_in(folder) {
             Kind::Decoder
         } else {
             Kind::Pair

@@ -2,12 +2,14 @@
 
 use std::path::Path;
 
+use candle_core::DType;
+
 use super::{CheckReport, Memory, family::Family, family::Kind};
 use crate::{
     Error,
-    decoder::{self, Config, Depth, LoneBlock},
+    decoder::{Depth, LoneBlock, Store},
     join::{self, ImageKind, Table, TextKind},
-    pair::{CONFIG_FILE, FrozenBlock, Weights, n_numbers},
+    pair::{FrozenBlock, n_numbers},
     side::Want,
 };
 
@@ -28,8 +30,7 @@ impl CheckReport {
             Some(TextKind::Checkpoint(file)) => self.look_at_checkpoint(&file, folder, Want::Text),
             Some(TextKind::Facets(facets)) => {
                 self.keep(facets.template(folder));
-                // Of a GGUF file, loading says what is wrong.
-                if let Some(decoder) = self.keep(facets.decoder(folder)).filter(|path| path.is_dir()) {
+                if let Some(decoder) = self.keep(facets.decoder(folder)) {
                     self.look_at_depth(&decoder, None, Depth::BlocksBut(facets.blocks_left_out));
                 }
             }
@@ -38,26 +39,20 @@ impl CheckReport {
         self.family = None;
     }
 
-    /// Of a GGUF file, and of the shapes of the mappers, loading says what is wrong.
+    /// Of the shapes of the mappers, loading says what is wrong.
     pub(super) fn look_at_block(&mut self, block: &FrozenBlock) {
         if !block.mappers.is_file() {
             self.keep_missing(&block.mappers);
         }
-        if !block.decoder.is_dir() {
-            return;
-        }
-        let path = block.decoder.join(CONFIG_FILE);
-        let weights = self.keep(Weights::open(&block.decoder));
-        let Some(config) = self.keep(Config::read(&path)) else { return };
+        let Some(store) = self.keep(Store::open(&block.decoder)) else { return };
+        let Some(config) = self.keep(store.config(&block.decoder)) else { return };
         let bad = |detail| Error::BadFile { file: block.decoder.clone(), detail };
         let Some(needed) = self.keep(LoneBlock::tensors(&config, block.index, block.norm).map_err(bad)) else { return };
         let parameters = needed.iter().map(n_numbers).sum();
-        let memory = |device| Memory { device, dtype: "f32", weights_bytes: 4 * parameters, batch_bytes: 0 };
+        let weights_bytes = store.n_bytes(&needed, DType::F32);
+        let memory = |device| Memory { device, dtype: "f32", weights_bytes, batch_bytes: 0 };
         self.add(parameters, ["cpu", "cuda"].map(memory).to_vec());
-        if let Some(weights) = weights {
-            let known = decoder::tensors(&config, Depth::Head).expect("a decoder is as deep as it is");
-            self.look_at_tensors(&weights, &needed, &known, decoder::is_known_spare);
-        }
+        self.look_at_store(&store, &config, &needed);
     }
 
     fn look_at_checkpoint(&mut self, file: &Path, folder: &Path, want: Want) {

@@ -17,6 +17,9 @@ fn a_good_model_passes_with_a_trial() {
         assert!(report.ok, "{report:?}");
         assert_eq!((report.parameters, report.unread_tensors.len()), (Some(parameters), 0));
         assert_eq!((report.memory[0].device, report.memory[0].weights_bytes), ("cpu", 4 * parameters));
+        let loaded = load(fixture(model).to_str().unwrap(), Device::Cpu).unwrap();
+        let info = (loaded.info().weights_bytes, loaded.info().batch_bytes);
+        assert_eq!(info, (report.memory[0].weights_bytes, report.memory[0].batch_bytes));
         let trial = report.trial.as_ref().unwrap();
         assert_eq!(trial.text_embedding_head.len(), 4);
         let json = serde_json::to_value(&report).unwrap();
@@ -97,6 +100,9 @@ fn texts_alone_are_whole_models() {
         assert!(report.ok && report.unread_tensors.is_empty(), "{report:?}");
         assert_eq!((report.family.as_deref(), report.parameters), (Some(family), Some(parameters)));
         assert_eq!(report.memory[0].weights_bytes, 4 * parameters);
+        let loaded = load(fixture(model).to_str().unwrap(), Device::Cpu).unwrap();
+        let info = (loaded.info().weights_bytes, loaded.info().batch_bytes);
+        assert_eq!(info, (report.memory[0].weights_bytes, report.memory[0].batch_bytes));
         let trial = report.trial.unwrap();
         assert_eq!((trial.text_embedding_head.len(), trial.image_embedding_head.len()), (4, 0));
     }

@@ -112,8 +112,8 @@ impl CheckReport {
         self.family = Some(flame::FAMILY.to_owned());
         let Some(weights) = self.keep(Weights::open_file(checkpoint)) else { return };
         let Some(config) = self.keep(flame::Config::of_tensors(&weights)) else { return };
-        let (parameters, tensors) = (config.n_parameters(), config.tensors());
-        self.add(parameters, pair::image_memory(&config.vision, parameters));
+        let tensors = config.tensors();
+        self.add(config.n_parameters(), flame::memory(&config));
         self.look_at_tensors(&weights, &tensors, &tensors, flame::is_spare);
     }
 }

@@ -24,6 +24,7 @@ pub(crate) struct LoneBlock {
     block: Block,
     norm: RmsNorm,
     dim: usize,
+    n_bytes: u64,
 }
 
 impl LoneBlock {
@@ -32,15 +33,16 @@ impl LoneBlock {
         let (config, store) = open(path)?;
         let needed = LoneBlock::tensors(&config, index, kind).map_err(|detail| bad(path, detail))?;
         let from = Source { store: &store, device, dtype: DType::F32 };
+        let n_bytes = store.n_bytes(&needed, DType::F32);
         if device.is_cpu() {
-            memory::check(path, needed.iter().map(|tensor| from.n_bytes(tensor)).sum())?;
+            memory::check(path, n_bytes)?;
         }
         let dim = config.hidden_size;
         let norm = match kind {
             FinalNorm::Ones => RmsNorm::new(Tensor::ones(dim, DType::F32, device)?, config.rms_norm_eps),
             FinalNorm::Loaded => norm(&from, "model.norm.weight", dim, &config)?,
         };
-        Ok(LoneBlock { block: Block::load(&from, index, &config)?, norm, dim })
+        Ok(LoneBlock { block: Block::load(&from, index, &config)?, norm, dim, n_bytes })
     }
 
     /// Name and shape of each that is read; an `Err` says that there is no such block.
@@ -60,6 +62,11 @@ impl LoneBlock {
     /// (batch, tokens, dim) to the same, normed.
     pub(crate) fn forward(&self, states: &Tensor) -> candle_core::Result<Tensor> {
         self.norm.forward(&self.block.forward(states, None, None, None)?)
+    }
+
+    /// What it takes in memory.
+    pub(crate) fn n_bytes(&self) -> u64 {
+        self.n_bytes
     }
 
     pub(crate) fn n_parameters(&self) -> u64 {

@@ -5,6 +5,7 @@
 use std::{
     borrow::Cow,
     cell::RefCell,
+    collections::BTreeSet,
     fs::File,
     io::BufReader,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -21,9 +22,12 @@ use candle_core::{
 use serde_json::json;
 
 use super::config::{Biases, Config, Family, Scaling};
-use crate::{Error, Result, folder, pair::n_numbers};
+use crate::{
+    Error, Result, folder,
+    pair::{TensorFault, n_numbers},
+};
 
-pub(super) struct Gguf {
+pub(crate) struct Gguf {
     path: PathBuf,
     file: RefCell<BufReader<File>>,
     content: Content,
@@ -50,14 +54,29 @@ impl Gguf {
 
     /// A tensor of exactly this shape.
     pub(super) fn get(&self, name: &str, shape: &[usize], device: &Device) -> Result<QTensor> {
+        if let Some(fault) = self.fault(name, shape) {
+            return Err(fault.into());
+        }
         let known_as = gguf_name(name);
-        let received = match self.content.tensor_infos.get(&known_as) {
+        self.read(&known_as, device).map_err(|e| self.bad(format!("tensor {known_as}: {e}")))
+    }
+
+    /// What is wrong with a tensor that should have this shape, named as the file does.
+    pub(super) fn fault(&self, name: &str, shape: &[usize]) -> Option<TensorFault> {
+        let tensor = gguf_name(name);
+        let received = match self.content.tensor_infos.get(&tensor) {
             None => "no such tensor".to_owned(),
             Some(info) if info.shape.dims() != shape => format!("{:?}", info.shape.dims()),
-            Some(_) => return self.read(&known_as, device).map_err(|e| self.bad(format!("tensor {known_as}: {e}"))),
+            Some(_) => return None,
         };
-        let expected = format!("{shape:?}");
-        Err(Error::WrongTensor { file: self.path.clone(), tensor: known_as, expected, received })
+        Some(TensorFault { file: self.path.clone(), tensor, expected: format!("{shape:?}"), received })
+    }
+
+    /// Names of tensors that are none of these, in order.
+    pub(super) fn unread(&self, read: &[(String, Vec<usize>)]) -> Vec<&str> {
+        let read: BTreeSet<String> = read.iter().map(|(name, _)| gguf_name(name)).collect();
+        let names: BTreeSet<&str> = self.content.tensor_infos.keys().map(String::as_str).collect();
+        names.into_iter().filter(|name| !read.contains(*name)).collect()
     }
 
     /// What it takes in memory: matrices in blocks stay as they are, all else becomes f32.

@@ -4,7 +4,10 @@ use candle_core::IndexOp;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::testing::{copy_of_fixture, fixture, fixture_json};
+use crate::{
+    pair::Weights,
+    testing::{copy_of_fixture, fixture, fixture_json},
+};
 
 mod gguf;
 mod stories;

@@ -1,21 +1,75 @@
 //! The weights of a decoder by the names of transformers, from safetensors or GGUF: only those that are asked for are
 //! read, and each is refused if it has another shape or a number that is none.
 
+use std::path::Path;
+
 use candle_core::{
     DType, Device, Module, Tensor,
     quantized::{GgmlDType, QMatMul, QTensor},
 };
 use candle_nn::Linear;
 
-use super::gguf::Gguf;
+use super::{config::Config, gguf::Gguf};
 use crate::{
     Error, Result,
-    pair::{Weights, is_finite, n_numbers},
+    pair::{CONFIG_FILE, TensorFault, Weights, is_finite, n_numbers},
 };
 
-pub(super) enum Store {
+pub(crate) enum Store {
     Safetensors(Weights),
     Gguf(Gguf),
+}
+
+impl Store {
+    /// Of a folder in the Hugging Face layout, or a `.gguf` file.
+    pub(crate) fn open(path: &Path) -> Result<Store> {
+        Ok(match path.is_dir() {
+            true => Store::Safetensors(Weights::open(path)?),
+            false => Store::Gguf(Gguf::open(path)?),
+        })
+    }
+
+    /// From the `path` that was opened: a GGUF file holds it, a folder has a file of it.
+    pub(crate) fn config(&self, path: &Path) -> Result<Config> {
+        match self {
+            Store::Safetensors(_) => Config::read(&path.join(CONFIG_FILE)),
+            Store::Gguf(gguf) => gguf.config(),
+        }
+    }
+
+    pub(crate) fn is_gguf(&self) -> bool {
+        matches!(self, Store::Gguf(_))
+    }
+
+    /// What is wrong with a tensor that should have this shape.
+    pub(crate) fn fault(&self, name: &str, shape: &[usize]) -> Option<TensorFault> {
+        match self {
+            Store::Safetensors(weights) => weights.fault(name, shape),
+            Store::Gguf(gguf) => gguf.fault(name, shape),
+        }
+    }
+
+    /// Names of tensors that are none of these.
+    pub(crate) fn unread(&self, read: &[(String, Vec<usize>)]) -> Vec<&str> {
+        match self {
+            Store::Safetensors(weights) => weights.unread(read),
+            Store::Gguf(gguf) => gguf.unread(read),
+        }
+    }
+
+    /// `Err` if it is not there as it should be, or has a number that is none.
+    pub(crate) fn try_tensor(&self, name: &str, shape: &[usize]) -> Result<()> {
+        Source { store: self, device: &Device::Cpu, dtype: DType::F32 }.tensor(name, shape).map(drop)
+    }
+
+    /// What tensors take in memory once they are loaded as numbers of so many bytes; those in blocks stay as they are.
+    pub(crate) fn n_bytes(&self, tensors: &[(String, Vec<usize>)], dtype: DType) -> u64 {
+        let size = dtype.size_in_bytes() as u64;
+        match self {
+            Store::Safetensors(_) => tensors.iter().map(|tensor| n_numbers(tensor) * size).sum(),
+            Store::Gguf(gguf) => tensors.iter().map(|tensor| gguf.n_bytes(tensor)).sum(),
+        }
+    }
 }
 
 /// A store, and where its tensors go.
@@ -34,14 +88,6 @@ pub(super) enum Matrix {
 }
 
 impl Source<'_> {
-    /// What a tensor takes in memory once it is loaded.
-    pub(super) fn n_bytes(&self, tensor: &(String, Vec<usize>)) -> u64 {
-        match self.store {
-            Store::Gguf(gguf) => gguf.n_bytes(tensor),
-            Store::Safetensors(_) => n_numbers(tensor) * self.dtype.size_in_bytes() as u64,
-        }
-    }
-
     pub(super) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let tensor = match self.store {
             Store::Safetensors(weights) => weights.get(name, shape, self.device)?, // f32

@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{FacetEncoder, FacetedText, Options, tokenizer_path};
+use super::{FacetEncoder, FacetedText, Options, memory, tokenizer_path};
 use crate::{
-    FusionTokens, Keep, Result, TextEmbedding, TokenShape, decoder,
+    FusionTokens, Keep, Memory, Result, TextEmbedding, TokenShape, decoder,
     pair::TOKENIZER_FILE,
     side::{TextInfo, TextSide},
 };
@@ -17,12 +17,14 @@ pub(crate) struct Facets {
 impl Facets {
     pub(crate) fn load(path: &Path, options: &Options) -> Result<Facets> {
         let encoder = FacetEncoder::load(path, options)?;
-        let dim = encoder.decoder.config().hidden_size;
+        let decoder = &encoder.decoder;
+        let dim = decoder.config().hidden_size;
         let info = TextInfo {
             dim,
             max_tokens: encoder.template.max_caption_tokens,
             tokens: TokenShape { n: encoder.template.facets.len(), dim },
-            parameters: encoder.decoder.n_parameters(),
+            parameters: decoder.n_parameters(),
+            memory: Memory::on(decoder.device(), memory(decoder.config(), decoder.is_gguf(), |_| decoder.n_bytes())),
         };
         Ok(Facets { info, encoder })
     }

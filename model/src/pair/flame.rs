@@ -10,13 +10,13 @@ use candle_nn::{LayerNorm, Linear};
 use super::{
     clip,
     config::{Activation, VisionConfig, n_numbers, with_bias},
-    is_known_spare,
+    image_memory, is_known_spare,
     open_clip::{shape, vision_of_tensors, wrong},
     source::Source,
     towers::{ImageHead, ImageTower, Projector},
     weights::Weights,
 };
-use crate::Result;
+use crate::{Memory, Result};
 
 pub(crate) const FAMILY: &str = "flame";
 const NORM_EPS: f64 = 1e-5;
@@ -64,6 +64,11 @@ impl Config {
     pub(crate) fn n_parameters(&self) -> u64 {
         self.tensors().iter().map(n_numbers).sum()
     }
+}
+
+/// What its image side takes on each kind of device.
+pub(crate) fn memory(config: &Config) -> Vec<Memory> {
+    image_memory(&config.vision, config.vision.n_patches() + 1, config.n_parameters())
 }
 
 /// What a FLAME checkpoint holds beside: sizes and scales, the text side, and what of the image tower comes after its last block.

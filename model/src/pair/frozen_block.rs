@@ -63,8 +63,16 @@ impl Inside {
     }
 
     pub(super) fn n_parameters(&self) -> u64 {
-        let maps = self.into.weight().elem_count() + self.out.weight().elem_count();
-        self.block.n_parameters() + maps as u64
+        self.block.n_parameters() + self.n_of_maps()
+    }
+
+    /// What it takes in memory.
+    pub(super) fn n_bytes(&self) -> u64 {
+        self.block.n_bytes() + 4 * self.n_of_maps()
+    }
+
+    fn n_of_maps(&self) -> u64 {
+        (self.into.weight().elem_count() + self.out.weight().elem_count()) as u64
     }
 }
 

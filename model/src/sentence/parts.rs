@@ -59,23 +59,23 @@ impl Parts {
         self.projections.iter().map(|(folder, dense)| (folder.as_path(), dense.tensors()))
     }
 
-    /// Weights, and the widest states of a batch: those of the MLP beside some copies of the hidden ones. On the CPU the
-    /// scores of one head are held at a time, on a card those of all.
     pub(crate) fn memory(&self) -> Vec<Memory> {
-        let (tower, length) = (&self.config.tower, self.n_tokens);
-        let on = |device, numbers: usize, batch: usize| Memory {
-            device,
-            dtype: "f32",
-            weights_bytes: 4 * self.n_parameters(),
-            batch_bytes: 4 * (length * numbers * batch) as u64,
-        };
-        let (wide, dim) = (tower.intermediate_size, tower.hidden_size);
-        let on_card = 2 * wide + 6 * dim + 2 * tower.n_heads * length;
-        vec![
-            on("cpu", wide + 6 * dim + length, CPU_BATCH * rayon::current_num_threads()),
-            on("cuda", on_card, CUDA_BATCH),
-        ]
+        memory(&self.config, self.n_tokens, self.n_parameters())
     }
+}
+
+/// Weights, and the widest states of a batch: those of the MLP beside some copies of the hidden ones. On the CPU the scores of
+/// one head are held at a time, on a card those of all.
+pub(super) fn memory(config: &Config, length: usize, n_parameters: u64) -> Vec<Memory> {
+    let on = |device, numbers: usize, batch: usize| Memory {
+        device,
+        dtype: "f32",
+        weights_bytes: 4 * n_parameters,
+        batch_bytes: 4 * (length * numbers * batch) as u64,
+    };
+    let (wide, dim) = (config.tower.intermediate_size, config.tower.hidden_size);
+    let on_card = 2 * wide + 6 * dim + 2 * config.tower.n_heads * length;
+    vec![on("cpu", wide + 6 * dim + length, CPU_BATCH * rayon::current_num_threads()), on("cuda", on_card, CUDA_BATCH)]
 }
 
 /// What the published files hold besides: a pooler that nobody asks, the heads of other tasks, and indices.

@@ -25,14 +25,32 @@ pub struct Progress {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Starts to show; `quiet` shows lines only, for programs that read standard error.
-pub fn start(watch: Arc<Watch>, quiet: bool) -> Progress {
+/// Where a run is told of; none: there is no terminal, and lines follow each other.
+#[derive(Clone)]
+pub struct Bar(Option<ProgressBar>);
+
+impl Bar {
+    /// `quiet` shows lines only, for programs that read standard error.
+    pub fn new(quiet: bool) -> Bar {
+        Bar((std::io::stderr().is_terminal() && !quiet).then(bar))
+    }
+
+    /// A line that stays, above the bar.
+    pub fn say(&self, line: &str) {
+        match &self.0 {
+            Some(bar) => bar.println(line),
+            None => eprintln!("{line}"),
+        }
+    }
+}
+
+/// Starts to show how far it is.
+pub fn start(watch: Arc<Watch>, bar: &Bar) -> Progress {
     let (stop, stopped) = channel();
-    let terminal = std::io::stderr().is_terminal() && !quiet;
-    let every = if terminal { BAR_EVERY } else { LINE_EVERY };
+    let Bar(bar) = bar.clone();
+    let every = if bar.is_some() { BAR_EVERY } else { LINE_EVERY };
     let thread = thread::spawn(move || {
         let started = Instant::now();
-        let bar = terminal.then(bar);
         while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(every) {
             let glance = watch.glance();
             let (done, line) = (fraction_done(glance), line(glance, started.elapsed()));

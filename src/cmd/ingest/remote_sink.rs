@@ -1,44 +1,80 @@
 //! Points to a server over the upsert stream: raw pictures and texts, or vectors, go over the wire and the server embeds.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use anyhow::Context as _;
-use firn_client::{Client, Settled, StreamOptions, UpsertStream, json, v1};
-use firn_index::{CollectionConfig, Error as IndexError, Payload, PointId, TokenConfig, Tokens, VectorConfig};
+use firn_client::{Client, Error, Settled, StreamOptions, UpsertStream, json, v1};
+use firn_index::{
+    CollectionConfig, CollectionInfo, Error as IndexError, Payload, PointId, TokenConfig, Tokens, VectorConfig,
+};
 use firn_ingest::{
     ItemError,
     embed::Input,
     sink::{Outcome, Sink, SinkError, Ticket},
 };
-use firn_model::Grid;
+use firn_model::{Grid, ModelInfo};
 use serde_json::Value;
 use tokio::runtime::Runtime;
+use tonic::Code;
 
-use crate::cmd::remote;
+use super::progress::Bar;
+use crate::cmd::{remote, table::printable};
 
+/// How long a server that is gone, or is starting, is tried again.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Points of a page, as many as a server gives.
 const PAGE: u32 = 1000;
 
 pub struct RemoteSink {
     runtime: Runtime,
     client: Client,
+    trouble: Trouble,
     collection: String,
     stream: Option<UpsertStream>,
     tickets: HashMap<v1::PointId, Ticket>,
 }
 
 impl RemoteSink {
-    pub fn connect(server: &str) -> anyhow::Result<RemoteSink> {
+    pub fn connect(server: &str, bar: &Bar) -> anyhow::Result<RemoteSink> {
         // A thread of its own keeps the connection alive while this one waits for files.
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.context("runtime")?;
-        let client = runtime.block_on(Client::connect(server))?;
-        Ok(RemoteSink { runtime, client, collection: String::new(), stream: None, tickets: HashMap::new() })
+        let client = runtime.block_on(remote::connect(server))?;
+        let trouble = Trouble { server: server.to_owned(), bar: bar.clone(), is_told: Arc::default() };
+        Ok(RemoteSink { runtime, client, trouble, collection: String::new(), stream: None, tickets: HashMap::new() })
     }
 
-    /// Makes the collection of a model, the server's own if none is named, if there is none yet.
-    pub fn create(&self, collection: &str, model: Option<&str>, grid: Option<Grid>) -> anyhow::Result<()> {
-        self.create_missing(v1::CreateCollectionRequest {
+    /// A server that is starting is waited for.
+    fn call<T>(&self, ask: impl AsyncFnMut() -> Result<T, Error>) -> Result<T, Error> {
+        let asked = remote::once_started(PATIENCE, |error| self.trouble.tell(error), ask);
+        let answer = self.runtime.block_on(asked).map_err(|error| self.trouble.last(error))?;
+        self.trouble.is_over();
+        Ok(answer)
+    }
+
+    /// A model of the server by its name, or its own.
+    pub fn model(&self, name: Option<&str>) -> anyhow::Result<ModelInfo> {
+        Ok(remote::model_of(self.call(async || self.client.info().await)?.models, name)?)
+    }
+
+    /// None if there is none, unless there `must_be` one.
+    pub fn collection(&self, name: &str, must_be: bool) -> anyhow::Result<Option<CollectionInfo>> {
+        match self.call(async || self.client.get_collection(name).await) {
+            Err(error) if error.reason == "COLLECTION_NOT_FOUND" && !must_be => Ok(None),
+            found => remote::info(found?).map(Some),
+        }
+    }
+
+    /// Makes the collection of a model, the server's own if none is named.
+    pub fn create(&self, collection: &str, model: Option<&str>, grid: Option<Grid>) -> anyhow::Result<CollectionInfo> {
+        self.make(v1::CreateCollectionRequest {
             collection_name: collection.to_owned(),
             model: model.unwrap_or_default().to_owned(),
             token_grid: remote::token_grid(grid).into(),
@@ -46,12 +82,11 @@ impl RemoteSink {
         })
     }
 
-    /// Makes the collection for sources that say what they hold, if there is none yet. If they name a model, the server must
-    /// have it.
-    pub fn create_declared(&self, collection: &str, declared: &CollectionConfig) -> anyhow::Result<()> {
+    /// Makes the collection for sources that say what they hold. If they name a model, the server must have it.
+    pub fn create_declared(&self, collection: &str, declared: &CollectionConfig) -> anyhow::Result<CollectionInfo> {
         let vector = |vector: &VectorConfig| v1::VectorConfig { dim: vector.dim as u32 };
         let shape = |shape: &TokenConfig| v1::TokenShape { n: shape.n as u32, dim: shape.dim as u32 };
-        self.create_missing(v1::CreateCollectionRequest {
+        self.make(v1::CreateCollectionRequest {
             collection_name: collection.to_owned(),
             model: declared.model.as_ref().map(|model| model.name.clone()).unwrap_or_default(),
             vectors: declared.vectors.iter().map(|(name, config)| (name.clone(), vector(config))).collect(),
@@ -60,20 +95,24 @@ impl RemoteSink {
         })
     }
 
-    fn create_missing(&self, request: v1::CreateCollectionRequest) -> anyhow::Result<()> {
-        if !self.runtime.block_on(self.client.collection_exists(&request.collection_name))? {
-            self.runtime.block_on(self.client.create_collection(request))?;
-        }
-        Ok(())
+    fn make(&self, request: v1::CreateCollectionRequest) -> anyhow::Result<CollectionInfo> {
+        remote::info(self.call(async || self.client.create_collection(request.clone()).await)?)
     }
 
     pub fn open(&mut self, collection: &str) {
         self.collection = collection.to_owned();
-        self.stream = Some(self.client.upsert_stream(collection, StreamOptions::default()));
+        let options = StreamOptions { patience: PATIENCE, ..StreamOptions::default() };
+        let mut stream = self.client.upsert_stream(collection, options);
+        let trouble = self.trouble.clone();
+        stream.on_lost(move |error| trouble.tell(error));
+        self.stream = Some(stream);
     }
 
     fn settle(&mut self, settled: &mut Vec<(Ticket, Outcome)>) {
         let answers = self.stream.as_mut().map(UpsertStream::settled).unwrap_or_default();
+        if self.stream.as_ref().is_some_and(|stream| !stream.is_lost()) {
+            self.trouble.is_over();
+        }
         for Settled { id, result } in answers {
             let Some(ticket) = self.tickets.remove(&id) else { continue };
             settled.push(match result {
@@ -101,7 +140,7 @@ impl Sink for RemoteSink {
             include: Some(v1::Include::default()),
         };
         loop {
-            let page = self.runtime.block_on(self.client.scroll(request.clone()))?;
+            let page = self.call(async || self.client.scroll(request.clone()).await)?;
             for point in page.points {
                 see(&remote::point_id(point.id)?);
             }
@@ -126,19 +165,61 @@ impl Sink for RemoteSink {
         let Some(stream) = &mut self.stream else { return Err("the sink was not opened".into()) };
         let result = self.runtime.block_on(stream.put(points));
         self.settle(settled);
-        Ok(result?)
+        Ok(result.map_err(|error| self.trouble.last(error))?)
     }
 
     fn wait(&mut self, settled: &mut Vec<(Ticket, Outcome)>) -> Result<(), SinkError> {
         let Some(stream) = &mut self.stream else { return Err("the sink was not opened".into()) };
         let result = self.runtime.block_on(stream.wait());
         self.settle(settled);
-        Ok(result?)
+        Ok(result.map_err(|error| self.trouble.last(error))?)
     }
 
     fn finish(&mut self) -> Result<(), SinkError> {
         let Some(stream) = &mut self.stream else { return Ok(()) };
-        Ok(self.runtime.block_on(stream.finish())?)
+        Ok(self.runtime.block_on(stream.finish()).map_err(|error| self.trouble.last(error))?)
+    }
+}
+
+/// Says that the server is lost, once for each time, and that it is back.
+#[derive(Clone)]
+struct Trouble {
+    server: String,
+    bar: Bar,
+    is_told: Arc<AtomicBool>,
+}
+
+impl Trouble {
+    fn tell(&self, error: &Error) {
+        if !self.is_told.swap(true, Relaxed) {
+            let (server, what, seconds) = (&self.server, self.what(error), PATIENCE.as_secs());
+            self.bar.say(&printable(&format!("the server at {server} {what}; trying again for {seconds} s")));
+        }
+    }
+
+    fn is_over(&self) {
+        if self.is_told.swap(false, Relaxed) {
+            self.bar.say(&printable(&format!("the server at {} answers again", self.server)));
+        }
+    }
+
+    /// What ends the run, with the server's address where it is the server that is missing.
+    fn last(&self, error: Error) -> Error {
+        if error.code != Code::Unavailable && !error.reason.is_empty() {
+            return error;
+        }
+        let message = format!("the server at {} {}", self.server, self.what(&error));
+        Error { message, ..error }
+    }
+
+    fn what(&self, error: &Error) -> String {
+        match error.reason.as_str() {
+            "STARTING" => "is starting".to_owned(),
+            "SHUTTING_DOWN" => "is shutting down".to_owned(),
+            // Of a connection that broke.
+            "" => format!("does not answer ({})", error.message),
+            _ => format!("refuses: {error}"),
+        }
     }
 }
 
@@ -173,5 +254,24 @@ fn point(input: Input) -> v1::PointInput {
         payload: (!payload.is_empty()).then(|| json::to_struct(payload)),
         vectors: vectors.iter().map(|(name, vector)| (name.clone(), firn_client::pack(vector))).collect(),
         tokens: tokens.iter().map(|(of, tokens)| (of.clone(), packed(tokens))).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ends_a_run_has_the_server_s_address_if_it_is_the_server() {
+        let trouble = Trouble { server: "S".to_owned(), bar: Bar::new(true), is_told: Arc::default() };
+        let check = |code, reason: &str, expected: &str| {
+            let (reason, message) = (reason.to_owned(), "m".to_owned());
+            let error = Error { code, reason, message, fields: Vec::new(), retry_after: None };
+            assert_eq!(trouble.last(error).message, expected);
+        };
+        check(Code::Unavailable, "", "the server at S does not answer (m)");
+        check(Code::Unknown, "", "the server at S does not answer (m)");
+        check(Code::Unavailable, "STARTING", "the server at S is starting");
+        check(Code::InvalidArgument, "EMPTY_TEXT", "m");
     }
 }

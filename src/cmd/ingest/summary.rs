@@ -1,6 +1,8 @@
 //! The end of a run in words: how many, how long, what was skipped and why.
 
-use firn_ingest::report::{Report, SkippedItem};
+use std::path::Path;
+
+use firn_ingest::report::{ItemPlace, Report, SkippedItem};
 
 use crate::cmd::table::printable;
 
@@ -33,14 +35,17 @@ fn text(report: &Report) -> String {
         if n > 0 {
             text += &format!("  {n:>8}  {}\n", if n == 1 { one } else { several });
         }
+        if one == TRUNCATED[0]
+            && let Some(ItemPlace { source, item }) = &report.truncated_example
+        {
+            text += &format!("            such as in {}\n", printable(&place(source, item)));
+        }
     }
     for (reason, n) in &report.skipped_by_reason {
         text += &format!("  {n:>8}    {reason}\n");
     }
     for SkippedItem { source, item, reason, message } in report.skipped_items.iter().take(NAMED) {
-        let source = source.display().to_string();
-        let place = if *item == source { source } else { format!("{source}: {item}") };
-        text += &format!("  {} ({reason})\n", printable(&format!("{place}: {message}")));
+        text += &format!("  {} ({reason})\n", printable(&format!("{}: {message}", place(source, item))));
     }
     let unnamed = report.skipped.saturating_sub(NAMED as u64);
     if unnamed > 0 {
@@ -50,6 +55,12 @@ fn text(report: &Report) -> String {
         text += "  stopped before the end\n";
     }
     text
+}
+
+/// A source that is its own item is named once.
+fn place(source: &Path, item: &str) -> String {
+    let source = source.display().to_string();
+    if item == source { source } else { format!("{source}: {item}") }
 }
 
 #[cfg(test)]
@@ -78,8 +89,10 @@ mod tests {
         );
         report.written = 1;
         report.truncated_texts = 1;
+        report.truncated_example = Some(ItemPlace { source: "photos".into(), item: "7.jpg".to_owned() });
         report.ignored_files = 2;
         let said = text(&report);
+        assert!(said.contains("embedded\n            such as in photos: 7.jpg\n"), "{said}");
         assert!(said.starts_with("1 point written to holiday"), "{said}");
         assert!(said.contains("1  text longer than") && said.contains("2  other files ignored"), "{said}");
         report.skipped = 12;

@@ -5,7 +5,7 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::bail;
 use firn_model::{
     Device,
     align::{
@@ -17,6 +17,7 @@ use firn_model::{
 use indicatif::HumanDuration;
 
 use super::{AlignArgs, Bar};
+use crate::exit::Usage;
 
 /// Which side does not learn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -191,19 +192,18 @@ fn options(args: &AlignArgs, frozen: FrozenSide, device: Device) -> anyhow::Resu
         ("--mean-kept", f64::from(sides.mean_kept.unwrap_or(0.0))),
         ("--held-out", sides.held_out),
     ] {
-        ensure!((0.0..1.0).contains(&share), "{flag}: expected 0 to less than 1, received {share}");
+        Usage::unless((0.0..1.0).contains(&share), || format!("{flag}: expected 0 to less than 1, received {share}"))?;
     }
-    ensure!(
-        sides.least_view > 0.0 && sides.least_view <= 1.0,
-        "--least-view: expected more than 0 and at most 1, received {}",
-        sides.least_view
-    );
+    let view = sides.least_view;
+    Usage::unless(view > 0.0 && view <= 1.0, || {
+        format!("--least-view: expected more than 0 and at most 1, received {view}")
+    })?;
     let scale = sides.first_scale.unwrap_or(10.0);
-    ensure!((1.0..=100.0).contains(&scale), "--first-scale: expected 1 to 100, received {scale}");
+    Usage::unless((1.0..=100.0).contains(&scale), || format!("--first-scale: expected 1 to 100, received {scale}"))?;
     let sources = sources(&sides.data, frozen)?;
     let shape = DataShape::of(&sources)?;
     let plan = plan(args, frozen, shape, device)?;
-    plan.check().map_err(anyhow::Error::msg)?;
+    plan.check().map_err(Usage)?;
     Ok(Options {
         plan,
         sources,
@@ -216,13 +216,12 @@ fn options(args: &AlignArgs, frozen: FrozenSide, device: Device) -> anyhow::Resu
     })
 }
 
-fn sources(data: &DataArgs, frozen: FrozenSide) -> anyhow::Result<Sources> {
-    let given = |flag: &str, path: &Option<PathBuf>| -> anyhow::Result<PathBuf> {
-        path.clone().with_context(|| format!("{flag} is missing: --frozen {} needs it", name(frozen)))
-    };
-    let shards = || -> anyhow::Result<ImageSource> {
-        ensure!(!data.images.is_empty(), "--images is missing: --frozen {} needs it", name(frozen));
-        Ok(ImageSource::Shards(data.images.clone()))
+fn sources(data: &DataArgs, frozen: FrozenSide) -> Result<Sources, Usage> {
+    let missing = |flag: &str| Usage(format!("{flag} is missing: --frozen {} needs it", name(frozen)));
+    let given = |flag: &str, path: &Option<PathBuf>| path.clone().ok_or_else(|| missing(flag));
+    let shards = || match data.images.is_empty() {
+        true => Err(missing("--images")),
+        false => Ok(ImageSource::Shards(data.images.clone())),
     };
     Ok(match frozen {
         FrozenSide::Text => Sources { images: shards()?, texts: TextFiles::Facets(given("--facets", &data.facets)?) },

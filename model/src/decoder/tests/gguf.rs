@@ -169,3 +169,91 @@ fn facets_are_read_from_a_quantised_file() {
     let text = FacetEncoder::load(&path, &options).unwrap().embed(&["x"]).unwrap().remove(0);
     assert_eq!((text.facets.len(), text.embedding.len(), text.tokens_used), (1, DIM, 32));
 }
+
+/// The tokenizer of a fixture beside it.
+fn folder_with(architecture: &str, kind: GgmlDType) -> (tempfile::TempDir, std::path::PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("small.gguf");
+    write(&path, architecture, kind);
+    std::fs::copy(fixture("decoder-mistral/tokenizer.json"), folder.path().join("tokenizer.json")).unwrap();
+    (folder, path)
+}
+
+#[test]
+fn a_file_is_looked_at_as_a_folder_is() {
+    let (folder, path) = folder_with("llama", GgmlDType::Q8_0);
+    let name = path.to_str().unwrap();
+    let report = crate::check(name).unwrap();
+    assert!(report.ok && report.trial.is_none() && report.unread_tensors.is_empty(), "{report:?}");
+    let decoder = load(&path, Depth::Head).unwrap();
+    assert_eq!((report.family.as_deref(), report.parameters), (Some("llama"), Some(decoder.n_parameters())));
+    // Blocks of 32 numbers take 34 bytes; norms are f32.
+    let (norms, parameters) = (5 * DIM as u64, decoder.n_parameters());
+    let weights_bytes = (parameters - norms) / 32 * 34 + 4 * norms;
+    assert_eq!(
+        report.memory.iter().map(|m| (m.dtype, m.weights_bytes)).collect::<Vec<_>>(),
+        [("f32", weights_bytes); 2]
+    );
+    assert!(crate::check_against(name, "mistral").unwrap().ok, "a Mistral is a Llama here");
+    let other = crate::check_against(name, "qwen3").unwrap();
+    assert!(other.faults[0].ends_with("small.gguf: model family: expected qwen3, received llama"), "{other:?}");
+
+    std::fs::remove_file(folder.path().join("tokenizer.json")).unwrap();
+    let report = crate::check(name).unwrap();
+    assert!(report.missing_files[0].ends_with("tokenizer.json"), "{report:?}");
+}
+
+#[test]
+fn what_is_wrong_with_a_file_is_named_at_once() {
+    // Without the biases of its queries it is no Qwen2, and a Qwen3 lacks its norms.
+    let (_folder, path) = folder_with("qwen3", GgmlDType::F32);
+    let bytes = std::fs::read(&path).unwrap();
+    let renamed = |from: &str, to: &str| {
+        let at: Vec<usize> =
+            (0..bytes.len() - from.len()).filter(|&at| bytes[at..].starts_with(from.as_bytes())).collect();
+        let mut changed = bytes.clone();
+        at.iter().for_each(|&at| changed[at..at + to.len()].copy_from_slice(to.as_bytes()));
+        std::fs::write(&path, changed).unwrap();
+    };
+    renamed(".attn_q_norm.weight", ".attn_q_xxxx.weight");
+    let report = crate::check(path.to_str().unwrap()).unwrap();
+    let missing: Vec<&str> = report.tensor_faults.iter().map(|fault| fault.tensor.as_str()).collect();
+    assert_eq!(missing, ["blk.0.attn_q_norm.weight", "blk.1.attn_q_norm.weight"]);
+    assert_eq!(report.unread_tensors, ["blk.0.attn_q_xxxx.weight", "blk.1.attn_q_xxxx.weight"]);
+    std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    let report = crate::check(path.to_str().unwrap()).unwrap();
+    assert!(!report.ok && report.faults.iter().all(|fault| fault.contains("remaining in file")), "{report:?}");
+}
+
+#[test]
+fn facets_of_a_file_are_checked_before_they_are_loaded() {
+    let (folder, path) = folder_with("llama", GgmlDType::Q8_0);
+    let toml = "[text]\nfacets = \"small.gguf\"\ntemplate = \"flame-1\"\n";
+    std::fs::write(folder.path().join("model.toml"), toml).unwrap();
+    let report = crate::check(folder.path().to_str().unwrap()).unwrap();
+    assert!(report.ok && report.trial.is_some(), "{report:?}");
+    let info = crate::load(folder.path().to_str().unwrap(), crate::Device::Cpu).unwrap();
+    let here = (info.info().weights_bytes, info.info().batch_bytes);
+    assert_eq!(here, (report.memory[0].weights_bytes, report.memory[0].batch_bytes));
+    write(&path, "llama", GgmlDType::F32);
+    let larger = crate::check(folder.path().to_str().unwrap()).unwrap();
+    assert_eq!(larger.memory[0].weights_bytes, 4 * larger.parameters.unwrap());
+}
+
+#[test]
+fn a_block_of_a_file_is_checked_before_it_is_loaded() {
+    let (folder, path) = folder_with("llama", GgmlDType::F32);
+    crate::testing::copy_folder(&fixture("clip-quick"), &folder.path().join("clip"));
+    let report = |index: usize| {
+        let block = format!("[image.block]\ndecoder = \"small.gguf\"\nindex = {index}\nmappers = \"m.pt\"\n");
+        std::fs::write(folder.path().join("model.toml"), "[image]\nmodel = \"clip\"\n".to_owned() + &block).unwrap();
+        crate::check(folder.path().to_str().unwrap()).unwrap()
+    };
+    assert!(report(2).faults[0].ends_with("small.gguf: block 2: expected one below 2"));
+    let whole = report(1);
+    assert_eq!((whole.missing_files, whole.tensor_faults.len()), (vec!["m.pt".to_owned()], 0));
+    let bytes = std::fs::read(&path).unwrap();
+    let at = bytes.windows(18).position(|bytes| bytes == b"blk.1.ffn_up.weigh").unwrap();
+    std::fs::write(&path, [&bytes[..at], b"blk.1.ffn_no.weigh", &bytes[at + 18..]].concat()).unwrap();
+    assert_eq!(report(1).tensor_faults[0].tensor, "blk.1.ffn_up.weight");
+}
