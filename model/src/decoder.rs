@@ -6,7 +6,9 @@
 //! for are loaded.
 
 mod alone;
+mod block;
 mod config;
+mod cpu;
 mod gguf;
 mod tensors;
 mod weights;
@@ -17,14 +19,17 @@ use std::{
 };
 
 use candle_core::{DType, Device, Tensor};
-use candle_nn::{Module, RmsNorm, ops::softmax_last_dim, rotary_emb::rope};
+use candle_nn::{Module, RmsNorm};
 
 pub use self::alone::FinalNorm;
 pub(crate) use self::alone::LoneBlock;
 pub use self::config::{Biases, Config, Family, Llama3Scaling, Rope, Scaling};
 pub(crate) use self::tensors::{is_known_spare, tensors};
 pub(crate) use self::weights::Store;
-use self::weights::{Matrix, Source};
+use self::{
+    cpu::Room,
+    weights::{Matrix, Source},
+};
 use crate::{
     Error, Result, device, folder, memory,
     pair::{CONFIG_FILE, TOKENIZER_FILE, WEIGHT_FILES, n_numbers, weight_file_names},
@@ -88,7 +93,7 @@ pub struct Cache {
     blocks: Vec<KeyValues>,
 }
 
-/// Of one block; each (batch, kv heads, cached, head_dim).
+/// Of one block; each (batch, kv heads, cached, head_dim), of a [`Block::Cpu`] (batch, 1, cached, kv heads * head_dim).
 type KeyValues = Option<(Tensor, Tensor)>;
 
 /// (batch, 1, rows, columns) for [`Pass::mask`], from who `sees` whom: batch, row, column.
@@ -181,6 +186,9 @@ impl Decoder {
     /// and these are added to it; it must come from a pass that went as far.
     pub fn states(&self, pass: &Pass, after: &[usize], mut cache: Option<&mut Cache>) -> Result<Vec<Tensor>> {
         let (batch, length) = pass.ids.dims2()?;
+        if batch * length == 0 {
+            return Err(Error::EmptyText);
+        }
         let n_tokens = length + cache.as_ref().map_or(0, |cache| cache.n_tokens());
         if n_tokens > self.config.max_tokens {
             return Err(Error::TooManyTokens { n_tokens, max_tokens: self.config.max_tokens });
@@ -188,12 +196,13 @@ impl Decoder {
         self.n_computed.fetch_add((batch * length) as u64, Relaxed);
         let deepest = after.iter().copied().max().unwrap_or(0);
         assert!(deepest <= self.blocks.len(), "{deepest} blocks are asked for, {} are loaded", self.blocks.len());
-        let rotation = self.rotation(pass.positions)?;
+        let around = Around { rotation: Some(self.rotation(pass.positions)?), mask: pass.mask };
+        let mut room = Room::default();
         let mut states = self.tokens.rows(pass.ids)?; // (batch, tokens, dim)
         let mut kept = vec![states.clone(); after.len()];
         for (i, block) in self.blocks[..deepest].iter().enumerate() {
             let cached = cache.as_deref_mut().map(|cache| cache.block(i));
-            states = block.forward(&states, Some(&rotation), pass.mask, cached)?;
+            states = block.forward(&states, &around, cached, &mut room)?;
             for (_, kept) in after.iter().zip(&mut kept).filter(|(n, _)| **n == i + 1) {
                 *kept = states.clone();
             }
@@ -247,115 +256,51 @@ impl Cache {
     }
 }
 
-/// Cosine and sine of each token's turns, (batch, tokens, head_dim / 2).
-struct Rotation {
-    cos: Tensor,
-    sin: Tensor,
-}
-
-struct Block {
-    attention_norm: RmsNorm,
-    query: Matrix,
-    key: Matrix,
-    value: Matrix,
-    out: Matrix,
-    /// Of each head of queries and of keys.
-    head_norms: Option<(RmsNorm, RmsNorm)>,
-    mlp_norm: RmsNorm,
-    gate: Matrix,
-    up: Matrix,
-    down: Matrix,
-    n_heads: usize,
-    n_kv_heads: usize,
-    head_dim: usize,
+/// Where the arithmetic of a block is done.
+enum Block {
+    /// All weights are f32 on the CPU.
+    Cpu(Box<cpu::Block>),
+    /// On a card, in half precision, or quantised.
+    Operations(Box<block::Block>),
 }
 
 impl Block {
     fn load(from: &Source, index: usize, config: &Config) -> Result<Block> {
-        let at = |name: &str| format!("model.layers.{index}.{name}");
-        let Config { hidden_size: dim, intermediate_size: wide, n_heads, n_kv_heads, head_dim, biases, .. } = *config;
-        let matrix = |name: &str, shape, bias| from.matrix(&at(name), shape, bias);
-        let norm = |name: &str, dim| norm(from, &at(name), dim, config);
-        let head_norms = || -> Result<_> {
-            Ok((norm("self_attn.q_norm.weight", head_dim)?, norm("self_attn.k_norm.weight", head_dim)?))
-        };
-        Ok(Block {
-            attention_norm: norm("input_layernorm.weight", dim)?,
-            query: matrix("self_attn.q_proj", [n_heads * head_dim, dim], biases.qkv)?,
-            key: matrix("self_attn.k_proj", [n_kv_heads * head_dim, dim], biases.qkv)?,
-            value: matrix("self_attn.v_proj", [n_kv_heads * head_dim, dim], biases.qkv)?,
-            out: matrix("self_attn.o_proj", [dim, n_heads * head_dim], biases.out)?,
-            head_norms: config.family.norms_heads().then(head_norms).transpose()?,
-            mlp_norm: norm("post_attention_layernorm.weight", dim)?,
-            gate: matrix("mlp.gate_proj", [wide, dim], biases.mlp)?,
-            up: matrix("mlp.up_proj", [wide, dim], biases.mlp)?,
-            down: matrix("mlp.down_proj", [dim, wide], biases.mlp)?,
-            n_heads,
-            n_kv_heads,
-            head_dim,
+        let block = block::Block::load(from, index, config)?;
+        Ok(if block.is_flat() {
+            Block::Cpu(Box::new(cpu::Block::new(block)?))
+        } else {
+            Block::Operations(Box::new(block))
         })
     }
 
-    /// Of states `dim` wide.
-    fn n_parameters(&self, dim: usize) -> u64 {
-        let matrices = [&self.query, &self.key, &self.value, &self.out, &self.gate, &self.up, &self.down];
-        let head_norms = if self.head_norms.is_some() { 2 * self.head_dim } else { 0 };
-        matrices.into_iter().map(Matrix::n_parameters).sum::<u64>() + (2 * dim + head_norms) as u64
-    }
-
-    /// (batch, tokens, dim) to the same; without a rotation, the order of the tokens says nothing.
+    /// (batch, tokens, dim) to the same.
     fn forward(
         &self,
         states: &Tensor,
-        rotation: Option<&Rotation>,
-        mask: Option<&Tensor>,
+        around: &Around,
         kept: Option<&mut KeyValues>,
+        room: &mut Room,
     ) -> candle_core::Result<Tensor> {
-        let states = (states + self.attend(&self.attention_norm.forward(states)?, rotation, mask, kept)?)?;
-        let normed = self.mlp_norm.forward(&states)?;
-        let wide = (self.gate.forward(&normed)?.silu()? * self.up.forward(&normed)?)?; // (batch, tokens, wide)
-        states + self.down.forward(&wide)?
-    }
-
-    fn attend(
-        &self,
-        states: &Tensor,
-        rotation: Option<&Rotation>,
-        mask: Option<&Tensor>,
-        kept: Option<&mut KeyValues>,
-    ) -> candle_core::Result<Tensor> {
-        let (batch, length, _) = states.dims3()?;
-        let (mut query, mut key) = (self.heads(&self.query, states)?, self.heads(&self.key, states)?);
-        if let Some((query_norm, key_norm)) = &self.head_norms {
-            (query, key) = (query_norm.forward(&query)?, key_norm.forward(&key)?);
+        match self {
+            Block::Cpu(block) => block.forward(states, around, kept, room),
+            Block::Operations(block) => block.forward(states, around, kept),
         }
-        if let Some(Rotation { cos, sin }) = rotation {
-            (query, key) = (rope(&query, cos, sin)?, rope(&key, cos, sin)?);
-        }
-        let query = (query / (self.head_dim as f64).sqrt())?;
-        let value = self.heads(&self.value, states)?;
-        let (key, value) = match kept {
-            Some(kept) => extend(kept, key, value)?,
-            None => (key, value),
-        }; // (batch, kv heads, seen, head_dim)
-
-        // Heads that share keys are further rows of one product.
-        let seen = key.dim(2)?;
-        let rows = self.n_heads / self.n_kv_heads * length;
-        let query = query.reshape((batch, self.n_kv_heads, rows, self.head_dim))?;
-        let scores = query.matmul(&key.t()?)?.to_dtype(DType::F32)?.reshape((batch, self.n_heads, length, seen))?;
-        let scores = mask.map_or(Ok(scores.clone()), |mask| scores.broadcast_add(mask))?;
-        let shares =
-            softmax_last_dim(&scores)?.to_dtype(value.dtype())?.reshape((batch, self.n_kv_heads, rows, seen))?;
-        let mixed = shares.matmul(&value)?.reshape((batch, self.n_heads, length, self.head_dim))?;
-        self.out.forward(&mixed.transpose(1, 2)?.contiguous()?.flatten_from(2)?)
     }
+}
 
-    /// (batch, tokens, dim) to (batch, heads, tokens, head_dim).
-    fn heads(&self, map: &Matrix, states: &Tensor) -> candle_core::Result<Tensor> {
-        let (batch, length, _) = states.dims3()?;
-        map.forward(states)?.reshape((batch, length, (), self.head_dim))?.transpose(1, 2)?.contiguous()
-    }
+/// What a block is told beside the states.
+#[derive(Default)]
+struct Around<'a> {
+    /// Without one, the order of the tokens says nothing.
+    rotation: Option<Rotation>,
+    mask: Option<&'a Tensor>,
+}
+
+/// Cosine and sine of each token's turns, (batch, tokens, head_dim / 2).
+struct Rotation {
+    cos: Tensor,
+    sin: Tensor,
 }
 
 /// Puts keys and values behind those that are kept, and answers all.

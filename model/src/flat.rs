@@ -7,7 +7,7 @@ use std::ops::Range;
 use candle_core::Tensor;
 use candle_nn::{LayerNorm, Linear};
 
-pub(crate) use self::rows::{activate, softmax};
+pub(crate) use self::rows::{activate, add_to_each, gate, rotate, scale_to_unit, softmax};
 use crate::product::{Product, View};
 
 /// Rows of the states that look at each other, and which of them are wanted at the end.

@@ -6,8 +6,8 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{Module, RmsNorm};
 
-use super::{Block, Config, bad, norm, open, tensors, weights::Source};
-use crate::{Result, memory};
+use super::{Around, Block, Config, Room, bad, norm, open, tensors, weights::Source};
+use crate::{Result, memory, pair::n_numbers};
 
 /// The norm behind a block that is used alone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
@@ -25,6 +25,7 @@ pub(crate) struct LoneBlock {
     norm: RmsNorm,
     dim: usize,
     n_bytes: u64,
+    n_parameters: u64,
 }
 
 impl LoneBlock {
@@ -42,7 +43,9 @@ impl LoneBlock {
             FinalNorm::Ones => RmsNorm::new(Tensor::ones(dim, DType::F32, device)?, config.rms_norm_eps),
             FinalNorm::Loaded => norm(&from, "model.norm.weight", dim, &config)?,
         };
-        Ok(LoneBlock { block: Block::load(&from, index, &config)?, norm, dim, n_bytes })
+        let of_block: u64 = tensors::block(&config, index).iter().map(n_numbers).sum();
+        let block = Block::load(&from, index, &config)?;
+        Ok(LoneBlock { block, norm, dim, n_bytes, n_parameters: of_block + dim as u64 })
     }
 
     /// Name and shape of each that is read; an `Err` says that there is no such block.
@@ -61,7 +64,7 @@ impl LoneBlock {
 
     /// (batch, tokens, dim) to the same, normed.
     pub(crate) fn forward(&self, states: &Tensor) -> candle_core::Result<Tensor> {
-        self.norm.forward(&self.block.forward(states, None, None, None)?)
+        self.norm.forward(&self.block.forward(states, &Around::default(), None, &mut Room::default())?)
     }
 
     /// What it takes in memory.
@@ -70,6 +73,6 @@ impl LoneBlock {
     }
 
     pub(crate) fn n_parameters(&self) -> u64 {
-        self.block.n_parameters(self.dim) + self.dim as u64
+        self.n_parameters
     }
 }

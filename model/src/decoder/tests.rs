@@ -18,6 +18,18 @@ fn load(path: &Path, depth: Depth) -> Result<Decoder> {
     Decoder::load(path, &Options { depth, device: crate::Device::Cpu, dtype: None })
 }
 
+/// As [`load`] leaves it, and with candle's operations in every block.
+fn load_both_ways(model: &'static str, depth: Depth) -> [(&'static str, Decoder); 2] {
+    let (config, store) = open(&fixture(model)).unwrap();
+    let from = Source { store: &store, device: &Device::Cpu, dtype: DType::F32 };
+    let flat = load(&fixture(model), depth).unwrap();
+    assert!(flat.blocks.iter().all(|block| matches!(block, Block::Cpu(_))));
+    let block = |i| Block::Operations(Box::new(block::Block::load(&from, i, &config).unwrap()));
+    let blocks = (0..flat.n_blocks()).map(block);
+    let operations = Decoder { blocks: blocks.collect(), ..load(&fixture(model), depth).unwrap() };
+    [(model, flat), (model, operations)]
+}
+
 fn expected(model: &str) -> HashMap<String, Tensor> {
     candle_core::safetensors::load(fixture(&format!("{model}/expected.safetensors")), &Device::Cpu).unwrap()
 }
@@ -44,8 +56,8 @@ fn row_of(ids: impl IntoIterator<Item = u32>) -> Tensor {
 
 #[test]
 fn states_equal_transformers_after_every_block() {
-    for model in MODELS {
-        let (decoder, expected) = (load(&fixture(model), Depth::Head).unwrap(), expected(model));
+    for (model, decoder) in MODELS.into_iter().flat_map(|model| load_both_ways(model, Depth::Head)) {
+        let expected = expected(model);
         let n_blocks = decoder.n_blocks();
         let pass = Pass {
             ids: &u32s(&expected["ids"]),
@@ -155,8 +167,7 @@ fn a_batch_equals_single_calls_whatever_the_padding() {
 
 #[test]
 fn cached_tokens_are_not_run_again() {
-    for model in MODELS {
-        let decoder = load(&fixture(model), Depth::Blocks(2)).unwrap();
+    for (model, decoder) in MODELS.into_iter().flat_map(|model| load_both_ways(model, Depth::Blocks(2))) {
         let (ids, positions, all) = (row_of(5..17), row_of(0..12), causal(12));
         let pass = Pass { ids: &ids, positions: &positions, mask: Some(&all) };
         let whole = decoder.states(&pass, &[1, 2], None).unwrap();

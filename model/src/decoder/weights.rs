@@ -123,6 +123,12 @@ impl Source<'_> {
 }
 
 impl Matrix {
+    /// Whether it is f32 on the CPU.
+    pub(super) fn is_flat(&self) -> bool {
+        let flat = |weight: &Tensor| weight.device().is_cpu() && weight.dtype() == DType::F32;
+        matches!(self, Matrix::Dense(linear) if flat(linear.weight()))
+    }
+
     /// (.., in) to (.., out)
     pub(super) fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         match self {
@@ -130,17 +136,6 @@ impl Matrix {
             Matrix::Blocks(weight, None) => weight.forward(x),
             Matrix::Blocks(weight, Some(bias)) => weight.forward(x)?.broadcast_add(bias),
         }
-    }
-
-    pub(super) fn n_parameters(&self) -> u64 {
-        let (weight, bias) = match self {
-            Matrix::Dense(linear) => (linear.weight().elem_count(), linear.bias()),
-            Matrix::Blocks(QMatMul::QTensor(weight), bias) => (weight.shape().elem_count(), bias.as_ref()),
-            Matrix::Blocks(QMatMul::Tensor(weight) | QMatMul::TensorF16(weight), bias) => {
-                (weight.elem_count(), bias.as_ref())
-            }
-        };
-        (weight + bias.map_or(0, Tensor::elem_count)) as u64
     }
 
     /// The rows that ids name: (batch, tokens) to (batch, tokens, in).

@@ -25,6 +25,40 @@ pub(crate) fn normalise(x: &[f32], into: &mut [f32], (gain, bias): (&[f32], &[f3
     );
 }
 
+/// Each row divided by its root mean square, times the gain.
+pub(crate) fn scale_to_unit(rows: &mut [f32], gain: &[f32], epsilon: f32) {
+    let dim = gain.len();
+    on_best_unit(
+        #[inline(always)]
+        || {
+            for row in rows.chunks_exact_mut(dim) {
+                let inverse = 1.0 / (sum(row, |x| x * x) / dim as f32 + epsilon).sqrt();
+                row.iter_mut().zip(gain).for_each(|(x, gain)| *x *= inverse * gain);
+            }
+        },
+    );
+}
+
+/// The first half of each head against its second half, by the cosines and sines of its row, (rows, head_dim / 2) both.
+pub(crate) fn rotate(rows: &mut [f32], head_dim: usize, (cos, sin): (&[f32], &[f32])) {
+    let half = head_dim / 2;
+    let row = rows.len() / (cos.len() / half);
+    on_best_unit(
+        #[inline(always)]
+        || {
+            let turns = cos.chunks_exact(half).zip(sin.chunks_exact(half));
+            for (row, (cos, sin)) in rows.chunks_exact_mut(row).zip(turns) {
+                for head in row.chunks_exact_mut(head_dim) {
+                    let (first, second) = head.split_at_mut(half);
+                    for ((a, b), (cos, sin)) in first.iter_mut().zip(second).zip(cos.iter().zip(sin)) {
+                        (*a, *b) = (*a * cos - *b * sin, *a * sin + *b * cos);
+                    }
+                }
+            }
+        },
+    );
+}
+
 /// Each row of (rows, length); with `causal`, row i of a square is left with i + 1 shares.
 pub(crate) fn softmax(scores: &mut [f32], length: usize, causal: bool) {
     on_best_unit(
@@ -48,6 +82,14 @@ pub(crate) fn activate(values: &mut [f32], activation: Activation) {
         Activation::Gelu => each(values, gelu),
         Activation::GeluTanh => each(values, gelu_tanh),
     }
+}
+
+/// SiLU of the gate, x / (1 + exp(-x)), times what it lets through.
+pub(crate) fn gate(gate: &mut [f32], through: &[f32]) {
+    on_best_unit(
+        #[inline(always)]
+        || gate.iter_mut().zip(through).for_each(|(x, through)| *x *= through / (1.0 + exp(-*x))),
+    );
 }
 
 /// The same row to each of the rows.
@@ -173,5 +215,22 @@ mod tests {
             assert!(row.iter().sum::<f32>().abs() < 1e-4);
             assert!((row.iter().map(|x| x * x).sum::<f32>() / 37.0 - 1.0).abs() < 1e-5);
         }
+    }
+
+    #[test]
+    fn a_gate_lets_through_its_silu() {
+        let mut gates: Vec<f32> = (-300..=300).map(|i| i as f32 / 10.0).collect();
+        let silu: Vec<f32> = gates.iter().map(|x| 2.0 * x / (1.0 + (-x).exp())).collect();
+        gate(&mut gates, &[2.0; 601]);
+        assert!(gates.iter().zip(&silu).all(|(a, b)| (a - b).abs() <= 1e-6 * b.abs().max(1.0)));
+    }
+
+    #[test]
+    fn a_turned_head_has_its_length() {
+        // Two rows of two heads of two pairs; a quarter turn of the first row, none of the second.
+        let mut rows: Vec<f32> = (1..=16).map(|i| i as f32).collect();
+        rotate(&mut rows, 4, (&[0.0, 0.0, 1.0, 1.0], &[1.0, 1.0, 0.0, 0.0]));
+        assert_eq!(rows[..8], [-3.0, -4.0, 1.0, 2.0, -7.0, -8.0, 5.0, 6.0]);
+        assert_eq!(rows[8..], [9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0, 16.0]);
     }
 }
