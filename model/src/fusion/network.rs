@@ -1,12 +1,19 @@
 //! The networks. All take a text and an image by their vectors and tokens, and the cosine of the two; all give one number.
 
+use std::path::Path;
+
 use candle_core::{D, DType, Device, Result, Tensor, Var};
 
 use super::Items;
-use crate::learn::{
-    layers::{Linear, Norm, Pass},
-    ops,
-    parameters::{Maker, Parameter},
+use crate::{
+    Error,
+    learn::{
+        layers::{Linear, Norm, Pass},
+        ops,
+        parameters::{Maker, Parameter},
+        tensors::{read_tensors, take, write_tensors},
+    },
+    pair::is_finite,
 };
 
 /// What a network is.
@@ -65,6 +72,15 @@ pub struct Shape {
 }
 
 impl Shape {
+    fn check(&self) -> std::result::Result<(), String> {
+        let within = |n: usize, most: usize| n <= most;
+        let fits = |[n, dim]: [usize; 2]| within(n, 1 << 12) && within(dim, 1 << 15);
+        match (1..=1 << 16).contains(&self.dim) && fits(self.image_tokens) && fits(self.text_tokens) {
+            true => Ok(()),
+            false => Err(format!("expected sizes in range, received {self:?}")),
+        }
+    }
+
     pub fn of(images: &Items, texts: &Items) -> Shape {
         let tokens = |items: &Items| [items.n_tokens, items.token_dim];
         Shape { dim: images.dim, image_tokens: tokens(images), text_tokens: tokens(texts) }
@@ -103,7 +119,7 @@ const FIRST_SHARE: f64 = 0.2;
 const FIRST_SCALE: f32 = 20.0;
 
 pub struct Network {
-    kind: Kind,
+    about: About,
     pub(super) parameters: Vec<Parameter>,
     image: Side,
     text: Side,
@@ -113,6 +129,16 @@ pub struct Network {
     bias: Var,
     device: Device,
 }
+
+/// What the weights are the weights of.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+struct About {
+    kind: Kind,
+    shape: Shape,
+    sizes: Sizes,
+}
+
+const KEY: &str = "firn.fusion";
 
 /// Some items on the device, projected: rows of the tokens, the pooled vector's first. (items, 1 + tokens, dim)
 struct Projected(Tensor);
@@ -138,11 +164,41 @@ impl Network {
         };
         let log_scale = make.constant("logit_scale", &[], FIRST_SCALE.ln())?;
         let bias = make.constant("logit_bias", &[], -FIRST_SCALE / 2.0)?;
-        Ok(Network { kind, parameters: make.made, image, text, layers, head, log_scale, bias, device: device.clone() })
+        let about = About { kind, shape: *shape, sizes: *sizes };
+        Ok(Network { about, parameters: make.made, image, text, layers, head, log_scale, bias, device: device.clone() })
     }
 
     pub fn kind(&self) -> Kind {
-        self.kind
+        self.about.kind
+    }
+
+    pub fn shape(&self) -> &Shape {
+        &self.about.shape
+    }
+
+    /// Safetensors, whole or not at all.
+    pub fn write(&self, path: &Path) -> crate::Result<()> {
+        let tensors: Vec<(String, Tensor)> =
+            self.parameters.iter().map(|p| (p.name.clone(), p.var.as_tensor().clone())).collect();
+        let about = serde_json::to_string(&self.about).expect("plain numbers and names");
+        write_tensors(path, &tensors, (KEY, &about))
+    }
+
+    /// What `write` wrote; every tensor of its shape and finite.
+    pub fn read(path: &Path, device: &Device) -> crate::Result<Network> {
+        let bad = |detail: String| Error::BadFile { file: path.to_owned(), detail };
+        let (about, tensors) = read_tensors(path, KEY, device)?;
+        let About { kind, shape, sizes } = serde_json::from_str(&about).map_err(|e| bad(e.to_string()))?;
+        sizes.check().and(shape.check()).map_err(bad)?;
+        let network = Network::new(kind, &shape, &sizes, 0, device)?;
+        for parameter in &network.parameters {
+            let tensor = take(&tensors, &parameter.name, parameter.var.dims(), path)?;
+            if !is_finite(&tensor)? {
+                return Err(bad(format!("{}: expected finite numbers, received NaN or infinity", parameter.name)));
+            }
+            parameter.var.set(&tensor)?;
+        }
+        Ok(network)
     }
 
     /// Numbers that are learnt.
@@ -183,7 +239,7 @@ impl Network {
         let text = self.text.forward(texts, &text_at, text_vectors, pass)?;
         let image = self.image.forward(images, &image_at, image_vectors, pass)?;
 
-        let added = match self.kind {
+        let added = match self.about.kind {
             Kind::FacetFusionOneWay => self.one_way(text, &image, (&of_text, &of_image), pass)?,
             _ => self.both_ways(text, image, (&of_text, &of_image), pass)?,
         };

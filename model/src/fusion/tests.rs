@@ -159,3 +159,30 @@ fn what_cannot_be_learnt_from_is_refused() {
     fast.recipe.rate = f32::INFINITY;
     check(error(&fast, &pairs, &images[..30], &images[30..]), "the loss is no number");
 }
+
+#[test]
+fn a_network_is_read_as_it_was_written() {
+    let (pairs, dir) = (world(8, 7), tempfile::tempdir().unwrap());
+    let asked: Vec<(usize, usize)> = (0..8).map(|at| (at, (at + 1) % 8)).collect();
+    for kind in Kind::ALL {
+        let network = network(kind, &pairs);
+        let path = dir.path().join(kind.name());
+        network.write(&path).unwrap();
+        let read = Network::read(&path, &Device::Cpu).unwrap();
+        assert_eq!((read.kind(), read.shape(), read.n_parameters()), (kind, network.shape(), network.n_parameters()));
+        let score = |network: &Network| network.score(&pairs.images, &pairs.texts, &asked).unwrap();
+        assert_eq!(score(&read), score(&network));
+    }
+    let path = dir.path().join("mlp");
+    let whole = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &whole[..whole.len() - 9]).unwrap();
+    assert!(Network::read(&path, &Device::Cpu).is_err());
+    let broken = network(Kind::Mlp, &pairs);
+    broken.parameters[0]
+        .var
+        .set(&Tensor::full(f32::NAN, broken.parameters[0].var.dims(), &Device::Cpu).unwrap())
+        .unwrap();
+    broken.write(&path).unwrap();
+    let error = Network::read(&path, &Device::Cpu).err().unwrap().to_string();
+    assert!(error.contains("image.vector.weight: expected finite numbers"), "{error}");
+}
