@@ -259,6 +259,12 @@ mod tests {
         check(folder, "config.json: model_type: expected a name");
         config("{");
         check(folder, "config.json: not JSON");
+        let copy = copy_of_fixture("clip-quick");
+        let tokenizer = copy.path().join("tokenizer.json");
+        let mut bytes = std::fs::read(&tokenizer).unwrap();
+        bytes[1] = 0xff;
+        std::fs::write(&tokenizer, bytes).unwrap();
+        check(copy.path().to_str().unwrap(), "tokenizer.json: invalid utf-8");
         for (model, family) in [("clip-gelu", "clip"), ("siglip-1", "siglip")] {
             assert_eq!(load(fixture(model).to_str().unwrap(), Device::Cpu).unwrap().info().family, family);
         }

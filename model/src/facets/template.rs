@@ -66,7 +66,11 @@ impl Template {
             return Err(format!("facets: expected 1 to {MAX_FACETS}, received {n_facets}"));
         }
         match self.facets.iter().position(|facet| facet.trim().is_empty()) {
-            Some(i) => Err(format!("facets: facet {i} is empty")),
+            Some(i) => return Err(format!("facets: facet {i} is empty")),
+            None => {}
+        }
+        match self.facets.iter().position(|facet| facet.contains(CAPTION)) {
+            Some(i) => Err(format!("facets: expected {CAPTION} in the prefix alone, received it in facet {i}")),
             None => Ok(self),
         }
     }
@@ -156,6 +160,7 @@ mod tests {
         );
         check("[mine]\nprefix = '{caption}'\nfacets = []", "mine.facets: expected 1 to 64, received 0");
         check("[mine]\nprefix = '{caption}'\nfacets = [' ']", "mine.facets: facet 0 is empty");
+        check("[mine]\nprefix = '{caption}'\nfacets = ['a', '{caption}']", "prefix alone, received it in facet 1");
         check(&format!("[mine]\nprefix = '{{caption}}'\n{facets}\ncolour = 1"), "unknown field `colour`");
         let mine = format!("[mine]\nprefix = 'Thin section: {{caption}}'\n{facets}\nmax_caption_tokens = 64");
         assert_eq!(Template::of_toml(&mine, "mine").unwrap().max_caption_tokens, 64);

@@ -2,12 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::{Error, Result, folder};
+use crate::{Error, Result, pair::tokenizer::open};
 
 /// Longest caption that is looked at, in bytes.
 const MAX_TEXT_BYTES: usize = 1 << 20;
-/// Largest tokenizer.json that is read.
-const MAX_FILE_BYTES: u64 = 256 << 20;
 
 pub(super) struct Tokenizer {
     path: PathBuf,
@@ -27,8 +25,7 @@ pub(super) struct Token {
 impl Tokenizer {
     pub(super) fn read(path: &Path) -> Result<Tokenizer> {
         let bad = |detail: String| Error::BadFile { file: path.to_owned(), detail };
-        let bytes = folder::read(path, MAX_FILE_BYTES)?;
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| bad(e.to_string()))?;
+        let mut inner = open(path)?;
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| bad(e.to_string()))?;
         let ids = |special: bool| {

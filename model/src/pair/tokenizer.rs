@@ -9,7 +9,7 @@ use crate::{Error, Result, folder};
 /// Longest text that is looked at, in bytes.
 pub(crate) const MAX_TEXT_BYTES: usize = 1 << 20;
 /// Largest tokenizer.json that is read.
-pub(crate) const MAX_FILE_BYTES: u64 = 256 << 20;
+const MAX_FILE_BYTES: u64 = 256 << 20;
 const END: &str = "</s>";
 const PAD: &str = "<pad>";
 
@@ -51,11 +51,19 @@ impl Tokens {
     }
 }
 
+/// A tokenizer.json.
+pub(crate) fn open(path: &Path) -> Result<tokenizers::Tokenizer> {
+    let bad = |detail: String| Error::BadFile { file: path.to_owned(), detail };
+    let bytes = folder::read(path, MAX_FILE_BYTES)?;
+    // tokenizers panics at some keys that are no UTF-8.
+    let text = String::from_utf8(bytes).map_err(|e| bad(e.to_string()))?;
+    tokenizers::Tokenizer::from_bytes(text).map_err(|e| bad(e.to_string()))
+}
+
 impl Tokenizer {
     pub(crate) fn read(path: &Path, config: &TextConfig) -> Result<Tokenizer> {
         let bad = |detail: String| Error::BadFile { file: path.to_owned(), detail };
-        let bytes = folder::read(path, MAX_FILE_BYTES)?;
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| bad(e.to_string()))?;
+        let mut inner = open(path)?;
         let said = inner.get_padding().cloned();
         // Both are done here: the file's own settings differ from model to model, and hide what was cut.
         inner.with_padding(None);

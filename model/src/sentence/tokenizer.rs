@@ -10,8 +10,8 @@ use tokenizers::{
 
 use super::{config::Config, layout::Reading};
 use crate::{
-    Error, Result, folder,
-    pair::tokenizer::{Frame, MAX_FILE_BYTES, MAX_TEXT_BYTES, cut},
+    Error, Result,
+    pair::tokenizer::{Frame, MAX_TEXT_BYTES, cut, open},
 };
 
 pub(crate) struct Tokenizer {
@@ -35,8 +35,7 @@ pub(crate) struct Tokens {
 impl Tokenizer {
     pub(crate) fn read(path: &Path, config: &Config, reading: &Reading) -> Result<Tokenizer> {
         let bad = |detail: String| Error::BadFile { file: path.to_owned(), detail };
-        let bytes = folder::read(path, MAX_FILE_BYTES)?;
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| bad(e.to_string()))?;
+        let mut inner = open(path)?;
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| bad(e.to_string()))?;
         Frame::of(&inner).and_then(|frame| frame.check_both()).map_err(bad)?;

@@ -306,7 +306,8 @@ fn image_plan(sides: &SideArgs, shape: DataShape, dim: usize) -> anyhow::Result<
             Some(index) => index,
             None => align::n_blocks(decoder)? - 1,
         };
-        Ok(BlockPlan { decoder: decoder.clone(), index })
+        // What is learnt is a model that names its decoder, wherever it is opened from.
+        Ok(BlockPlan { decoder: decoder.canonicalize()?, index })
     };
     Ok(ImagePlan::Tower { sizes, block: sides.block.as_ref().map(block).transpose()? })
 }
