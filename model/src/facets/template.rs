@@ -65,9 +65,8 @@ impl Template {
         if n_facets == 0 || n_facets > MAX_FACETS {
             return Err(format!("facets: expected 1 to {MAX_FACETS}, received {n_facets}"));
         }
-        match self.facets.iter().position(|facet| facet.trim().is_empty()) {
-            Some(i) => return Err(format!("facets: facet {i} is empty")),
-            None => {}
+        if let Some(i) = self.facets.iter().position(|facet| facet.trim().is_empty()) {
+            return Err(format!("facets: facet {i} is empty"));
         }
         match self.facets.iter().position(|facet| facet.contains(CAPTION)) {
             Some(i) => Err(format!("facets: expected {CAPTION} in the prefix alone, received it in facet {i}")),
