@@ -31,8 +31,8 @@ fn photos(scratch: &Scratch) {
 
 /// Vectors of eight pictures that another encoder might have made, with ids and captions.
 fn embedded_photos(scratch: &Scratch) {
-    let header = "{'descr': '|i1', 'fortran_order': False, 'shape': (8, 4), }\n";
-    let numbers: Vec<u8> = (0..32u8).map(|i| i.wrapping_mul(37)).collect();
+    let header = "{'descr': '<f4', 'fortran_order': False, 'shape': (8, 4), }\n";
+    let numbers: Vec<u8> = (0..32u8).flat_map(|i| f32::from(i.wrapping_mul(37) as i8).to_le_bytes()).collect();
     let length = (header.len() as u16).to_le_bytes();
     scratch.write("photos.npy", [b"\x93NUMPY\x01\x00", &length[..], header.as_bytes(), &numbers].concat());
     let ids: Vec<String> = (0..8).map(|i| format!("p{i}")).collect();
