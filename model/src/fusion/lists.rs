@@ -3,7 +3,7 @@
 use rand::Rng;
 use rayon::prelude::*;
 
-use super::Pairs;
+use super::{Items, Pairs};
 
 /// Queries whose scores are held at once.
 const AT_ONCE: usize = 256;
@@ -17,30 +17,29 @@ pub(super) struct Nearest {
 impl Nearest {
     /// Only `images` and their texts are looked at; others get empty lists.
     pub(super) fn mine(pairs: &Pairs, images: &[usize], texts: &[usize], n: usize) -> Nearest {
-        let mut nearest =
-            Nearest { images_of: vec![Vec::new(); pairs.texts.n()], texts_of: vec![Vec::new(); pairs.images.n()] };
-        let (all_images, all_texts) = (&pairs.images, &pairs.texts);
-        let of_texts: Vec<_> = texts
-            .par_chunks(AT_ONCE)
-            .flat_map_iter(|piece| {
-                let scores = all_texts.cosines(piece, all_images, images);
-                lists(piece, &scores, images, n, |text, image| pairs.owner_of[text] == image)
-            })
-            .collect();
-        of_texts.into_iter().for_each(|(text, list)| nearest.images_of[text] = list);
-        let of_images: Vec<_> = images
-            .par_chunks(AT_ONCE)
-            .flat_map_iter(|piece| {
-                let scores = all_images.cosines(piece, all_texts, texts);
-                lists(piece, &scores, texts, n, |image, text| pairs.owner_of[text] == image)
-            })
-            .collect();
-        of_images.into_iter().for_each(|(image, list)| nearest.texts_of[image] = list);
-        nearest
+        let belongs = |text: usize, image: usize| pairs.owner_of[text] == image;
+        Nearest {
+            images_of: lists((&pairs.texts, texts), (&pairs.images, images), n, belongs),
+            texts_of: lists((&pairs.images, images), (&pairs.texts, texts), n, |image, text| belongs(text, image)),
+        }
     }
 }
 
+/// For every item of the first the nearest of the second; empty for those that do not ask.
 fn lists(
+    (from, queries): (&Items, &[usize]),
+    (to, others): (&Items, &[usize]),
+    n: usize,
+    belongs: impl Fn(usize, usize) -> bool + Sync,
+) -> Vec<Vec<u32>> {
+    let of_piece = |piece: &[usize]| nearest(piece, &from.cosines(piece, to, others), others, n, &belongs);
+    let found: Vec<(usize, Vec<u32>)> = queries.par_chunks(AT_ONCE).flat_map_iter(of_piece).collect();
+    let mut lists = vec![Vec::new(); from.n()];
+    found.into_iter().for_each(|(query, list)| lists[query] = list);
+    lists
+}
+
+fn nearest(
     queries: &[usize],
     scores: &[f32],
     others: &[usize],
