@@ -149,7 +149,9 @@ fn code_of_model(error: &firn_model::Error) -> Exit {
         | ImageTooLarge { .. }
         | ImageTooHeavy { .. }
         | UnknownImage { .. }
-        | BrokenImage { .. } => Exit::Usage,
+        | BrokenImage { .. }
+        | BadData { .. }
+        | BadPairs { .. } => Exit::Usage,
         MissingFile { .. }
         | WrongTensor { .. }
         | BadFile { .. }

@@ -258,6 +258,7 @@ fn every_subcommand_has_help_with_an_example() {
         &["rebuild"],
         &["train", "align"],
         &["train", "evaluate"],
+        &["train", "project"],
         &["collection", "create"],
         &["collection", "list"],
         &["collection", "get"],
@@ -381,6 +382,49 @@ fn a_text_tower_learns_against_frozen_images_is_stopped_and_goes_on() {
     let data = ["--embeddings", "x.npy", "--captions", "c.jsonl"];
     let said = scratch.ok(&[&["train", "evaluate", "--aligned", "a"], &data[..]].concat());
     assert!(said.contains("| de | 2 |") && said.contains("| en | 2 |"), "{said}");
+    let rows = json(&scratch.ok(&[&["train", "evaluate", "--json", "--aligned", "a"], &data[..]].concat()));
+    assert_eq!((&rows[0]["language"], &rows[0]["text_to_image"]["n_queries"]), (&"de".into(), &2.into()));
+
+    // What was learnt takes texts, and images are brought to where they are sought.
+    let said = scratch.ok(&["train", "project", "--aligned", "a", "--embeddings", "x.npy", "--out", "y.npy"]);
+    assert_eq!(said, "8 images of 16 numbers in y.npy\n");
+    scratch.ok(&["ingest", "y.npy", "--collection", "y", "--model", "a", "--vector-name", "text"]);
+    let found = json(&scratch.ok(&["query", "y", "--text", "number 3", "--using", "text", "--json"]));
+    assert_eq!(found["hits"].as_array().map(Vec::len), Some(8), "{found}");
+    let refused: [(&[&str], &str); 3] = [
+        (&["--embeddings", "x.npy", "--out", "x.npy"], "expected another file than --embeddings"),
+        (&["--embeddings", "x.npy", "--out", "y.bin"], "expected a .npy file"),
+        (
+            &["--embeddings", "y.npy", "--out", "z.npy"],
+            "expected 4 numbers and 0 x 0 tokens, as in training, received 16",
+        ),
+    ];
+    for (args, expected) in refused {
+        scratch.fails(2, &[&["train", "project", "--aligned", "a"], args].concat(), expected);
+    }
+    let start = ["train", "align", "--frozen", "image", "--captions", "c.jsonl", "--embeddings"];
+    scratch.fails(2, &[&start[..], &["x.npy", "--out", "a"]].concat(), "--resume goes on with it");
+    scratch.fails(2, &[&start[..], &["no.npy", "--out", "n"]].concat(), "no.npy: there is no such file");
+}
+
+#[test]
+fn a_text_tower_learns_against_what_embed_wrote() {
+    let scratch = scratch_with_frozen_images();
+    for i in 0..8u8 {
+        image::RgbImage::from_pixel(32, 32, image::Rgb([30 * i, 90, 0]))
+            .save(scratch.path().join(format!("p{i}.png")))
+            .unwrap();
+    }
+    let row = |i| serde_json::json!({ "id": format!("p{i}"), "image": format!("p{i}.png") }).to_string();
+    scratch.write("e.jsonl", (0..8).map(row).collect::<Vec<_>>().join("\n"));
+    scratch.ok(&["embed", "e.jsonl", "--out", "e", "--tokens", "4x4"]);
+    let align = ["train", "align", "--frozen", "image", "--embeddings", "e", "--captions", "c.jsonl", "--out", "a"];
+    let sizes = ["--steps", "2", "--table-rows", "64", "--plain-dim", "8", "--text-dim", "8", "--dim", "8"];
+    scratch.ok(&[&align[..], &sizes].concat());
+    let said = scratch.ok(&["train", "project", "--aligned", "a", "--embeddings", "e", "--out", "y.npy"]);
+    assert_eq!(said, "8 images of 16 numbers in y.npy\n");
+    let refused = ["train", "project", "--aligned", "a", "--embeddings", "e", "--ids", "x.ids.json", "--out", "z.npy"];
+    scratch.fails(2, &refused, "--tokens and --ids: e has its own");
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod evaluate;
 mod facet_store;
 mod feed;
 mod frozen_block;
+mod frozen_files;
 mod frozen_images;
 mod loss;
 mod network;
@@ -26,13 +27,14 @@ mod trainer;
 mod view;
 mod vit;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use candle_core::DType;
 
 pub use self::{
     aligned::Aligned,
     evaluate::{Found, FoundRow},
+    frozen_files::FrozenImages,
     frozen_images::{FrozenSizes, Projection},
     network::{BlockPlan, ImagePlan, TextPlan},
     text_tower::TextSizes,
@@ -45,6 +47,8 @@ use crate::{Error, Result, device, train::Loss};
 /// Where a run keeps its state, and where its weights, below the output folder.
 pub const CHECKPOINT_FILE: &str = "checkpoint.safetensors";
 pub const ALIGNED_FILE: &str = "aligned.safetensors";
+/// Pictures that are named of those left out.
+const MAX_NAMED: usize = 10;
 
 /// What makes two runs the same run.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -126,12 +130,7 @@ pub struct Sources {
 pub enum ImageSource {
     /// WebDataset tars, or folders of them.
     Shards(Vec<PathBuf>),
-    Frozen {
-        embeddings: PathBuf,
-        tokens: Option<PathBuf>,
-        /// Of the rows; `x.ids.txt` or `x.ids.json` beside `x.npy` if it is not given.
-        ids: Option<PathBuf>,
-    },
+    Frozen(Arc<FrozenImages>),
 }
 
 #[derive(Clone, Debug)]
@@ -167,8 +166,9 @@ pub struct Progress {
     pub scale: f32,
     /// All held-out texts beside all held-out images.
     pub held_out: Option<FoundRow>,
-    /// Training pictures that were left out so far: not to be decoded, or without texts.
-    pub n_skipped: u64,
+    /// Training pictures that were left out so far, not to be decoded or without texts: how many, and the first by name.
+    pub n_skipped: usize,
+    pub skipped: Vec<String>,
 }
 
 /// What the data are, before a plan is made for them.
@@ -255,7 +255,11 @@ pub fn align(options: &Options, report: &mut dyn FnMut(&Progress)) -> Result<Ali
             trainer.write_checkpoint(&path)?;
         }
         let scale = trainer.network.scale()?;
-        report(&Progress { step, loss, rate, scale, held_out, n_skipped: trainer.feed.n_skipped() });
+        let (n_skipped, skipped) = match trainer.feed.skipped() {
+            Some(keys) => (keys.len(), keys.iter().take(MAX_NAMED).cloned().collect()),
+            None => (0, Vec::new()),
+        };
+        report(&Progress { step, loss, rate, scale, held_out, n_skipped, skipped });
     }
     assert_eq!(frozen, checksums(&trainer.network.frozen())?, "training changed a frozen weight");
     trainer.with_means(|trainer| Aligned::write(&options.out.join(ALIGNED_FILE), trainer, data.statistics.as_ref()))?;

@@ -161,9 +161,8 @@ impl CheckReport {
     /// What is wrong with it, loading says.
     fn look_at_aligned(&mut self, folder: &Path) {
         let Some(aligned) = self.keep(Aligned::read(folder, Device::Cpu)) else { return };
-        let parameters = aligned.n_parameters() as u64;
-        let memory = |device| Memory { device, dtype: "f32", weights_bytes: 4 * parameters, batch_bytes: 0 };
-        self.add(parameters, ["cpu", "cuda"].map(memory).to_vec());
+        let memory = aligned.memory();
+        self.add(aligned.n_parameters() as u64, memory);
         if let Some(block) = aligned.block(folder) {
             self.look_at_block(&block);
         }

@@ -15,6 +15,9 @@ pub enum Error {
     WrongTensor { file: PathBuf, tensor: String, expected: String, received: String },
     #[error("{file}: {detail}")]
     BadFile { file: PathBuf, detail: String },
+    /// Something that a user wants learnt from, no part of a model.
+    #[error("{file}: {detail}")]
+    BadData { file: PathBuf, detail: String },
     #[error("no pairs to learn from: {detail}")]
     BadPairs { detail: String },
     #[error("model family {received:?} is not known: expected one of {expected}")]

@@ -111,21 +111,22 @@ impl table::Facets {
     fn open(&self, folder: &Path, device: &Device) -> Result<Side<dyn TextSide>> {
         let path = self.decoder(folder)?;
         let template = self.template(folder)?;
+        let device = if device.is_cuda() { crate::Device::Cuda } else { crate::Device::Cpu };
+        let options = facets::Options {
+            template: template.clone(),
+            n_blocks_left_out: self.blocks_left_out,
+            mode: self.mode,
+            device,
+            ..facets::Options::flame()
+        };
+        // What does not fit is refused before it is read as a whole.
+        let side = Facets::load(&path, &options)?;
         let meaning = vec![
             ("text.facets", folder::hash(&facets::files(&path)?)?),
             ("text.template", serde_json::to_string(&template).expect("a template is plain text")),
             ("text.blocks_left_out", self.blocks_left_out.to_string()),
             ("text.mode", format!("{:?}", self.mode)),
         ];
-        let device = if device.is_cuda() { crate::Device::Cuda } else { crate::Device::Cpu };
-        let options = facets::Options {
-            template,
-            n_blocks_left_out: self.blocks_left_out,
-            mode: self.mode,
-            device,
-            ..facets::Options::flame()
-        };
-        let side = Facets::load(&path, &options)?;
         let family = format!("facets of {}", side.family());
         Ok((std::sync::Arc::new(side), Part { family, meaning, sigmoid: None }))
     }

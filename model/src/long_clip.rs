@@ -17,6 +17,8 @@ const POSITIONS: &str = "text_model.embeddings.position_embedding.weight";
 const N_KEPT: usize = 20;
 /// Each of the others becomes so many.
 const N_STEPS: usize = 4;
+/// What Long-CLIP comes to.
+const N_STRETCHED: usize = 248;
 
 /// Writes the CLIP of a folder in the Hugging Face layout into another one, in single precision, with more places for tokens;
 /// says for how many. What is there already is an error.
@@ -30,6 +32,9 @@ pub fn stretch(from: &Path, to: &Path) -> Result<usize> {
     let (n, dim) = (config.text.max_position_embeddings, config.text.tower.hidden_size);
     if n <= N_KEPT {
         return Err(bad(&from.join(CONFIG_FILE), &format!("expected more than {N_KEPT} tokens a text, received {n}")));
+    }
+    if n == N_STRETCHED {
+        return Err(bad(&from.join(CONFIG_FILE), &format!("has room for {N_STRETCHED} tokens a text already")));
     }
     let read = |(name, shape): (String, Vec<usize>)| {
         let tensor = weights.get(&name, &shape, &Device::Cpu)?;

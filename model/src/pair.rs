@@ -382,6 +382,19 @@ fn text_memory(text: &TextConfig, n_parameters: u64) -> Vec<Memory> {
     memory_of(&[(&text.tower, text.max_position_embeddings)], n_parameters)
 }
 
+/// Of a tower of so many tokens that is made as FLAME's.
+pub(crate) fn tower_memory(dim: usize, n_heads: usize, n_tokens: usize, n_parameters: u64) -> Vec<Memory> {
+    let tower = TowerConfig {
+        hidden_size: dim,
+        intermediate_size: 4 * dim,
+        n_layers: 0,
+        n_heads,
+        activation: Activation::Gelu,
+        layer_norm_eps: 0.0,
+    };
+    memory_of(&[(&tower, n_tokens)], n_parameters)
+}
+
 fn memory_of(towers: &[(&TowerConfig, usize)], n_parameters: u64) -> Vec<Memory> {
     let widest = |numbers: fn(&TowerConfig, usize) -> usize| {
         let bytes = towers.iter().map(|(tower, length)| 4 * numbers(tower, *length) as u64);

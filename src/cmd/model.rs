@@ -6,7 +6,7 @@ use firn_model::{CheckReport, Grid, ModelInfo, Sigmoid, TokenShape};
 
 use super::{remote, table};
 use crate::{
-    exit::Exit,
+    exit::{Exit, Usage},
     settings::{DEFAULT_MODEL, Settings},
 };
 
@@ -55,6 +55,9 @@ pub fn run(command: &ModelCommand, settings: &Settings) -> anyhow::Result<Exit> 
             }
         }
         ModelCommand::Stretch { folder, out } => {
+            Usage::unless(!out.exists(), || {
+                format!("--out {}: expected a folder that is not there yet", out.display())
+            })?;
             let n_tokens = firn_model::long_clip::stretch(folder, out)?;
             match settings.json {
                 true => println!("{}", serde_json::json!({ "folder": out, "max_text_tokens": n_tokens })),

@@ -1,8 +1,13 @@
 //! `firn train`: makes the builtin pair, or lets one side learn against the other, frozen; and measures both.
 
+mod frozen_images;
+mod project;
 mod sides;
 
-use std::{path::PathBuf, time::Instant};
+use std::{
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use crate::{exit::Usage, settings::Settings};
 use anyhow::Context as _;
@@ -26,6 +31,7 @@ pub struct TrainArgs {
 enum TrainCommand {
     Align(Box<AlignArgs>),
     Evaluate(Box<EvaluateArgs>),
+    Project(project::ProjectArgs),
 }
 
 /// Train the builtin image and text pair, or one side against the other, frozen
@@ -52,7 +58,7 @@ struct AlignArgs {
     /// frozen images]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     steps: Option<u64>,
-    /// Pairs a step [default: 64; 384 against frozen texts, 1000 against frozen images]
+    /// Pairs a step [default: 64; 3072 against frozen texts, 1000 against frozen images]
     #[arg(long, value_parser = clap::value_parser!(u64).range(2..=65_536))]
     batch: Option<u64>,
     /// Decides the first weights, the order of the data and their variation
@@ -114,19 +120,24 @@ pub fn run(args: &TrainArgs, settings: &Settings) -> anyhow::Result<()> {
             Usage::unless(rate > 0.0 && rate <= 1.0, || {
                 format!("--rate: expected more than 0 and at most 1, received {rate}")
             })?;
+            let checkpoint = args.out.join(firn_model::align::CHECKPOINT_FILE);
+            Usage::unless(args.resume || !checkpoint.exists(), || {
+                format!("--out {}: holds a run already; hint: --resume goes on with it", args.out.display())
+            })?;
             match args.sides.frozen {
-                Some(frozen) => sides::align(args, frozen, settings.device),
-                None => align(args),
+                Some(frozen) => sides::align(args, frozen, settings),
+                None => align(args, settings),
             }
         }
+        TrainCommand::Project(args) => project::run(args, settings),
         TrainCommand::Evaluate(args) => match &args.aligned {
-            Some(folder) => sides::evaluate(folder, &args.data, settings.device),
-            None => evaluate(args),
+            Some(folder) => sides::evaluate(folder, &args.data, settings),
+            None => evaluate(args, settings),
         },
     }
 }
 
-fn align(args: &AlignArgs) -> anyhow::Result<()> {
+fn align(args: &AlignArgs, settings: &Settings) -> anyhow::Result<()> {
     let options = options(args)?;
     let started = Instant::now();
     let mut bar = Bar::new(options.plan.schedule.n_steps);
@@ -138,7 +149,15 @@ fn align(args: &AlignArgs) -> anyhow::Result<()> {
         HumanDuration(started.elapsed()),
         options.out.join(train::WEIGHTS_FILE).display()
     );
+    if settings.json {
+        say(bar.n_taken, &options.out.join(train::WEIGHTS_FILE));
+    }
     Ok(())
+}
+
+/// What a program is told of a run.
+fn say(n_taken: u64, weights: &Path) {
+    println!("{}", serde_json::json!({ "steps_taken": n_taken, "weights": weights }));
 }
 
 fn options(args: &AlignArgs) -> anyhow::Result<Options> {
@@ -163,21 +182,30 @@ fn options(args: &AlignArgs) -> anyhow::Result<Options> {
     })
 }
 
-fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
+fn evaluate(args: &EvaluateArgs, settings: &Settings) -> anyhow::Result<()> {
     let builtin = match &args.weights {
         Some(path) => std::sync::Arc::new(train::read_weights(path)?) as std::sync::Arc<dyn Encoder>,
         None => load("builtin", Device::Cpu)?,
     };
     let n = args.scenes as usize;
+    let scenes = evaluate::scenes(builtin.as_ref(), n)?;
+    let emoji = args.emoji.as_ref().map(|folder| of_emoji(builtin.as_ref(), folder)).transpose()?;
+    if settings.json {
+        println!("{}", serde_json::json!({ "scenes": scenes, "emoji": emoji }));
+        return Ok(());
+    }
     println!("Unseen scenes, {n} pictures, by caption (chance: R@1 {:.2} %)\n", 100.0 / n as f64);
-    print_rows(&evaluate::scenes(builtin.as_ref(), n)?);
-    let Some(folder) = &args.emoji else { return Ok(()) };
-    let concepts = emoji::read(folder).with_context(|| format!("--emoji {}", folder.display()))?;
-    let rows = evaluate::emoji(builtin.as_ref(), &concepts, &evaluate::emoji_languages(&concepts))?;
+    print_rows(&scenes);
+    let Some(rows) = emoji else { return Ok(()) };
     let n = rows.first().map_or(0, |row| row.text_to_image.n);
     println!("\nHeld-out emoji, {n} concepts, by name and keywords (chance: R@1 {:.2} %)\n", 100.0 / n.max(1) as f64);
     print_rows(&rows);
     Ok(())
+}
+
+fn of_emoji(encoder: &dyn Encoder, folder: &Path) -> anyhow::Result<Vec<evaluate::Row>> {
+    let concepts = emoji::read(folder).with_context(|| format!("--emoji {}", folder.display()))?;
+    Ok(evaluate::emoji(encoder, &concepts, &evaluate::emoji_languages(&concepts))?)
 }
 
 fn print_rows(rows: &[evaluate::Row]) {

@@ -5,7 +5,7 @@ use std::path::Path;
 use candle_core::Tensor;
 
 use super::{
-    ALIGNED_FILE, FoundRow, ImagePlan, Plan, Sources, TextPlan,
+    ALIGNED_FILE, FoundRow, FrozenImages, ImagePlan, Plan, Sources, TextPlan,
     data::{self, FrozenStatistics},
     feed::Texts,
     frozen_images::Statistics,
@@ -99,14 +99,10 @@ impl Aligned {
         texts.iter().map(|text| Words::read(text, sizes).ok_or(Error::EmptyText)).collect()
     }
 
-    /// Every row of the frozen images' files, in the space of the texts, with its id.
-    pub fn project(
-        &self,
-        embeddings: &Path,
-        tokens: Option<&Path>,
-        ids: Option<&Path>,
-    ) -> Result<Vec<(String, Embedding)>> {
-        data::project(self, embeddings, tokens, ids)
+    /// Frozen images in the space of the texts, row by row. `Error::BadData` if they are not of the shape that was trained on,
+    /// or pictures were.
+    pub fn project(&self, images: &FrozenImages) -> Result<Vec<Embedding>> {
+        data::project(self, images)
     }
 
     pub(super) fn parts(&self) -> (&Plan, &Network, Option<&FrozenStatistics>) {

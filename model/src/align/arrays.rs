@@ -19,6 +19,7 @@ pub(super) struct Array {
 
 /// By the file's extension. A safetensors file must hold one tensor, or one called `name`.
 pub(super) fn read(path: &Path, name: &str) -> Result<Array> {
+    there(path)?;
     let array = match path.extension().and_then(|e| e.to_str()) {
         Some("npy") => of_npy(&folder::read(path, MAX_FILE_BYTES)?).map_err(|detail| bad(path, detail))?,
         Some("safetensors") => of_safetensors(path, name)?,
@@ -35,7 +36,7 @@ pub(super) fn read(path: &Path, name: &str) -> Result<Array> {
 }
 
 pub(super) fn bad(path: &Path, detail: String) -> Error {
-    Error::BadFile { file: path.to_owned(), detail }
+    Error::BadData { file: path.to_owned(), detail }
 }
 
 /// Magic, version, header length, then a Python dictionary; little-endian, C order.
@@ -106,12 +107,19 @@ pub(super) fn read_ids(path: &Path) -> Result<Vec<String>> {
         let id = |id: &serde_json::Value| id.as_str().map_or_else(|| id.to_string(), str::to_owned);
         return Ok(list.iter().map(id).collect());
     }
+    there(path)?;
     let text = String::from_utf8(folder::read(path, 1 << 30)?).map_err(|e| bad(path, e.to_string()))?;
     Ok(text.lines().map(|line| line.trim_end().to_owned()).collect())
 }
 
 pub(super) fn open(path: &Path) -> Result<File> {
+    there(path)?;
     folder::open(path)
+}
+
+/// What is read here are data that a user names, not parts of a model.
+fn there(path: &Path) -> Result<()> {
+    if path.is_file() { Ok(()) } else { Err(bad(path, "there is no such file".to_owned())) }
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 
 use std::path::Path;
 
+use serde_json::Value;
+
 use super::{Plan, arrays::bad, feed::Position, trainer::Trainer};
 use crate::{
     Result,
@@ -46,7 +48,9 @@ impl Trainer {
         let (header, tensors) = read_tensors(path, KEY, self.network.device())?;
         let header: Header = serde_json::from_str(&header).map_err(|e| bad(path, e.to_string()))?;
         if header.plan != self.plan {
-            let detail = format!("made with other settings: expected {:?}, received {:?}", self.plan, header.plan);
+            let differing = differing(&header.plan, &self.plan).join(", ");
+            let detail =
+                format!("made with other settings: {differing}; hint: the same flags as before, or another --out");
             return Err(bad(path, detail));
         }
         for (at, parameter) in self.network.parameters.iter().enumerate() {
@@ -59,5 +63,24 @@ impl Trainer {
         }
         (self.step, self.loss_scale, self.n_good) = (header.step, header.loss_scale, header.n_good);
         self.feed.skip_to(header.position)
+    }
+}
+
+/// `seed: expected 1, received 2` of every setting that is another now.
+fn differing(made: &Plan, asked: &Plan) -> Vec<String> {
+    let json = |plan: &Plan| serde_json::to_value(plan).expect("a plan is plain numbers and words");
+    let mut found = Vec::new();
+    compare("", &json(made), &json(asked), &mut found);
+    found
+}
+
+fn compare(name: &str, made: &Value, asked: &Value, found: &mut Vec<String>) {
+    match (made, asked) {
+        (Value::Object(made), Value::Object(asked)) if made.keys().eq(asked.keys()) => {
+            let within = |key: &String| if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
+            made.iter().for_each(|(key, value)| compare(&within(key), value, &asked[key], found));
+        }
+        _ if made != asked => found.push(format!("{name}: expected {made}, received {asked}")),
+        _ => {}
     }
 }

@@ -3,8 +3,9 @@
 use std::{collections::HashMap, path::Path, sync::Arc};
 
 use super::{
-    DataShape, FoundRow, ImagePlan, ImageSource, Plan, Sources, TextFiles, TextPlan, TextSizes,
-    arrays::{self, Array, bad},
+    DataShape, FoundRow, FrozenImages, FrozenSizes, ImagePlan, ImageSource, Plan, Sources, TextFiles, TextPlan,
+    TextSizes,
+    arrays::bad,
     captions::{self, Described},
     evaluate,
     facet_store::FacetStore,
@@ -15,7 +16,7 @@ use super::{
     text_tower::Words,
     view::Views,
 };
-use crate::{Error, Result, picture};
+use crate::{Result, picture};
 
 /// Held-out texts that are looked for while training goes on.
 const GLANCE: usize = 2000;
@@ -50,10 +51,7 @@ pub(super) struct HeldOut {
 impl Data {
     pub(super) fn read(plan: &Plan, sources: &Sources) -> Result<Data> {
         match &sources.images {
-            ImageSource::Frozen { embeddings, tokens, ids } => {
-                let frozen = Frozen::read(embeddings, tokens.as_deref(), ids.as_deref())?;
-                frozen.data(plan, captions_of(&sources.texts)?)
-            }
+            ImageSource::Frozen(images) => images.data(plan, captions_of(&sources.texts)?),
             ImageSource::Shards(paths) => from_shards(plan, sources, &tars(paths)?),
         }
     }
@@ -62,13 +60,9 @@ impl Data {
 pub(super) fn shape(sources: &Sources) -> Result<DataShape> {
     let mut shape = DataShape { frozen_images: None, facet_dim: None };
     match (&sources.images, &sources.texts) {
-        (ImageSource::Frozen { embeddings, tokens, ids }, _) => {
-            let Frozen { vectors, tokens, .. } = Frozen::read(embeddings, tokens.as_deref(), ids.as_deref())?;
-            let (n_tokens, token_dim) = tokens.map_or((0, 0), |tokens| (tokens.n_tokens, tokens.dim));
-            shape.frozen_images = Some((vectors.dim, n_tokens, token_dim));
-        }
+        (ImageSource::Frozen(images), _) => shape.frozen_images = Some(images.shape()),
         (ImageSource::Shards(paths), TextFiles::Facets(facets)) => {
-            let store = FacetStore::open(facets)?;
+            let store = FacetStore::open(facets, None)?;
             for sample in Samples::new(tars(paths)?) {
                 if let Some(facets) = store.get(&sample?.key)? {
                     shape.facet_dim = Some(facets.dim);
@@ -89,43 +83,7 @@ fn captions_of(texts: &TextFiles) -> Result<(&Path, HashMap<String, Described>)>
     }
 }
 
-/// Frozen images as they lie in files.
-pub(super) struct Frozen {
-    ids: Vec<String>,
-    vectors: Rows,
-    tokens: Option<Rows>,
-}
-
-impl Frozen {
-    pub(super) fn read(embeddings: &Path, tokens: Option<&Path>, ids: Option<&Path>) -> Result<Frozen> {
-        let vectors = rows(embeddings, arrays::read(embeddings, "image")?)?;
-        if vectors.n_tokens != 1 {
-            return Err(bad(
-                embeddings,
-                format!("expected shape (n, dim), received {} tokens a row", vectors.n_tokens),
-            ));
-        }
-        let read_tokens = |path| -> Result<Rows> { rows(path, arrays::read(path, "image.tokens")?) };
-        let tokens = tokens.map(|path| Ok::<_, Error>((path, read_tokens(path)?))).transpose()?;
-        let ids_path = match ids {
-            Some(path) => path.to_owned(),
-            None => ["ids.txt", "ids.json"]
-                .map(|extension| embeddings.with_extension(extension))
-                .into_iter()
-                .find(|path| path.exists())
-                .ok_or_else(|| bad(embeddings, "no ids beside it; hint: name their file with --ids".to_owned()))?,
-        };
-        let ids = arrays::read_ids(&ids_path)?;
-        let counts = [(ids_path.as_path(), ids.len())].into_iter();
-        let counts = counts.chain(tokens.as_ref().map(|(path, rows): &(&Path, Rows)| (*path, rows.n())));
-        for (path, n) in counts {
-            if n != vectors.n() {
-                return Err(bad(path, format!("expected {} rows, as the embeddings have, received {n}", vectors.n())));
-            }
-        }
-        Ok(Frozen { ids, vectors, tokens: tokens.map(|(_, rows)| rows) })
-    }
-
+impl FrozenImages {
     fn data(&self, plan: &Plan, (path, captions): (&Path, HashMap<String, Described>)) -> Result<Data> {
         let sizes = tower_sizes(plan);
         let (mut train, mut held_out) = (Vec::new(), Vec::new());
@@ -154,12 +112,23 @@ impl Frozen {
     fn measure(&self, train: &[usize], softening: f32) -> Result<FrozenStatistics> {
         let vectors = Statistics::measure(&self.vectors, train);
         let whitening = whitening(&vectors.apply(&self.vectors), train, softening);
-        let whitening = whitening.map_err(|detail: String| Error::BadFile { file: "embeddings".into(), detail })?;
+        let whitening = whitening.map_err(|detail| bad(&self.origin, detail))?;
         let tokens = self.tokens.as_ref().map(|tokens| Statistics::measure(tokens, train));
         Ok(FrozenStatistics { vectors, whitening, tokens })
     }
 
-    pub(super) fn apply(&self, statistics: &FrozenStatistics) -> FrozenRows {
+    /// Brought to what the weights take, which must have been trained on images of this shape.
+    fn as_trained_on(&self, sizes: &FrozenSizes, statistics: &FrozenStatistics) -> Result<FrozenRows> {
+        let (dim, n_tokens, token_dim) = self.shape();
+        if (dim, n_tokens, token_dim) != (sizes.dim, sizes.n_tokens, sizes.token_dim) {
+            let expected = format!("{} numbers and {} x {} tokens", sizes.dim, sizes.n_tokens, sizes.token_dim);
+            let received = format!("{dim} and {n_tokens} x {token_dim}");
+            return Err(bad(&self.origin, format!("expected {expected}, as in training, received {received}")));
+        }
+        Ok(self.apply(statistics))
+    }
+
+    fn apply(&self, statistics: &FrozenStatistics) -> FrozenRows {
         let standardised = statistics.vectors.apply(&self.vectors);
         let mut plain = self.vectors.values.to_vec();
         plain.chunks_exact_mut(self.vectors.dim).for_each(super::facet_store::make_unit);
@@ -172,7 +141,7 @@ impl Frozen {
     }
 
     /// What a run with this plan holds out.
-    pub(super) fn held_out(&self, plan: &Plan, captions: &HashMap<String, Described>) -> HeldOut {
+    fn held_out(&self, plan: &Plan, captions: &HashMap<String, Described>) -> HeldOut {
         let described = self.ids.iter().enumerate().filter_map(|(at, id)| Some((at, captions.get(id)?, id)));
         let held_out: Vec<(usize, &Described)> = described
             .filter(|(_, described, id)| described.belonging.is_held_out(id, plan.held_out))
@@ -180,16 +149,6 @@ impl Frozen {
             .collect();
         let images = Images::Rows(held_out.iter().map(|(at, _)| *at).collect());
         HeldOut::described(images, &held_out, tower_sizes(plan))
-    }
-}
-
-fn rows(path: &Path, array: Array) -> Result<Rows> {
-    match array.shape[..] {
-        [n, dim] if n > 0 && dim > 0 => Ok(Rows { n_tokens: 1, dim, values: array.values.into() }),
-        [n, n_tokens, dim] if n > 0 && n_tokens > 0 && dim > 0 => {
-            Ok(Rows { n_tokens, dim, values: array.values.into() })
-        }
-        _ => Err(bad(path, format!("expected shape (n, dim) or (n, tokens, dim), received {:?}", array.shape))),
     }
 }
 
@@ -210,7 +169,7 @@ fn from_shards(plan: &Plan, sources: &Sources, paths: &[std::path::PathBuf]) -> 
     let is_held_out = move |sample: &Sample| sample.belonging.is_held_out(&sample.key, share);
     let (texts, held_out) = match &sources.texts {
         TextFiles::Facets(path) => {
-            let store = FacetStore::open(path)?;
+            let store = FacetStore::open(path, Some(plan.dim))?;
             let held_out = HeldOut::of_shards(plan, paths, &is_held_out, &FoundTexts::Facets(&store))?;
             (TextSource::Facets(store), held_out)
         }
@@ -358,20 +317,14 @@ pub(super) fn held_out(
     let share = plan.held_out;
     let is_held_out = move |sample: &Sample| sample.belonging.is_held_out(&sample.key, share);
     match (&sources.images, &sources.texts, &plan.image, &plan.text) {
-        (ImageSource::Frozen { embeddings, tokens, ids }, texts, ImagePlan::Frozen(sizes), TextPlan::Tower(_)) => {
-            let frozen = Frozen::read(embeddings, tokens.as_deref(), ids.as_deref())?;
-            let received = frozen.tokens.as_ref().map_or((0, 0), |tokens| (tokens.n_tokens, tokens.dim));
-            if (frozen.vectors.dim, received) != (sizes.dim, (sizes.n_tokens, sizes.token_dim)) {
-                let expected = format!("{} numbers and {} x {} tokens", sizes.dim, sizes.n_tokens, sizes.token_dim);
-                let received = format!("{} and {} x {}", frozen.vectors.dim, received.0, received.1);
-                return Err(bad(embeddings, format!("expected {expected}, as in training, received {received}")));
-            }
-            let (_, captions) = captions_of(texts)?;
+        (ImageSource::Frozen(images), texts, ImagePlan::Frozen(sizes), TextPlan::Tower(_)) => {
             let statistics = statistics.expect("weights of a frozen image side come with statistics");
-            Ok((frozen.held_out(plan, &captions), Some(frozen.apply(statistics))))
+            let rows = images.as_trained_on(sizes, statistics)?;
+            let (_, captions) = captions_of(texts)?;
+            Ok((images.held_out(plan, &captions), Some(rows)))
         }
         (ImageSource::Shards(paths), TextFiles::Facets(path), ImagePlan::Tower { .. }, TextPlan::Facets { .. }) => {
-            let store = FacetStore::open(path)?;
+            let store = FacetStore::open(path, Some(plan.dim))?;
             Ok((HeldOut::of_shards(plan, &tars(paths)?, &is_held_out, &FoundTexts::Facets(&store))?, None))
         }
         (ImageSource::Shards(paths), TextFiles::Captions(path), ImagePlan::Tower { .. }, TextPlan::Tower(sizes)) => {
@@ -388,19 +341,14 @@ pub(super) fn held_out(
     }
 }
 
-/// All frozen images of some files in the space of the texts.
-pub(super) fn project(
-    aligned: &super::Aligned,
-    embeddings: &Path,
-    tokens: Option<&Path>,
-    ids: Option<&Path>,
-) -> Result<Vec<(String, crate::Embedding)>> {
-    let (_, network, statistics) = aligned.parts();
-    let Some(statistics) = statistics else {
-        return Err(bad(embeddings, "expected weights that were trained against frozen images".to_owned()));
+/// All of these images in the space of the texts.
+pub(super) fn project(aligned: &super::Aligned, images: &FrozenImages) -> Result<Vec<crate::Embedding>> {
+    let (plan, network, statistics) = aligned.parts();
+    let (ImagePlan::Frozen(sizes), Some(statistics)) = (&plan.image, statistics) else {
+        let detail = "expected weights that were trained against frozen images: these take pictures";
+        return Err(bad(Path::new(super::ALIGNED_FILE), detail.to_owned()));
     };
-    let frozen = Frozen::read(embeddings, tokens, ids)?;
-    let rows = frozen.apply(statistics);
-    let all = Images::Rows((0..frozen.ids.len()).collect());
-    Ok(frozen.ids.iter().cloned().zip(network.embed_images(&all, Some(&rows))?).collect())
+    let rows = images.as_trained_on(sizes, statistics)?;
+    let all = Images::Rows((0..images.ids().len()).collect());
+    Ok(network.embed_images(&all, Some(&rows))?)
 }

@@ -12,7 +12,7 @@ const N_RESAMPLES: usize = 1000;
 const AT_ONCE: usize = 512;
 
 /// Shares of queries, 0 to 1, with what they belong to among the first 1, 5 and 10.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
 pub struct Found {
     pub n_queries: usize,
     pub at: [f64; 3],
@@ -21,7 +21,7 @@ pub struct Found {
 }
 
 /// Texts of one language beside all images, both ways.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct FoundRow {
     pub language: String,
     pub n_images: usize,

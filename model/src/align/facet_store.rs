@@ -12,7 +12,13 @@ const EXTENSIONS: [&str; 4] = ["pth", "pt", "safetensors", "npy"];
 /// FLAME's folders below the root: the first letters of a key.
 const PREFIX_LETTERS: usize = 5;
 
-pub(super) enum FacetStore {
+pub(super) struct FacetStore {
+    place: Place,
+    /// Numbers that every facet must have, once it is known.
+    dim: Option<usize>,
+}
+
+enum Place {
     /// A file an image: `KEY.pth`, below a folder of the key's first five letters, or of what stands before its first `_`.
     Folder(PathBuf),
     /// A tensor an image, called by its key.
@@ -50,28 +56,35 @@ pub(super) fn make_unit(row: &mut [f32]) {
 }
 
 impl FacetStore {
-    pub(super) fn open(path: &Path) -> Result<FacetStore> {
+    pub(super) fn open(path: &Path, dim: Option<usize>) -> Result<FacetStore> {
         if path.is_dir() {
-            return Ok(FacetStore::Folder(path.to_owned()));
+            return Ok(FacetStore { place: Place::Folder(path.to_owned()), dim });
         }
         arrays::open(path)?;
         // SAFETY: the map is only read; a file that is written to while it is trained on is outside the contract.
         let file = unsafe { MmapedSafetensors::new(path) };
         let file = file.map_err(|e| bad(path, format!("expected a folder or a safetensors file of facets: {e}")))?;
-        Ok(FacetStore::File(path.to_owned(), file))
+        Ok(FacetStore { place: Place::File(path.to_owned(), file), dim })
     }
 
     /// `None` if there are none for this key.
     pub(super) fn get(&self, key: &str) -> Result<Option<Facets>> {
-        match self {
-            FacetStore::Folder(folder) => match places(folder, key).find(|path| path.is_file()) {
-                Some(path) => facets(&path, key, arrays::read(&path, key)?).map(Some),
-                None => Ok(None),
+        let (array, path) = match &self.place {
+            Place::Folder(folder) => match places(folder, key).find(|path| path.is_file()) {
+                Some(path) => (arrays::read(&path, key)?, path),
+                None => return Ok(None),
             },
-            FacetStore::File(path, file) if file.get(key).is_ok() => {
-                facets(path, key, arrays::of_tensor(&file.load(key, &Device::Cpu)?)?).map(Some)
+            Place::File(path, file) if file.get(key).is_ok() => {
+                (arrays::of_tensor(&file.load(key, &Device::Cpu)?)?, path.clone())
             }
-            FacetStore::File(..) => Ok(None),
+            Place::File(..) => return Ok(None),
+        };
+        match (self.dim, array.shape.last()) {
+            (Some(expected), Some(&received)) if expected != received => Err(bad(
+                &path,
+                format!("{key}: expected facets of {expected} numbers, as others have, received {received}"),
+            )),
+            _ => facets(&path, key, array).map(Some),
         }
     }
 }
@@ -110,7 +123,7 @@ mod tests {
     #[test]
     fn facets_are_found_where_flame_put_them() {
         let folder = tempfile::tempdir().unwrap();
-        let store = FacetStore::open(folder.path()).unwrap();
+        let store = FacetStore::open(folder.path(), None).unwrap();
         for (key, place) in [("a", "a.pth"), ("000001234", "00000/000001234.pth"), ("12_34", "12/12_34.pth")] {
             assert_eq!(store.get(key).unwrap(), None);
             let path = folder.path().join(place);
@@ -131,10 +144,15 @@ mod tests {
         let flat = tensor((1, 4)).squeeze(0).unwrap();
         let all = std::collections::HashMap::from([("a", tensor((2, 4))), ("b", flat)]);
         candle_core::safetensors::save(&all, &path).unwrap();
-        let store = FacetStore::open(&path).unwrap();
+        let store = FacetStore::open(&path, None).unwrap();
         assert_eq!(store.get("a").unwrap().unwrap().mean(), [0.5; 4]);
         assert_eq!(store.get("c").unwrap(), None);
         let error = store.get("b").unwrap_err().to_string();
         assert!(error.contains("facets.safetensors: b: expected shape (facets, dim), received [4]"), "{error}");
+        let error = FacetStore::open(&path, Some(5)).unwrap().get("a").unwrap_err().to_string();
+        assert!(
+            error.contains("facets.safetensors: a: expected facets of 5 numbers, as others have, received 4"),
+            "{error}"
+        );
     }
 }

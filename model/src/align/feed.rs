@@ -2,7 +2,7 @@
 //! resumed sees what an unbroken one sees.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{BTreeSet, HashSet, VecDeque},
     path::PathBuf,
     sync::Arc,
 };
@@ -103,11 +103,11 @@ impl Feed {
         }
     }
 
-    /// Samples that were left out so far: without texts, or not to be decoded.
-    pub(super) fn n_skipped(&self) -> u64 {
+    /// Keys of samples that were left out so far: without texts, or not to be decoded.
+    pub(super) fn skipped(&self) -> Option<&BTreeSet<String>> {
         match self {
-            Feed::Shards(feed) => feed.n_skipped,
-            Feed::Rows(_) => 0,
+            Feed::Shards(feed) => Some(&feed.skipped),
+            Feed::Rows(_) => None,
         }
     }
 }
@@ -193,7 +193,7 @@ pub(super) struct ShardFeed {
     /// Drawn, but of a group that its batch already had.
     waiting: VecDeque<Sample>,
     position: Position,
-    n_skipped: u64,
+    skipped: BTreeSet<String>,
 }
 
 /// A training picture with the facets or words drawn for it.
@@ -213,7 +213,18 @@ impl ShardFeed {
         is_held_out: Box<dyn Fn(&Sample) -> bool + Send>,
     ) -> ShardFeed {
         let (waiting, position) = (VecDeque::new(), Position::default());
-        ShardFeed { draw, paths, shuffle, texts, views, is_held_out, stream: None, waiting, position, n_skipped: 0 }
+        ShardFeed {
+            draw,
+            paths,
+            shuffle,
+            texts,
+            views,
+            is_held_out,
+            stream: None,
+            waiting,
+            position,
+            skipped: BTreeSet::new(),
+        }
     }
 
     fn next(&mut self) -> Result<Batch> {
@@ -223,7 +234,7 @@ impl ShardFeed {
         let made = samples.par_iter().enumerate().map(|(i, sample)| (sample, draw.rng(at, i)));
         let made = made.map(|(sample, mut rng)| ready((texts, views, &draw), sample, &mut rng)).collect::<Vec<_>>();
         let (mut pictures, mut words, mut facets, mut owner_of) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        for ready in made {
+        for (sample, ready) in samples.iter().zip(made) {
             match ready {
                 Ok(Some(ready)) => {
                     owner_of.extend(std::iter::repeat_n(pictures.len(), ready.n_texts));
@@ -231,7 +242,7 @@ impl ShardFeed {
                     words.extend(ready.words);
                     facets.extend(ready.facets);
                 }
-                Ok(None) => self.n_skipped += 1,
+                Ok(None) => drop(self.skipped.insert(sample.key.clone())),
                 Err(error) => return Err(error),
             }
         }
@@ -241,7 +252,7 @@ impl ShardFeed {
                 samples.len(),
                 pictures.len()
             );
-            return Err(Error::BadFile { file: self.paths[0].clone(), detail });
+            return Err(Error::BadData { file: self.paths[0].clone(), detail });
         }
         let texts = match self.texts {
             TextSource::Words(_) => Texts::Words(words),
@@ -267,7 +278,7 @@ impl ShardFeed {
             "expected at least {} training pictures of different groups; hint: a smaller batch",
             self.draw.batch
         );
-        Err(Error::BadFile { file: self.paths[0].clone(), detail })
+        Err(Error::BadData { file: self.paths[0].clone(), detail })
     }
 
     fn take_in_epoch(&mut self) -> Result<Option<Vec<Sample>>> {
@@ -309,7 +320,7 @@ impl ShardFeed {
                 Some(_) => self.position.n_taken += 1,
                 None => {
                     let detail = "holds fewer pictures than when the run began".to_owned();
-                    return Err(Error::BadFile { file: self.paths[0].clone(), detail });
+                    return Err(Error::BadData { file: self.paths[0].clone(), detail });
                 }
             }
         }

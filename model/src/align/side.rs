@@ -51,6 +51,26 @@ pub(crate) fn open(folder: &Path, want: Want, device: &candle_core::Device) -> R
 }
 
 impl Aligned {
+    /// The batch of whichever side takes more.
+    pub(crate) fn memory(&self) -> Vec<Memory> {
+        let parameters = self.n_parameters() as u64;
+        let texts = match &self.plan().text {
+            TextPlan::Tower(sizes) => memory(sizes, parameters).batch_bytes,
+            TextPlan::Facets { .. } => 0,
+        };
+        let images = match &self.plan().image {
+            ImagePlan::Tower { sizes, .. } => {
+                pair::tower_memory(sizes.dim, sizes.n_heads(), sizes.n_patches() + 1, parameters)
+            }
+            ImagePlan::Frozen(_) => Vec::new(),
+        };
+        let on = |device: &'static str| {
+            let of_images = images.iter().find(|memory| memory.device == device).map_or(0, |memory| memory.batch_bytes);
+            Memory { device, dtype: "f32", weights_bytes: 4 * parameters, batch_bytes: texts.max(of_images) }
+        };
+        ["cpu", "cuda"].map(on).to_vec()
+    }
+
     /// The frozen block in the image tower of a folder.
     pub(crate) fn block(&self, folder: &Path) -> Option<FrozenBlock> {
         let ImagePlan::Tower { block: Some(BlockPlan { ref decoder, index }), .. } = self.plan().image else {

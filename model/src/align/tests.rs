@@ -1,6 +1,6 @@
 //! Runs of a few steps on a few drawings: what a step is, what it changes, and that a run that goes on is the unbroken one.
 
-use std::{collections::HashMap, path::Path};
+use std::{collections::HashMap, path::Path, sync::Arc};
 
 use candle_core::{DType, Device as Place, Tensor};
 use image::RgbImage;
@@ -49,6 +49,11 @@ fn write_data(folder: &Path) {
     save("tokens", &[N_IMAGES, 4, 6]);
     let ids: Vec<String> = (0..N_IMAGES).map(|at| format!("k{at}")).collect();
     std::fs::write(folder.join("embeddings.ids.txt"), ids.join("\n")).unwrap();
+}
+
+fn frozen_images(folder: &Path) -> FrozenImages {
+    let [embeddings, tokens] = ["embeddings", "tokens"].map(|name| folder.join(format!("{name}.safetensors")));
+    FrozenImages::read(&embeddings, Some(&tokens), None).unwrap()
 }
 
 fn png(picture: &RgbImage) -> Vec<u8> {
@@ -107,11 +112,7 @@ fn options(folder: &Path, kind: Kind, out: &str) -> Options {
         softening: 0.3,
     };
     let images = match kind {
-        Kind::Mirror => ImageSource::Frozen {
-            embeddings: folder.join("embeddings.safetensors"),
-            tokens: Some(folder.join("tokens.safetensors")),
-            ids: None,
-        },
+        Kind::Mirror => ImageSource::Frozen(Arc::new(frozen_images(folder))),
         _ => ImageSource::Shards(vec![folder.join("tars")]),
     };
     let texts = match facets {
@@ -256,9 +257,17 @@ fn every_kind_learns_what_it_sees() {
         }
     }
     let aligned = Aligned::read(&folder.path().join("Mirror"), Device::Cpu).unwrap();
-    let [embeddings, tokens] = ["embeddings", "tokens"].map(|name| folder.path().join(format!("{name}.safetensors")));
-    let images = aligned.project(&embeddings, Some(&tokens), None).unwrap();
-    assert_eq!((images.len(), images[7].0.as_str(), images[7].1.len()), (N_IMAGES, "k7", 2 * FACET_DIM));
+    let images = frozen_images(folder.path());
+    let projected = aligned.project(&images).unwrap();
+    assert_eq!((projected.len(), images.ids()[7].as_str(), projected[7].len()), (N_IMAGES, "k7", 2 * FACET_DIM));
+    let other = FrozenImages::new("x.npy".as_ref(), vec!["a".into()], vec![0.5; 3], None).unwrap();
+    let error = aligned.project(&other).err().unwrap().to_string();
+    assert!(
+        error.contains("x.npy: expected 10 numbers and 4 x 6 tokens, as in training, received 3 and 0 x 0"),
+        "{error}"
+    );
+    let of_pictures = Aligned::read(&folder.path().join("Dual"), Device::Cpu).unwrap();
+    assert!(of_pictures.project(&images).err().unwrap().to_string().contains("these take pictures"));
 }
 
 #[test]
@@ -301,22 +310,26 @@ fn what_cannot_be_is_refused() {
     check(&|o| o.plan.dim = 99, Kind::Facets, "dim: expected that of the facets, 12, received 99");
     check(&|o| o.plan.batch = 1000, Kind::Facets, "expected at least 1000 training pictures of different groups");
     let missing = |o: &mut Options| o.sources.texts = TextFiles::Captions("/no/captions.jsonl".into());
-    check(&missing, Kind::Dual, "captions.jsonl is missing");
+    check(&missing, Kind::Dual, "captions.jsonl: there is no such file");
     let other = |o: &mut Options| {
-        let ids = folder.path().join("two.txt");
-        std::fs::write(&ids, "a\nb\n").unwrap();
-        if let ImageSource::Frozen { ids: of, .. } = &mut o.sources.images {
-            *of = Some(ids);
-        }
+        let images = FrozenImages::new("x.npy".as_ref(), vec!["a".into(), "b".into()], vec![0.5; 6], None).unwrap();
+        o.sources.images = ImageSource::Frozen(Arc::new(images));
     };
-    check(&other, Kind::Mirror, "two.txt: expected 48 rows, as the embeddings have, received 2");
+    check(&other, Kind::Mirror, "expected captions of at least 2 training images, received 0");
+    let ids = folder.path().join("two.txt");
+    std::fs::write(&ids, "a\nb\n").unwrap();
+    let error = FrozenImages::read(&folder.path().join("embeddings.safetensors"), None, Some(&ids)).err().unwrap();
+    assert!(error.to_string().contains("two.txt: expected 48 rows, as the embeddings have, received 2"), "{error}");
     let mut options = options(folder.path(), Kind::Dual, "plans");
     options.plan.recipe.n_steps = 1;
     align(&options, &mut |_| {}).unwrap();
     options.plan.seed = 4;
     options.resume = true;
     let error = align(&options, &mut |_| {}).err().unwrap().to_string();
-    assert!(error.contains("checkpoint.safetensors: made with other settings"), "{error}");
+    assert!(
+        error.contains("checkpoint.safetensors: made with other settings: seed: expected 3, received 4; hint"),
+        "{error}"
+    );
 }
 
 #[test]

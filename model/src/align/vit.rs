@@ -37,11 +37,11 @@ impl VitSizes {
     }
 
     /// They are 64 wide, as OpenCLIP's.
-    fn n_heads(&self) -> usize {
+    pub(super) fn n_heads(&self) -> usize {
         (self.dim / 64).max(1)
     }
 
-    fn n_patches(&self) -> usize {
+    pub(super) fn n_patches(&self) -> usize {
         (self.side_px / self.patch_px).pow(2)
     }
 }

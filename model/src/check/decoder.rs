@@ -8,7 +8,7 @@ use super::{CheckReport, Shaped};
 use crate::{
     Error,
     decoder::{self, Config, Depth, Family, Store},
-    facets,
+    facets, memory,
     pair::{CONFIG_FILE, n_numbers},
 };
 
@@ -36,8 +36,9 @@ impl CheckReport {
         self.add(parameters, facets::memory(&config, is_gguf, n_bytes));
         if let Some(store) = &store {
             self.look_at_store(store, &config, &needed);
+            let fits = self.keep(memory::check(path, n_bytes(DType::F32))).is_some();
             // Loading, which would see it, follows where facets are asked for.
-            if depth == Depth::Head {
+            if depth == Depth::Head && fits {
                 self.look_at_numbers(store, &needed);
             }
         }

@@ -394,5 +394,6 @@ fn a_long_clip_reads_248_tokens() {
 
 mod flame;
 mod frozen_block;
+mod inner_states;
 mod open_clip;
 mod siglip;

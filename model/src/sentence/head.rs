@@ -8,9 +8,9 @@ use serde_json::Value;
 use super::layout::{Layout, Reading, Step};
 use crate::{
     Error, Result,
-    flat::Dense,
+    flat::{Dense, activate},
     folder,
-    pair::{CONFIG_FILE, Fields, Source, Weights, n_numbers},
+    pair::{Activation, CONFIG_FILE, Fields, Source, Weights, n_numbers},
 };
 
 pub(crate) struct Head {
@@ -42,6 +42,19 @@ enum Action {
 enum Squash {
     Identity,
     Tanh,
+    Relu,
+    Gelu,
+}
+
+impl Squash {
+    fn apply(self, numbers: &mut [f32]) {
+        match self {
+            Squash::Identity => {}
+            Squash::Tanh => numbers.iter_mut().for_each(|x| *x = x.tanh()),
+            Squash::Relu => numbers.iter_mut().for_each(|x| *x = x.max(0.0)),
+            Squash::Gelu => activate(numbers, Activation::Gelu),
+        }
+    }
 }
 
 impl Head {
@@ -78,9 +91,7 @@ impl Head {
                 Action::Project(dense, squash) => {
                     let mut projected = Vec::new();
                     dense.forward(&rows, &mut projected, n_threads);
-                    if *squash == Squash::Tanh {
-                        projected.iter_mut().for_each(|x| *x = x.tanh());
-                    }
+                    squash.apply(&mut projected);
                     rows = projected;
                 }
             }
@@ -227,7 +238,13 @@ impl DenseConfig {
             squash: match squash {
                 "Identity" => Squash::Identity,
                 "Tanh" => Squash::Tanh,
-                other => return Err(format!("activation_function: expected Identity or Tanh, received {other:?}")),
+                "ReLU" => Squash::Relu,
+                "GELU" => Squash::Gelu,
+                other => {
+                    return Err(format!(
+                        "activation_function: expected Identity, Tanh, ReLU or GELU, received {other:?}"
+                    ));
+                }
             },
         })
     }

@@ -18,7 +18,7 @@ pub const SCENE_SEED: u64 = 0xe7a1;
 const N_RESAMPLES: usize = 1000;
 
 /// Recall one way. Item i of the queries belongs to item i of the gallery.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct Recall {
     pub n: usize,
     /// Shares, 0 to 1.
@@ -29,6 +29,7 @@ pub struct Recall {
 }
 
 /// One row of the model card.
+#[derive(serde::Serialize)]
 pub struct Row {
     pub what: String,
     pub language: String,

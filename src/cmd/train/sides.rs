@@ -2,6 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
+    sync::Arc,
     time::Instant,
 };
 
@@ -16,8 +17,8 @@ use firn_model::{
 };
 use indicatif::HumanDuration;
 
-use super::{AlignArgs, Bar};
-use crate::exit::Usage;
+use super::{AlignArgs, Bar, frozen_images::FrozenImageArgs};
+use crate::{cmd::table::printable, exit::Usage, settings::Settings};
 
 /// Which side does not learn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -43,15 +44,8 @@ pub(super) struct DataArgs {
     /// Texts of the images, JSON Lines (.gz): {"id", "text", "language", "split", "group"}, or {"id", "captions": [...]}
     #[arg(long, value_name = "FILE")]
     captions: Option<PathBuf>,
-    /// Images that another encoder embedded: .npy or .safetensors, (n, dim)
-    #[arg(long, value_name = "FILE")]
-    embeddings: Option<PathBuf>,
-    /// Tokens of the same images: (n, tokens, dim)
-    #[arg(long, value_name = "FILE")]
-    tokens: Option<PathBuf>,
-    /// Ids of the rows: one a line, or JSON [default: X.ids.txt or X.ids.json beside X.npy]
-    #[arg(long, value_name = "FILE")]
-    ids: Option<PathBuf>,
+    #[command(flatten)]
+    frozen_images: FrozenImageArgs,
 }
 
 /// Sizes and settings of a run against a frozen side; where nothing is given, FLAME's published ones for a frozen text side,
@@ -132,9 +126,10 @@ pub(super) struct SideArgs {
     /// AdamW's weight decay, of matrices only [default: 0.5, or 0.1 against frozen images]
     #[arg(long, value_name = "X")]
     decay: Option<f32>,
-    /// Parts that a batch is computed in, to save memory: the step stays the same
-    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=4096))]
-    accumulate: u64,
+    /// Parts that a batch is computed in, to save memory: the step stays the same [default: as many as make 384 of pictures, or
+    /// 1 against frozen images]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=4096))]
+    accumulate: Option<u64>,
     /// Share of numbers that are dropped [default: 0, or 0.4 against frozen images]
     #[arg(long, value_name = "SHARE")]
     dropout: Option<f32>,
@@ -161,25 +156,31 @@ pub(super) struct SideArgs {
 
 /// FLAME's steps over CC3M: 32 epochs in batches of 3072, of which each card had 384.
 const FLAME_STEPS: u64 = 30_272;
-const FLAME_BATCH: u64 = 384;
+const FLAME_BATCH: u64 = 3072;
+const FLAME_PART: u64 = 384;
 const FLAME_PROJECTOR: usize = 4096;
 
-pub(super) fn align(args: &AlignArgs, frozen: FrozenSide, device: Device) -> anyhow::Result<()> {
-    let options = options(args, frozen, device)?;
+pub(super) fn align(args: &AlignArgs, frozen: FrozenSide, settings: &Settings) -> anyhow::Result<()> {
+    let options = options(args, frozen, settings.device)?;
     let started = Instant::now();
     let mut bar = Bar::new(options.plan.recipe.n_steps);
-    let mut n_skipped = 0;
+    let (mut n_skipped, mut skipped) = (0, Vec::new());
     let aligned = align::align(&options, &mut |progress| {
-        n_skipped = progress.n_skipped;
+        (n_skipped, skipped) = (progress.n_skipped, progress.skipped.clone());
         show(&mut bar, progress);
     })?;
     bar.bar.finish_and_clear();
     if n_skipped > 0 {
-        eprintln!("{n_skipped} pictures were left out: they cannot be decoded, or have no texts");
+        let more = if n_skipped > skipped.len() { " and others" } else { "" };
+        let names = printable(&skipped.join(", "));
+        eprintln!("{n_skipped} pictures were left out, they cannot be decoded or have no texts: {names}{more}");
     }
     let (n_taken, taken) = (bar.n_taken, HumanDuration(started.elapsed()));
     let weights = options.out.join(align::ALIGNED_FILE);
     eprintln!("{n_taken} steps taken in {taken}; {} weights in {}", aligned.n_parameters(), weights.display());
+    if settings.json {
+        super::say(n_taken, &weights);
+    }
     Ok(())
 }
 
@@ -216,7 +217,7 @@ fn options(args: &AlignArgs, frozen: FrozenSide, device: Device) -> anyhow::Resu
     })
 }
 
-fn sources(data: &DataArgs, frozen: FrozenSide) -> Result<Sources, Usage> {
+fn sources(data: &DataArgs, frozen: FrozenSide) -> anyhow::Result<Sources> {
     let missing = |flag: &str| Usage(format!("{flag} is missing: --frozen {} needs it", name(frozen)));
     let given = |flag: &str, path: &Option<PathBuf>| path.clone().ok_or_else(|| missing(flag));
     let shards = || match data.images.is_empty() {
@@ -229,11 +230,7 @@ fn sources(data: &DataArgs, frozen: FrozenSide) -> Result<Sources, Usage> {
             Sources { images: shards()?, texts: TextFiles::Captions(given("--captions", &data.captions)?) }
         }
         FrozenSide::Image => Sources {
-            images: ImageSource::Frozen {
-                embeddings: given("--embeddings", &data.embeddings)?,
-                tokens: data.tokens.clone(),
-                ids: data.ids.clone(),
-            },
+            images: ImageSource::Frozen(Arc::new(data.frozen_images.read()?.ok_or_else(|| missing("--embeddings"))?)),
             texts: TextFiles::Captions(given("--captions", &data.captions)?),
         },
     })
@@ -261,6 +258,8 @@ fn plan(args: &AlignArgs, frozen: FrozenSide, shape: DataShape, device: Device) 
         n_warm_up: args.warm_up.unwrap_or(if of_images { 50 } else { 2000 }).min(n_steps),
         n_steps,
     };
+    let batch = args.batch.unwrap_or(if of_images { 1000 } else { FLAME_BATCH });
+    let n_parts = sides.accumulate.unwrap_or(if of_images { 1 } else { batch.div_ceil(FLAME_PART) });
     let quiet = |given: Option<f32>, usual: f32| given.unwrap_or(if of_images { usual } else { 0.0 });
     Ok(Plan {
         seed: args.seed,
@@ -275,9 +274,9 @@ fn plan(args: &AlignArgs, frozen: FrozenSide, shape: DataShape, device: Device) 
         first_scale: sides.first_scale.unwrap_or(if of_images { 15.0 } else { 10.0 }),
         first_bias: sides.first_bias,
         recipe,
-        batch: args.batch.unwrap_or(if of_images { 1000 } else { FLAME_BATCH }) as usize,
+        batch: batch as usize,
         texts_per_image: sides.texts_per_image.unwrap_or(if of_images { 3 } else { 6 }),
-        n_parts: sides.accumulate as usize,
+        n_parts: n_parts as usize,
         dropout: quiet(sides.dropout, 0.4),
         word_dropout: quiet(sides.word_dropout, 0.25),
         mean_kept: quiet(sides.mean_kept, 0.99),
@@ -337,8 +336,8 @@ fn show(bar: &mut Bar, progress: &Progress) {
     bar.take(progress.step, progress.loss, &said, held_out);
 }
 
-pub(super) fn evaluate(folder: &Path, data: &DataArgs, device: Device) -> anyhow::Result<()> {
-    let aligned = Aligned::read(folder, device)?;
+pub(super) fn evaluate(folder: &Path, data: &DataArgs, settings: &Settings) -> anyhow::Result<()> {
+    let aligned = Aligned::read(folder, settings.device)?;
     let frozen = match (&aligned.plan().image, &aligned.plan().text) {
         (ImagePlan::Frozen(_), _) => FrozenSide::Image,
         (_, TextPlan::Facets { .. }) => FrozenSide::Text,
@@ -346,6 +345,10 @@ pub(super) fn evaluate(folder: &Path, data: &DataArgs, device: Device) -> anyhow
     };
     let rows = align::measure(&aligned, &sources(data, frozen)?)?;
     let Some(first) = rows.first() else { bail!("nothing is held out: expected images of a split other than train") };
+    if settings.json {
+        println!("{}", serde_json::to_string(&rows)?);
+        return Ok(());
+    }
     println!(
         "Held out, {} images (chance: R@1 {:.2} %); intervals by bootstrap over images\n",
         first.n_images,

@@ -1,0 +1,86 @@
+//! `firn train project`: images that another encoder embedded, in the space that a text tower learnt beside them.
+
+use std::{
+    fs::File,
+    io::{BufWriter, Write},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, bail};
+use firn_model::align::{Aligned, FrozenImages};
+use half::f16;
+
+use super::frozen_images::FrozenImageArgs;
+use crate::{exit::Usage, settings::Settings};
+
+/// Bring images that another encoder embedded to where `firn train align --frozen image` taught texts to find them
+///
+/// Writes FILE.npy with FILE.ids.txt and, if there are any, FILE.tokens.npy beside it, as `firn ingest` reads them.
+///
+/// Example: firn train project --aligned aligned --embeddings photos.npy --out found.npy
+#[derive(Debug, clap::Args)]
+pub(super) struct ProjectArgs {
+    /// The folder that the run wrote
+    #[arg(long, value_name = "DIR")]
+    aligned: PathBuf,
+    #[command(flatten)]
+    images: FrozenImageArgs,
+    /// Where the vectors go
+    #[arg(long, value_name = "FILE.npy")]
+    out: PathBuf,
+}
+
+pub(super) fn run(args: &ProjectArgs, settings: &Settings) -> anyhow::Result<()> {
+    let is_npy = args.out.extension().is_some_and(|extension| extension == "npy");
+    Usage::unless(is_npy, || format!("--out: expected a .npy file, received {}", args.out.display()))?;
+    Usage::unless(args.images.path() != Some(&args.out), || {
+        "--out: expected another file than --embeddings".to_owned()
+    })?;
+    let images = args.images.read()?.ok_or_else(|| Usage("--embeddings is missing".to_owned()))?;
+    if let Some(id) = images.ids().iter().find(|id| id.contains('\n')) {
+        bail!("id {id:?}: expected one without line breaks, to stand in a line of its own");
+    }
+    let vectors = Aligned::read(&args.aligned, settings.device)?.project(&images)?;
+    write(&args.out, &images, &vectors).with_context(|| format!("--out {}", args.out.display()))?;
+    let dim = vectors.first().map_or(0, Vec::len);
+    match settings.json {
+        true => println!("{}", serde_json::json!({ "images": vectors.len(), "dim": dim, "embeddings": args.out })),
+        false => println!("{} images of {dim} numbers in {}", vectors.len(), args.out.display()),
+    }
+    Ok(())
+}
+
+fn write(out: &Path, images: &FrozenImages, vectors: &[Vec<f32>]) -> std::io::Result<()> {
+    let (n, dim) = (vectors.len(), vectors.first().map_or(0, Vec::len));
+    let numbers = vectors.iter().flatten().flat_map(|number| number.to_le_bytes());
+    write_npy(out, "<f4", &[n, dim], numbers)?;
+    let tokens_path = out.with_extension("tokens.npy");
+    match (images.tokens(), images.shape()) {
+        (Some(tokens), (_, n_tokens, token_dim)) => {
+            let numbers = tokens.iter().flat_map(|&number| f16::from_f32(number).to_le_bytes());
+            write_npy(&tokens_path, "<f2", &[n, n_tokens, token_dim], numbers)?;
+        }
+        // Those of another run do not belong to these vectors.
+        (None, _) if tokens_path.exists() => std::fs::remove_file(&tokens_path)?,
+        (None, _) => {}
+    }
+    std::fs::write(out.with_extension("ids.txt"), images.ids().join("\n"))
+}
+
+/// NumPy's format, version 1: the header ends at a multiple of 64 bytes.
+fn write_npy(path: &Path, kind: &str, shape: &[usize], numbers: impl Iterator<Item = u8>) -> std::io::Result<()> {
+    let shape: Vec<String> = shape.iter().map(usize::to_string).collect();
+    let mut header = format!("{{'descr': '{kind}', 'fortran_order': False, 'shape': ({}), }}", shape.join(", "));
+    while (10 + header.len() + 1) % 64 != 0 {
+        header.push(' ');
+    }
+    header.push('\n');
+    let mut file = BufWriter::new(File::create(path)?);
+    file.write_all(b"\x93NUMPY\x01\x00")?;
+    file.write_all(&(header.len() as u16).to_le_bytes())?;
+    file.write_all(header.as_bytes())?;
+    for byte in numbers {
+        file.write_all(&[byte])?;
+    }
+    file.flush()
+}
