@@ -249,7 +249,7 @@ fn settings_come_from_flag_then_variable_then_file() {
 #[test]
 fn every_subcommand_has_help_with_an_example() {
     let scratch = Scratch::new();
-    let commands: [&[&str]; 14] = [
+    let commands: [&[&str]; 16] = [
         &["query"],
         &["ingest"],
         &["serve"],
@@ -259,6 +259,7 @@ fn every_subcommand_has_help_with_an_example() {
         &["train", "align"],
         &["train", "evaluate"],
         &["train", "project"],
+        &["train", "ridge"],
         &["collection", "create"],
         &["collection", "list"],
         &["collection", "get"],

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 #[cfg(test)]
 use crate::store::Tree;
 use crate::{
-    CollectionConfig, CollectionInfo, NewPoint, Payload, PointId, Reader, Result, Row, check,
+    CollectionConfig, CollectionInfo, NewPoint, Payload, PointId, Reader, Result, Row, attachment, check,
     commit::{Operation, PreparedPoint},
     engine::Engine,
     indexer::JobKind,
@@ -71,6 +71,7 @@ pub struct VerifyReport {
     pub points_checked: u64,
     pub vectors_checked: u64,
     pub tokens_checked: u64,
+    pub attachments_checked: u64,
     pub segments_checked: u64,
     /// Vectors in segments that a search for themselves does not find.
     pub unreachable_vectors: u64,
@@ -129,6 +130,22 @@ impl Collection {
         check::payload(&payload)?;
         let (collection, ids) = (self.state.clone(), ids.to_vec());
         self.engine.submit(Operation::SetPayload { collection, ids, payload, change })
+    }
+
+    /// Sets or removes attachments, named bytes that are kept with the collection, all or none. Names as of collections.
+    pub fn attach(&self, changes: Vec<(String, Option<Vec<u8>>)>) -> Result<Commit> {
+        changes.iter().try_for_each(|(name, bytes)| attachment::check(name, bytes.as_deref()))?;
+        self.engine.submit(Operation::Attach { collection: self.state.clone(), changes })
+    }
+
+    /// None if there is none of that name.
+    pub fn attachment(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        attachment::read(&self.engine.store, self.state.number, name)
+    }
+
+    /// Names, in order.
+    pub fn attachments(&self) -> Result<Vec<String>> {
+        attachment::names(&self.engine.store, self.state.number)
     }
 
     /// The state as of the last commit; it stays as it is while it is held.

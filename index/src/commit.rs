@@ -11,7 +11,7 @@ use std::{
 };
 
 use crate::{
-    AliasChange, Commit, Error, Payload, PayloadChange, PointId, Result,
+    AliasChange, Commit, Error, Payload, PayloadChange, PointId, Result, attachment,
     catalog::{Catalog, CollectionRecord, Entry},
     check,
     draft::Draft,
@@ -57,6 +57,11 @@ pub enum Operation {
     },
     UpdateAliases {
         changes: Vec<AliasChange>,
+    },
+    /// Named bytes of a collection: to set, or None to remove.
+    Attach {
+        collection: Arc<CollectionState>,
+        changes: Vec<(String, Option<Vec<u8>>)>,
     },
     /// Removes keys that nothing needs.
     Remove {
@@ -142,6 +147,7 @@ impl<'a> Group<'a> {
             Operation::SetPayload { collection, ids, payload, change } => {
                 self.with_draft(collection, |d, c| d.set_payload(&ids, &payload, change, c))
             }
+            Operation::Attach { collection, changes } => self.attach(&collection, changes),
             Operation::CreateCollection { name, record } => self.create_collection(name, &record),
             Operation::DeleteCollection { name } => self.delete_collection(&name),
             Operation::UpdateAliases { changes } => self.update_aliases(&changes),
@@ -157,9 +163,7 @@ impl<'a> Group<'a> {
         collection: Arc<CollectionState>,
         stage: impl FnOnce(&mut Draft, &mut Staging<'_>) -> Result<u64>,
     ) -> Result<u64> {
-        if self.retired.iter().any(|entry| entry.number() == collection.number) || collection.is_deleted() {
-            return Err(Error::CollectionNotFound { name: collection.name.clone() });
-        }
+        self.check_there(&collection)?;
         let draft = self.drafts.entry(collection.number).or_insert_with(|| Draft::new(collection));
         let mut staging = Staging {
             engine: self.engine,
@@ -168,6 +172,34 @@ impl<'a> Group<'a> {
             bytes: &mut self.bytes,
         };
         stage(draft, &mut staging)
+    }
+
+    fn attach(&mut self, collection: &CollectionState, changes: Vec<(String, Option<Vec<u8>>)>) -> Result<u64> {
+        self.check_there(collection)?;
+        let n = changes.len() as u64;
+        for (name, bytes) in changes {
+            // Those that this commit was to write are among what it must remove.
+            let chunks = key::attachment_chunks(collection.number, &name);
+            let staged: Vec<Key> = self
+                .changes
+                .range(chunks.clone()..)
+                .map(|(key, _)| key.clone())
+                .take_while(|key| key.starts_with(&chunks))
+                .collect();
+            let on_disk = attachment::keys(&self.engine.store, collection.number, &name)?;
+            self.changes.extend(staged.into_iter().chain(on_disk).map(|key| (key, None)));
+            for (key, chunk) in bytes.iter().flat_map(|bytes| attachment::encode(collection.number, &name, bytes)) {
+                self.put(key, &chunk);
+            }
+        }
+        Ok(n)
+    }
+
+    fn check_there(&self, collection: &CollectionState) -> Result<()> {
+        if self.retired.iter().any(|entry| entry.number() == collection.number) || collection.is_deleted() {
+            return Err(Error::CollectionNotFound { name: collection.name.clone() });
+        }
+        Ok(())
     }
 
     fn create_collection(&mut self, name: String, collection: &CollectionRecord) -> Result<u64> {

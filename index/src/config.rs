@@ -26,6 +26,8 @@ impl Limits {
     pub const MAX_TOKENS: usize = 256;
     /// The tokens of one image or text, as they are stored.
     pub const MAX_TOKEN_BYTES: usize = 1024 * 1024;
+    /// Bytes that are kept with a collection under one name.
+    pub const MAX_ATTACHMENT_BYTES: usize = 512 << 20;
     pub const MAX_ID_BYTES: usize = 512;
     pub const MAX_NAME_BYTES: usize = 128;
     pub const MAX_TEXTS: usize = 256;

@@ -15,12 +15,13 @@ const POINT: u8 = 0x10;
 const ROW_OF: u8 = 0x11;
 const VECTOR: u8 = 0x12;
 const TOKENS: u8 = 0x13;
+const ATTACHMENT: u8 = 0x14;
 const MANIFEST: u8 = 0x20;
 const CHUNK: u8 = 0x21;
 
 /// The kinds whose keys go on with a collection's number: everything a collection owns in the points tree but its
 /// catalog record.
-const OWNED: [u8; 5] = [NEXT_ROW, POINT, ROW_OF, VECTOR, TOKENS];
+const OWNED: [u8; 6] = [NEXT_ROW, POINT, ROW_OF, VECTOR, TOKENS, ATTACHMENT];
 
 pub fn sequence() -> Key {
     vec![SEQUENCE]
@@ -76,7 +77,7 @@ pub fn parse_doomed(key: &[u8]) -> Option<u32> {
 }
 
 /// The prefixes of everything a collection owns in the points tree.
-pub fn owned(collection: u32) -> [Key; 5] {
+pub fn owned(collection: u32) -> [Key; 6] {
     OWNED.map(|kind| of_kind(kind, collection))
 }
 
@@ -126,6 +127,26 @@ pub fn tokens(collection: u32, place: u8, row: Row) -> Key {
 
 pub fn all_tokens(collection: u32, place: u8) -> Key {
     [&of_kind(TOKENS, collection)[..], &[place]].concat()
+}
+
+/// A piece of an attachment. A name holds no zero byte.
+pub fn attachment(collection: u32, name: &str, chunk: u32) -> Key {
+    [&attachment_chunks(collection, name)[..], &chunk.to_be_bytes()].concat()
+}
+
+pub fn attachment_chunks(collection: u32, name: &str) -> Key {
+    [&attachments(collection)[..], name.as_bytes(), &[0]].concat()
+}
+
+pub fn attachments(collection: u32) -> Key {
+    of_kind(ATTACHMENT, collection)
+}
+
+/// The name of an attachment from the key of one of its pieces.
+pub fn parse_attachment(key: &[u8]) -> Option<&str> {
+    let (_, rest) = key.split_at_checked(5)?;
+    let (name, chunk) = rest.split_at_checked(rest.len().checked_sub(5)?)?;
+    (chunk[0] == 0).then(|| std::str::from_utf8(name).ok())?
 }
 
 /// The row at the end of the key of a point, its vector or its tokens.
@@ -178,6 +199,7 @@ mod tests {
         assert_eq!(parse_row(&vector(1, 3, 259)), Some(259));
         assert_eq!(parse_row(&tokens(1, 3, 260)), Some(260));
         assert_eq!(parse_segment(&chunk(1, 2, 3, 4)), Some(3));
+        assert_eq!(parse_attachment(&attachment(1, "a.b", 0x0001_0000)), Some("a.b"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Points in sled are the truth; HNSW segments are derived from them and can always be rebuilt. This crate knows no model:
 //! vectors come in as `&[f32]` and are compared by cosine.
 
+mod attachment;
 mod buffer;
 mod catalog;
 mod check;

@@ -6,7 +6,7 @@ use std::{ops::ControlFlow, sync::atomic::AtomicBool};
 use roaring::RoaringBitmap;
 
 use crate::{
-    Damage, Error, Reader, Result, Row, VerifyReport, fetch,
+    Damage, Error, Reader, Result, Row, VerifyReport, attachment, fetch,
     generation::Generation,
     graph, key,
     manifest::{self, Place},
@@ -29,6 +29,7 @@ pub fn verify(store: &Store, state: &CollectionState, reader: &Reader) -> Result
     for (place, expected) in expected.with_tokens.into_iter().enumerate() {
         tokens(store, state, place, expected, &mut report)?;
     }
+    attachments(store, state, &mut report)?;
     Ok(report)
 }
 
@@ -123,6 +124,14 @@ fn tokens(
     })?;
     for row in missing {
         finding(Err::<(), _>(fetch::missing(fetch::tokens_name(place, row))), report)?;
+    }
+    Ok(())
+}
+
+fn attachments(store: &Store, state: &CollectionState, report: &mut VerifyReport) -> Result<()> {
+    for name in finding(attachment::names(store, state.number), report)?.unwrap_or_default() {
+        report.attachments_checked += 1;
+        finding(attachment::read(store, state.number, &name), report)?;
     }
     Ok(())
 }

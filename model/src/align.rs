@@ -17,7 +17,9 @@ mod frozen_block;
 mod frozen_files;
 mod frozen_images;
 mod loss;
+mod meeting;
 mod network;
+pub(crate) mod ridge;
 mod shards;
 pub(crate) mod side;
 #[cfg(test)]
@@ -36,7 +38,9 @@ pub use self::{
     evaluate::{Found, FoundRow},
     frozen_files::FrozenImages,
     frozen_images::{FrozenSizes, Projection},
+    meeting::{measure_texts, project},
     network::{BlockPlan, ImagePlan, TextPlan},
+    ridge::{FOLDS_FILE, RIDGE_FILE, Ridge, RidgePlan, fit},
     text_tower::TextSizes,
     vit::VitSizes,
 };

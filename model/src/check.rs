@@ -18,7 +18,7 @@ use self::family::Family;
 pub(crate) use self::family::unknown_family;
 use crate::{
     Device, Encoder, Error, Keep, ModelSpec, Result,
-    align::Aligned,
+    align::{Aligned, Ridge},
     decoder as decoders, folder, hub, load,
     pair::{TensorFault, Weights},
     side::Want,
@@ -152,6 +152,7 @@ impl CheckReport {
         match family.map_or_else(|| Family::kind_of(folder), Family::kind) {
             family::Kind::Join => self.look_at_join(folder),
             family::Kind::Aligned => self.look_at_aligned(folder),
+            family::Kind::Ridge => self.look_at_ridge(folder),
             family::Kind::Sentences => self.look_at_sentences(folder, family.and_then(Family::sentences)),
             family::Kind::Decoder => self.look_at_decoder(folder, family.and_then(Family::decoder)),
             family::Kind::Pair => self.look_at_towers(folder, family, Want::Both),
@@ -165,6 +166,13 @@ impl CheckReport {
         self.add(aligned.n_parameters() as u64, memory);
         if let Some(block) = aligned.block(folder) {
             self.look_at_block(&block);
+        }
+    }
+
+    /// What is wrong with it, loading says.
+    fn look_at_ridge(&mut self, folder: &Path) {
+        if let Some(ridge) = self.keep(Ridge::read(folder)) {
+            self.add(ridge.n_parameters() as u64, vec![ridge.memory()]);
         }
     }
 

@@ -111,6 +111,12 @@ pub trait Encoder: Send + Sync {
 
     /// `Error::EmptyText` for a text without a word, `Error::NoTextSide` if the model takes images only.
     fn embed_texts(&self, texts: &[&str], keep: Keep) -> Result<Vec<TextEmbedding>>;
+
+    /// Each text as if the item of its id had not been among those that the model was made from, as far as the model can
+    /// tell: a tower that was solved in folds can. What is learnt on top of a model is learnt from these. Errors as `embed_texts`.
+    fn embed_unseen_texts(&self, _ids: &[&str], texts: &[&str], keep: Keep) -> Result<Vec<TextEmbedding>> {
+        self.embed_texts(texts, keep)
+    }
 }
 
 /// Where a model comes from.
@@ -192,6 +198,8 @@ pub(crate) fn open_folder(
         join::open(folder, device)
     } else if align::side::is_in(folder) {
         align::side::open(folder, want, device)
+    } else if align::ridge::is_in(folder) {
+        align::ridge::open(folder, want)
     } else if sentence::Layout::is_in(folder) {
         sentence::open(folder, device)
     } else if decoder::is_in(folder) {

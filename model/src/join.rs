@@ -2,6 +2,7 @@
 //!
 //! What is said of each side is read into a kind of its own; a side knows how to load itself and what it is made of.
 
+mod stack;
 mod table;
 
 use std::path::{Path, PathBuf};
@@ -103,6 +104,7 @@ impl TextKind {
                 Ok((side, Part { family, meaning: vec![("text.checkpoint", hash)], sigmoid }))
             }
             TextKind::Facets(facets) => facets.open(folder, device),
+            TextKind::Stack(stack) => stack.open(folder, device),
         }
     }
 }

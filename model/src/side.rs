@@ -19,6 +19,11 @@ pub(crate) trait ImageSide: Send + Sync {
 pub(crate) trait TextSide: Send + Sync {
     fn info(&self) -> &TextInfo;
     fn embed(&self, texts: &[&str], keep: Keep) -> Result<Vec<TextEmbedding>>;
+
+    /// As `Encoder::embed_unseen_texts`.
+    fn embed_unseen(&self, _ids: &[&str], texts: &[&str], keep: Keep) -> Result<Vec<TextEmbedding>> {
+        self.embed(texts, keep)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -146,5 +151,9 @@ impl Encoder for Joined {
 
     fn embed_texts(&self, texts: &[&str], keep: Keep) -> Result<Vec<TextEmbedding>> {
         self.text_side()?.embed(texts, keep)
+    }
+
+    fn embed_unseen_texts(&self, ids: &[&str], texts: &[&str], keep: Keep) -> Result<Vec<TextEmbedding>> {
+        self.text_side()?.embed_unseen(ids, texts, keep)
     }
 }

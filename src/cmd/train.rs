@@ -2,6 +2,7 @@
 
 mod frozen_images;
 mod project;
+mod ridge;
 mod sides;
 
 use std::{
@@ -32,6 +33,7 @@ enum TrainCommand {
     Align(Box<AlignArgs>),
     Evaluate(Box<EvaluateArgs>),
     Project(project::ProjectArgs),
+    Ridge(ridge::RidgeArgs),
 }
 
 /// Train the builtin image and text pair, or one side against the other, frozen
@@ -97,7 +99,7 @@ struct AlignArgs {
 /// Example: firn train evaluate --scenes 1000
 #[derive(Debug, clap::Args)]
 struct EvaluateArgs {
-    /// The folder that a run of `firn train align --frozen` wrote; its data are named as they were there
+    /// The folder that `firn train align --frozen` or `firn train ridge` wrote; its data are named as they were there
     #[arg(long, value_name = "DIR", conflicts_with_all = ["weights", "emoji"])]
     aligned: Option<PathBuf>,
     #[command(flatten)]
@@ -129,6 +131,7 @@ pub fn run(args: &TrainArgs, settings: &Settings) -> anyhow::Result<()> {
                 None => align(args, settings),
             }
         }
+        TrainCommand::Ridge(args) => ridge::run(args, settings),
         TrainCommand::Project(args) => project::run(args, settings),
         TrainCommand::Evaluate(args) => match &args.aligned {
             Some(folder) => sides::evaluate(folder, &args.data, settings),

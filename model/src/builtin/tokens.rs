@@ -112,7 +112,7 @@ impl Hasher {
 }
 
 /// Scripts that write no spaces between words: Han, kana, Thai, Lao, Myanmar, Khmer.
-fn is_unspaced(letter: char) -> bool {
+pub(crate) fn is_unspaced(letter: char) -> bool {
     matches!(u32::from(letter), 0x0e00..=0x0eff | 0x1000..=0x109f | 0x1780..=0x17ff | 0x3005..=0x30ff | 0x3400..=0x4dbf
         | 0x4e00..=0x9fff | 0xf900..=0xfaff | 0x20000..=0x323af)
 }

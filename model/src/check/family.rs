@@ -28,6 +28,7 @@ pub(crate) fn unknown_family(name: &str) -> Error {
 pub(super) enum Kind {
     Join,
     Aligned,
+    Ridge,
     Sentences,
     Decoder,
     Pair,
@@ -75,6 +76,8 @@ impl Family {
             Kind::Join
         } else if align::side::is_in(folder) {
             Kind::Aligned
+        } else if align::ridge::is_in(folder) {
+            Kind::Ridge
         } else if sentence::Layout::is_in(folder) {
             Kind::Sentences
         } else if folder.is_file() || decoder::is_in(folder) {

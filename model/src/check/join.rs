@@ -28,6 +28,9 @@ impl CheckReport {
         match table.text {
             Some(TextKind::Model(name)) => self.look_at_side(&name, folder, Want::Text),
             Some(TextKind::Checkpoint(file)) => self.look_at_checkpoint(&file, folder, Want::Text),
+            Some(TextKind::Stack(stack)) => {
+                stack.models.iter().for_each(|name| self.look_at_side(name, folder, Want::Text));
+            }
             Some(TextKind::Facets(facets)) => {
                 self.keep(facets.template(folder));
                 if let Some(decoder) = self.keep(facets.decoder(folder)) {
@@ -67,6 +70,7 @@ impl CheckReport {
             Kind::Sentences => self.look_at_sentences(&place, None),
             Kind::Decoder => self.look_at_decoder(&place, None),
             Kind::Aligned => self.look_at_aligned(&place),
+            Kind::Ridge => self.look_at_ridge(&place),
             Kind::Pair | Kind::Join => self.look_at_towers(&place, None, want),
         }
     }

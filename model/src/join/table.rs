@@ -10,7 +10,7 @@ pub(crate) const FILE: &str = "model.toml";
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// At least one side is there.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub(crate) struct Table {
     pub image: Option<Image>,
     pub text: Option<TextKind>,
@@ -42,13 +42,31 @@ pub(crate) struct Block {
     pub norm: FinalNorm,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub(crate) enum TextKind {
     /// The text side of a model by its name.
     Model(String),
     /// A Long-CLIP's own checkpoint, with its tokenizer beside it.
     Checkpoint(PathBuf),
     Facets(Facets),
+    Stack(Stack),
+}
+
+/// Text sides side by side.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Stack {
+    /// Names, two at least.
+    pub models: Vec<String>,
+    /// What the cosine of each counts.
+    pub weights: Vec<f32>,
+}
+
+impl Stack {
+    /// What each embedding is multiplied with, so that all together have unit length.
+    pub(crate) fn scales(&self) -> Vec<f32> {
+        let sum: f32 = self.weights.iter().sum();
+        self.weights.iter().map(|weight| (weight / sum).sqrt()).collect()
+    }
 }
 
 /// Facets of a text by a decoder LLM.
@@ -84,6 +102,8 @@ struct WrittenText {
     model: Option<String>,
     checkpoint: Option<PathBuf>,
     facets: Option<String>,
+    stack: Option<Vec<String>>,
+    weights: Option<Vec<f32>>,
     template: Option<String>,
     templates: Option<PathBuf>,
     blocks_left_out: Option<usize>,
@@ -127,6 +147,15 @@ impl WrittenText {
             || self.templates.is_some()
             || self.blocks_left_out.is_some()
             || self.mode.is_some();
+        if self.stack.is_none() && self.weights.is_some() {
+            return Err("text: weights go with a stack".to_owned());
+        }
+        if let Some(models) = self.stack {
+            if about_facets || self.model.is_some() || self.checkpoint.is_some() || self.facets.is_some() {
+                return Err("text: expected model, checkpoint, facets or stack, received several".to_owned());
+            }
+            return stack(models, self.weights).map(TextKind::Stack);
+        }
         match (self.model, self.checkpoint, self.facets) {
             (Some(_), None, None) | (None, Some(_), None) if about_facets => {
                 Err("text: template, templates, blocks_left_out and mode go with facets, received model or checkpoint"
@@ -141,8 +170,22 @@ impl WrittenText {
                 blocks_left_out: self.blocks_left_out.unwrap_or(1),
                 mode: self.mode.unwrap_or_default(),
             })),
-            (None, None, None) => Err("text: expected model, checkpoint or facets, received none".to_owned()),
-            _ => Err("text: expected model, checkpoint or facets, received several".to_owned()),
+            (None, None, None) => Err("text: expected model, checkpoint, facets or stack, received none".to_owned()),
+            _ => Err("text: expected model, checkpoint, facets or stack, received several".to_owned()),
         }
     }
+}
+
+const MAX_STACK: usize = 16;
+
+fn stack(models: Vec<String>, weights: Option<Vec<f32>>) -> Result<Stack, String> {
+    let n = models.len();
+    if !(2..=MAX_STACK).contains(&n) {
+        return Err(format!("stack: expected 2 to {MAX_STACK} models, received {n}"));
+    }
+    let weights = weights.unwrap_or_else(|| vec![1.0; n]);
+    if weights.len() != n || !weights.iter().all(|&weight| weight > 0.0 && weight <= 1e6) {
+        return Err(format!("weights: expected {n} numbers more than 0, received {weights:?}"));
+    }
+    Ok(Stack { models, weights })
 }

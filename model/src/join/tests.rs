@@ -130,8 +130,11 @@ fn what_cannot_be_meant_is_named() {
     check("[image]\nmodel = \"a\"\n[image.block]\ndecoder = \"b\"\n", "missing field `index`");
     check("[image]\nmodel = 3\n", "invalid type: integer `3`, expected a string");
     check("[image]\nmodel = \"a\"\nsize = 3\n", "unknown field `size`, expected");
-    check("[text]\n", "text: expected model, checkpoint or facets, received none");
-    check("[text]\nmodel = \"a\"\nfacets = \"b\"\n", "text: expected model, checkpoint or facets, received several");
+    check("[text]\n", "text: expected model, checkpoint, facets or stack, received none");
+    check(
+        "[text]\nmodel = \"a\"\nfacets = \"b\"\n",
+        "text: expected model, checkpoint, facets or stack, received several",
+    );
     check(
         "[text]\nmodel = \"a\"\ntemplate = \"b\"\n",
         "text: template, templates, blocks_left_out and mode go with facets",

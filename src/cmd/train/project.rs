@@ -7,20 +7,20 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use firn_model::align::{Aligned, FrozenImages};
+use firn_model::align::{self, FrozenImages};
 use half::f16;
 
 use super::frozen_images::FrozenImageArgs;
 use crate::{exit::Usage, settings::Settings};
 
-/// Bring images that another encoder embedded to where `firn train align --frozen image` taught texts to find them
+/// Bring images that another encoder embedded to where `firn train align` or `firn train ridge` brings texts
 ///
 /// Writes FILE.npy with FILE.ids.txt and, if there are any, FILE.tokens.npy beside it, as `firn ingest` reads them.
 ///
 /// Example: firn train project --aligned aligned --embeddings photos.npy --out found.npy
 #[derive(Debug, clap::Args)]
 pub(super) struct ProjectArgs {
-    /// The folder that the run wrote
+    /// The folder that the training wrote, or one whose model.toml stacks several
     #[arg(long, value_name = "DIR")]
     aligned: PathBuf,
     #[command(flatten)]
@@ -40,7 +40,7 @@ pub(super) fn run(args: &ProjectArgs, settings: &Settings) -> anyhow::Result<()>
     if let Some(id) = images.ids().iter().find(|id| id.contains('\n')) {
         bail!("id {id:?}: expected one without line breaks, to stand in a line of its own");
     }
-    let vectors = Aligned::read(&args.aligned, settings.device)?.project(&images)?;
+    let vectors = align::project(&args.aligned, &images, settings.device)?;
     write(&args.out, &images, &vectors).with_context(|| format!("--out {}", args.out.display()))?;
     let dim = vectors.first().map_or(0, Vec::len);
     match settings.json {

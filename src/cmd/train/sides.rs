@@ -337,13 +337,7 @@ fn show(bar: &mut Bar, progress: &Progress) {
 }
 
 pub(super) fn evaluate(folder: &Path, data: &DataArgs, settings: &Settings) -> anyhow::Result<()> {
-    let aligned = Aligned::read(folder, settings.device)?;
-    let frozen = match (&aligned.plan().image, &aligned.plan().text) {
-        (ImagePlan::Frozen(_), _) => FrozenSide::Image,
-        (_, TextPlan::Facets { .. }) => FrozenSide::Text,
-        _ => FrozenSide::None,
-    };
-    let rows = align::measure(&aligned, &sources(data, frozen)?)?;
+    let rows = measured(folder, data, settings.device)?;
     let Some(first) = rows.first() else { bail!("nothing is held out: expected images of a split other than train") };
     if settings.json {
         println!("{}", serde_json::to_string(&rows)?);
@@ -362,6 +356,23 @@ pub(super) fn evaluate(folder: &Path, data: &DataArgs, settings: &Settings) -> a
         println!("| {language} | {} | {} |", cells(text_to_image), cells(image_to_text));
     }
     Ok(())
+}
+
+/// By what stands in the folder.
+fn measured(folder: &Path, data: &DataArgs, device: Device) -> anyhow::Result<Vec<FoundRow>> {
+    if !folder.join(align::ALIGNED_FILE).is_file() {
+        let missing = |flag: &str| Usage(format!("{flag} is missing: texts against frozen images need it"));
+        let images = data.frozen_images.read()?.ok_or_else(|| missing("--embeddings"))?;
+        let captions = data.captions.as_ref().ok_or_else(|| missing("--captions"))?;
+        return Ok(align::measure_texts(folder, &images, captions, device)?);
+    }
+    let aligned = Aligned::read(folder, device)?;
+    let frozen = match (&aligned.plan().image, &aligned.plan().text) {
+        (ImagePlan::Frozen(_), _) => FrozenSide::Image,
+        (_, TextPlan::Facets { .. }) => FrozenSide::Text,
+        _ => FrozenSide::None,
+    };
+    Ok(align::measure(&aligned, &sources(data, frozen)?)?)
 }
 
 fn cells(found: &align::Found) -> String {
