@@ -282,8 +282,8 @@ fn what_does_not_fit_is_named() {
     );
     check(
         "2_Dense/config.json",
-        &|d| d["activation_function"] = json!("torch.nn.modules.activation.ReLU"),
-        "2_Dense/config.json: activation_function: expected Identity or Tanh, received \"ReLU\"",
+        &|d| d["activation_function"] = json!("torch.nn.modules.activation.SiLU"),
+        "2_Dense/config.json: activation_function: expected Identity, Tanh, ReLU or GELU, received \"SiLU\"",
     );
     check(
         "2_Dense/config.json",

@@ -92,7 +92,7 @@ fn words_add_up_to_the_embedding_and_folds_have_not_seen_their_images() {
     let (_, ridge) = fitted(folder.path(), 3);
     let line = Line::read("a red ball and a dog by the unheard-of", MAX_WORDS).unwrap();
     let parts = ridge.word_parts(&line, &ridge.weights);
-    let mut sum = vec![0.0; 5];
+    let mut sum = [0.0; 5];
     parts.chunks_exact(5).for_each(|part| sum.iter_mut().zip(part).for_each(|(sum, x)| *sum += x));
     let length = sum.iter().map(|x| x * x).sum::<f32>().sqrt();
     let embedding = ridge.embedding(&line, &ridge.weights);
