@@ -389,11 +389,13 @@ fn a_text_tower_learns_against_frozen_images_is_stopped_and_goes_on() {
     // What was learnt takes texts, and images are brought to where they are sought.
     let said = scratch.ok(&["train", "project", "--aligned", "a", "--embeddings", "x.npy", "--out", "y.npy"]);
     assert_eq!(said, "8 images of 16 numbers in y.npy\n");
-    scratch.ok(&["ingest", "y.npy", "--collection", "y", "--model", "a", "--vector-name", "text"]);
-    let found = json(&scratch.ok(&["query", "y", "--text", "number 3", "--using", "text", "--json"]));
+    scratch.ok(&["ingest", "y.npy", "--collection", "y", "--model", "a"]);
+    let found = json(&scratch.ok(&["query", "y", "--text", "number 3", "--json"]));
     assert_eq!(found["hits"].as_array().map(Vec::len), Some(8), "{found}");
-    let refused: [(&[&str], &str); 3] = [
+    let refused: [(&[&str], &str); 5] = [
         (&["--embeddings", "x.npy", "--out", "x.npy"], "expected another file than --embeddings"),
+        (&["--embeddings", "x.npy", "--out", "../DIR/x.npy"], "expected another file than --embeddings"),
+        (&["--embeddings", "x.npy", "--ids", "y.ids.txt", "--out", "y.npy"], "expected another file than --ids"),
         (&["--embeddings", "x.npy", "--out", "y.bin"], "expected a .npy file"),
         (
             &["--embeddings", "y.npy", "--out", "z.npy"],
@@ -401,8 +403,16 @@ fn a_text_tower_learns_against_frozen_images_is_stopped_and_goes_on() {
         ),
     ];
     for (args, expected) in refused {
-        scratch.fails(2, &[&["train", "project", "--aligned", "a"], args].concat(), expected);
+        let dir = scratch.path().file_name().unwrap().to_str().unwrap();
+        let args: Vec<String> = args.iter().map(|arg| arg.replace("DIR", dir)).collect();
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        scratch.fails(2, &[&["train", "project", "--aligned", "a"], &args[..]].concat(), expected);
     }
+    let before = std::fs::read(scratch.path().join("x.npy")).unwrap();
+    assert!(before.len() < 256, "an input is as it was");
+    scratch.write("v.tokens.npy", "of something else");
+    let args = ["train", "project", "--aligned", "a", "--embeddings", "x.npy", "--out", "v.npy"];
+    scratch.fails(2, &args, "v.tokens.npy is there already");
     let start = ["train", "align", "--frozen", "image", "--captions", "c.jsonl", "--embeddings"];
     scratch.fails(2, &[&start[..], &["x.npy", "--out", "a"]].concat(), "--resume goes on with it");
     scratch.fails(2, &[&start[..], &["no.npy", "--out", "n"]].concat(), "no.npy: there is no such file");
@@ -424,6 +434,28 @@ fn a_text_tower_learns_against_what_embed_wrote() {
     scratch.ok(&[&align[..], &sizes].concat());
     let said = scratch.ok(&["train", "project", "--aligned", "a", "--embeddings", "e", "--out", "y.npy"]);
     assert_eq!(said, "8 images of 16 numbers in y.npy\n");
+    // With the tokens that were kept of them, found by texts, here and at a server.
+    scratch.ok(&["ingest", "y.npy", "--collection", "y", "--model", "a"]);
+    let found = json(&scratch.ok(&["query", "y", "--text", "number 3", "--with-tokens", "--json"]));
+    assert_eq!(found["hits"][7]["tokens"]["image"]["n"], 16, "{found}");
+    let server = serving::Server::start_with_model(
+        &scratch.path().join("other"),
+        scratch.path().join("a").to_str().unwrap(),
+        &[],
+    );
+    scratch.ok(&[
+        "ingest",
+        "y.npy",
+        "--collection",
+        "y",
+        "--server",
+        &server.grpc,
+        "--model",
+        scratch.path().join("a").to_str().unwrap(),
+    ]);
+    let found =
+        json(&scratch.ok(&["query", "y", "--text", "number 3", "--with-tokens", "--json", "--server", &server.grpc]));
+    assert_eq!(found["hits"][7]["tokens"]["image"]["n"], 16, "{found}");
     let refused = ["train", "project", "--aligned", "a", "--embeddings", "e", "--ids", "x.ids.json", "--out", "z.npy"];
     scratch.fails(2, &refused, "--tokens and --ids: e has its own");
 }

@@ -277,16 +277,13 @@ fn checked_collection_at(
         sources.check(&info.config);
         return Ok(Some(info));
     }
-    let declared = declared(args, named.is_some(), sources)?;
-    let model = || sink.model(named.map(|model| model.name.as_str()));
-    sources.check(&declared.clone().map_or_else(|| config_of(&model()?, args), Ok)?);
-    if sources.open.is_empty() {
-        return Ok(None);
-    }
-    Ok(Some(match declared {
-        Some(declared) => sink.create_declared(&args.collection, &declared)?,
-        None => sink.create(&args.collection, named.map(|model| model.name.as_str()), args.tokens)?,
-    }))
+    let config = match declared(args, named.is_some(), sources)? {
+        Some(declared) => declared,
+        None => config_of(&sink.model(named.map(|model| model.name.as_str()))?, args, sources)?,
+    };
+    sources.check(&config);
+    let is_wanted = !sources.open.is_empty();
+    is_wanted.then(|| sink.create(&args.collection, &config)).transpose()
 }
 
 /// The journal that was named, before anything is made: a place where none can be leaves no empty collection behind.
@@ -343,7 +340,7 @@ fn new_config(
 ) -> anyhow::Result<CollectionConfig> {
     match declared(args, settings.model.is_some(), sources)? {
         Some(declared) => Ok(declared),
-        None => config_of(engine.encoder(settings.model.as_deref())?.info(), args),
+        None => config_of(engine.encoder(settings.model.as_deref())?.info(), args, sources),
     }
 }
 
@@ -356,8 +353,10 @@ fn declared(args: &IngestArgs, is_named: bool, sources: &Sources) -> Result<Opti
     }
 }
 
-fn config_of(model: &ModelInfo, args: &IngestArgs) -> anyhow::Result<CollectionConfig> {
-    Ok(engine::collection_config(model, Default::default(), HnswConfig::default(), args.tokens)?)
+fn config_of(model: &ModelInfo, args: &IngestArgs, sources: &Sources) -> anyhow::Result<CollectionConfig> {
+    let mut config = engine::collection_config(model, Default::default(), HnswConfig::default(), args.tokens)?;
+    sources.add_to(&mut config, model.dim);
+    Ok(config)
 }
 
 /// Embeddings were made by a model: if one is named, it must be that one.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{FacetEncoder, FacetedText, Options, memory, tokenizer_path};
+use super::{FacetEncoder, FacetedText, Mode, Options, memory, tokenizer_path};
 use crate::{
     FusionTokens, Keep, Memory, Result, TextEmbedding, TokenShape, decoder,
     pair::TOKENIZER_FILE,
@@ -55,6 +55,12 @@ impl TextSide for Facets {
             let fusion_tokens = (keep != Keep::Nothing).then(|| tokens(&facets)).transpose()?;
             Ok(TextEmbedding { embedding, tokens_used, tokens_cut: 0, fusion_tokens })
         };
-        self.encoder.embed(texts)?.into_iter().map(whole).collect()
+        // As published, what stands beside a text in its batch changes it: alone it is what it is, wherever it comes from.
+        let at_once = if self.encoder.mode == Mode::Reference { 1 } else { texts.len().max(1) };
+        let mut embeddings = Vec::with_capacity(texts.len());
+        for texts in texts.chunks(at_once) {
+            embeddings.extend(self.encoder.embed(texts)?.into_iter().map(whole).collect::<Result<Vec<_>>>()?);
+        }
+        Ok(embeddings)
     }
 }

@@ -19,7 +19,7 @@ use firn_ingest::{
     embed::Input,
     sink::{Outcome, Sink, SinkError, Ticket},
 };
-use firn_model::{Grid, ModelInfo};
+use firn_model::ModelInfo;
 use serde_json::Value;
 use tokio::runtime::Runtime;
 use tonic::Code;
@@ -72,25 +72,15 @@ impl RemoteSink {
         }
     }
 
-    /// Makes the collection of a model, the server's own if none is named.
-    pub fn create(&self, collection: &str, model: Option<&str>, grid: Option<Grid>) -> anyhow::Result<CollectionInfo> {
-        self.make(v1::CreateCollectionRequest {
-            collection_name: collection.to_owned(),
-            model: model.unwrap_or_default().to_owned(),
-            token_grid: remote::token_grid(grid).into(),
-            ..Default::default()
-        })
-    }
-
-    /// Makes the collection for sources that say what they hold. If they name a model, the server must have it.
-    pub fn create_declared(&self, collection: &str, declared: &CollectionConfig) -> anyhow::Result<CollectionInfo> {
+    /// Makes a collection. If it names a model, the server must have it.
+    pub fn create(&self, collection: &str, config: &CollectionConfig) -> anyhow::Result<CollectionInfo> {
         let vector = |vector: &VectorConfig| v1::VectorConfig { dim: vector.dim as u32 };
         let shape = |shape: &TokenConfig| v1::TokenShape { n: shape.n as u32, dim: shape.dim as u32 };
         self.make(v1::CreateCollectionRequest {
             collection_name: collection.to_owned(),
-            model: declared.model.as_ref().map(|model| model.name.clone()).unwrap_or_default(),
-            vectors: declared.vectors.iter().map(|(name, config)| (name.clone(), vector(config))).collect(),
-            tokens: declared.tokens.iter().map(|(of, config)| (of.clone(), shape(config))).collect(),
+            model: config.model.as_ref().map(|model| model.name.clone()).unwrap_or_default(),
+            vectors: config.vectors.iter().map(|(name, config)| (name.clone(), vector(config))).collect(),
+            tokens: config.tokens.iter().map(|(of, config)| (of.clone(), shape(config))).collect(),
             ..Default::default()
         })
     }

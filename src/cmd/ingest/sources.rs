@@ -59,6 +59,20 @@ impl Sources {
         Some(CollectionConfig { model, vectors, tokens, ..CollectionConfig::default() })
     }
 
+    /// Adds to the collection of a model what the files bring in its space and it does not make: images that were brought to
+    /// where its texts are, with their tokens.
+    pub fn add_to(&self, config: &mut CollectionConfig, dim: usize) {
+        let made: Vec<String> = config.vectors.keys().cloned().collect();
+        for source in &self.open {
+            let brought = source.dims.iter().filter(|(name, of)| **of == dim && !made.contains(name));
+            for (name, &dim) in brought {
+                config.vectors.entry(name.clone()).or_insert(VectorConfig { dim });
+                let shape = source.tokens.get(name).map(|&shape| (name.clone(), shape));
+                config.tokens.extend(shape);
+            }
+        }
+    }
+
     /// What files declare, against the collection: a wrong file is refused before its first row.
     pub fn check(&mut self, config: &CollectionConfig) {
         for source in std::mem::take(&mut self.open) {

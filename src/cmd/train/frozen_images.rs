@@ -12,6 +12,9 @@ use firn_model::align::FrozenImages;
 
 use crate::exit::Usage;
 
+/// Where the ids of `x.npy` stand if no file is named.
+const IDS_BESIDE: [&str; 2] = ["ids.txt", "ids.json"];
+
 #[derive(Debug, clap::Args)]
 pub(super) struct FrozenImageArgs {
     /// Images that another encoder embedded: .npy or .safetensors, (n, dim), or a folder that `firn embed` wrote
@@ -26,8 +29,12 @@ pub(super) struct FrozenImageArgs {
 }
 
 impl FrozenImageArgs {
-    pub(super) fn path(&self) -> Option<&PathBuf> {
-        self.embeddings.as_ref()
+    /// The files that are read, each with the flag that names it.
+    pub(super) fn files(&self) -> Vec<(&'static str, PathBuf)> {
+        let named = [("--embeddings", &self.embeddings), ("--tokens", &self.tokens), ("--ids", &self.ids)];
+        let named = named.into_iter().filter_map(|(flag, path)| Some((flag, path.clone()?)));
+        let beside = self.embeddings.iter().flat_map(|path| IDS_BESIDE.map(|end| ("--ids", path.with_extension(end))));
+        named.chain(beside).collect()
     }
 
     /// None if no embeddings are named.

@@ -33,13 +33,18 @@ pub(super) struct ProjectArgs {
 pub(super) fn run(args: &ProjectArgs, settings: &Settings) -> anyhow::Result<()> {
     let is_npy = args.out.extension().is_some_and(|extension| extension == "npy");
     Usage::unless(is_npy, || format!("--out: expected a .npy file, received {}", args.out.display()))?;
-    Usage::unless(args.images.path() != Some(&args.out), || {
-        "--out: expected another file than --embeddings".to_owned()
-    })?;
+    let [ids, tokens] = ["ids.txt", "tokens.npy"].map(|extension| args.out.with_extension(extension));
+    for (flag, input) in args.images.files() {
+        let is_written = [&args.out, &ids, &tokens].into_iter().any(|output| is_same(output, &input));
+        Usage::unless(!is_written, || format!("--out: expected another file than {flag}"))?;
+    }
     let images = args.images.read()?.ok_or_else(|| Usage("--embeddings is missing".to_owned()))?;
     if let Some(id) = images.ids().iter().find(|id| id.contains('\n')) {
         bail!("id {id:?}: expected one without line breaks, to stand in a line of its own");
     }
+    Usage::unless(images.tokens().is_some() || !tokens.exists(), || {
+        format!("--out: {} is there already, and would be taken for the tokens of these", tokens.display())
+    })?;
     let vectors = align::project(&args.aligned, &images, settings.device)?;
     write(&args.out, &images, &vectors).with_context(|| format!("--out {}", args.out.display()))?;
     let dim = vectors.first().map_or(0, Vec::len);
@@ -50,19 +55,19 @@ pub(super) fn run(args: &ProjectArgs, settings: &Settings) -> anyhow::Result<()>
     Ok(())
 }
 
+/// Whether both lead to one file that is there, however they are spelled.
+fn is_same(a: &Path, b: &Path) -> bool {
+    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+}
+
 fn write(out: &Path, images: &FrozenImages, vectors: &[Vec<f32>]) -> std::io::Result<()> {
     let (n, dim) = (vectors.len(), vectors.first().map_or(0, Vec::len));
     let numbers = vectors.iter().flatten().flat_map(|number| number.to_le_bytes());
     write_npy(out, "<f4", &[n, dim], numbers)?;
-    let tokens_path = out.with_extension("tokens.npy");
-    match (images.tokens(), images.shape()) {
-        (Some(tokens), (_, n_tokens, token_dim)) => {
-            let numbers = tokens.iter().flat_map(|&number| f16::from_f32(number).to_le_bytes());
-            write_npy(&tokens_path, "<f2", &[n, n_tokens, token_dim], numbers)?;
-        }
-        // Those of another run do not belong to these vectors.
-        (None, _) if tokens_path.exists() => std::fs::remove_file(&tokens_path)?,
-        (None, _) => {}
+    if let Some(tokens) = images.tokens() {
+        let (_, n_tokens, token_dim) = images.shape();
+        let numbers = tokens.iter().flat_map(|&number| f16::from_f32(number).to_le_bytes());
+        write_npy(&out.with_extension("tokens.npy"), "<f2", &[n, n_tokens, token_dim], numbers)?;
     }
     std::fs::write(out.with_extension("ids.txt"), images.ids().join("\n"))
 }
