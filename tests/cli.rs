@@ -471,6 +471,19 @@ fn what_one_side_cannot_learn_from_is_said() {
     check(&["--frozen", "image", "--embeddings", "x.npy"], "--captions is missing: --frozen image needs it");
     let image = ["--frozen", "image", "--embeddings", "x.npy", "--captions", "c.jsonl"];
     let with = |more: &[&'static str]| [&image[..], more].concat();
+    let ignored: [(&[&str], &str); 6] = [
+        (&["--facets", "nowhere"], "--facets: not read with --frozen image"),
+        (&["--images", "nowhere.tar"], "--images: not read with --frozen image"),
+        (&["--block", "nowhere"], "--block: not read with --frozen image"),
+        (&["--scenes"], "--scenes: not read with --frozen image"),
+        (&["--decline", "3"], "--decline: not read with --frozen image"),
+        (&["--steps", "6", "--warm-up", "100"], "--warm-up: expected at most the 6 of --steps, received 100"),
+    ];
+    for (flags, expected) in ignored {
+        check(&[&image[..], flags].concat(), expected);
+    }
+    check(&["--scenes", "--captions", "c.jsonl"], "--captions: goes with --frozen text, image or none");
+    check(&with(&["--hidden", "0"]), "hidden: expected 1 to 65536, received 0");
     check(&with(&["--dropout", "1"]), "--dropout: expected 0 to less than 1, received 1");
     check(&with(&["--projection", "none", "--dim", "7"]), "dim: expected that of the images, 4, received 7");
 }

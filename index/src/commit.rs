@@ -177,7 +177,9 @@ impl<'a> Group<'a> {
     fn attach(&mut self, collection: &CollectionState, changes: Vec<(String, Option<Vec<u8>>)>) -> Result<u64> {
         self.check_there(collection)?;
         let n = changes.len() as u64;
-        for (name, bytes) in changes {
+        let keys_of = |name: &str| attachment::keys(&self.engine.store, collection.number, name);
+        let all = changes.iter().map(|(name, _)| keys_of(name)).collect::<Result<Vec<_>>>()?;
+        for ((name, bytes), on_disk) in changes.into_iter().zip(all) {
             // Those that this commit was to write are among what it must remove.
             let chunks = key::attachment_chunks(collection.number, &name);
             let staged: Vec<Key> = self
@@ -186,7 +188,6 @@ impl<'a> Group<'a> {
                 .map(|(key, _)| key.clone())
                 .take_while(|key| key.starts_with(&chunks))
                 .collect();
-            let on_disk = attachment::keys(&self.engine.store, collection.number, &name)?;
             self.changes.extend(staged.into_iter().chain(on_disk).map(|key| (key, None)));
             for (key, chunk) in bytes.iter().flat_map(|bytes| attachment::encode(collection.number, &name, bytes)) {
                 self.put(key, &chunk);

@@ -203,6 +203,7 @@ impl Plan {
 
     /// `Err` says what was expected and received.
     pub fn check(&self) -> Result<(), String> {
+        self.check_numbers()?;
         if let ImagePlan::Tower { sizes, .. } = &self.image {
             sizes.check()?;
         }
@@ -226,18 +227,55 @@ impl Plan {
     }
 }
 
+impl Plan {
+    fn check_numbers(&self) -> Result<(), String> {
+        let Recipe { rate, betas, epsilon, decay, .. } = self.recipe;
+        let share = |x: f32| (0.0..1.0).contains(&x);
+        let positive = |x: f32| x > 0.0 && x.is_finite();
+        let frozen = |sizes: &FrozenSizes| {
+            let within = |n: usize, most: usize| (1..=most).contains(&n);
+            sizes.dim > 0 && within(sizes.hidden, 1 << 16) && sizes.n_tokens <= 1 << 16 && sizes.token_dim <= 1 << 16
+        };
+        for (what, is_so, received) in [
+            ("dim: expected 1 to 65536", (1..=1 << 16).contains(&self.dim), self.dim.to_string()),
+            ("rate: expected more than 0", positive(rate), rate.to_string()),
+            ("betas: expected 0 to less than 1", betas.into_iter().all(share), format!("{betas:?}")),
+            ("epsilon: expected more than 0", positive(epsilon), epsilon.to_string()),
+            ("decay: expected 0 or more", decay >= 0.0 && decay.is_finite(), decay.to_string()),
+            ("smoothing: expected 0 to less than 1", share(self.smoothing), self.smoothing.to_string()),
+            ("dropout: expected 0 to less than 1", share(self.dropout), self.dropout.to_string()),
+            ("word_dropout: expected 0 to less than 1", share(self.word_dropout), self.word_dropout.to_string()),
+            ("mean_kept: expected 0 to less than 1", share(self.mean_kept), self.mean_kept.to_string()),
+            ("first_scale: expected more than 0", positive(self.first_scale), self.first_scale.to_string()),
+            ("first_bias: expected a number", self.first_bias.is_finite(), self.first_bias.to_string()),
+            ("softening: expected 0 to 1", (0.0..=1.0).contains(&self.softening), self.softening.to_string()),
+        ] {
+            if !is_so {
+                return Err(format!("{what}, received {received}"));
+            }
+        }
+        match &self.image {
+            ImagePlan::Frozen(sizes) if !frozen(sizes) => {
+                Err(format!("hidden: expected 1 to 65536, received {}", sizes.hidden))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Trains to the end of the plan, or to `stop_after`. Writes the checkpoint and what was learnt, and gives it back.
 pub fn align(options: &Options, report: &mut dyn FnMut(&Progress)) -> Result<Aligned> {
     let plan = &options.plan;
     plan.check().map_err(|detail| Error::BadFile { file: options.out.clone(), detail })?;
     std::fs::create_dir_all(&options.out).map_err(|error| Error::Io { path: options.out.clone(), error })?;
     let device = device::open(options.device)?;
+    let fingerprint = options.sources.fingerprint()?;
     let data = Data::read(plan, &options.sources)?;
     let network = Network::new(plan, &device, plan.precision.dtype())?;
     let mut trainer = Trainer::new(plan.clone(), network, data.feed, data.rows)?;
     let path = options.out.join(CHECKPOINT_FILE);
     if options.resume && path.exists() {
-        trainer.read_checkpoint(&path)?;
+        trainer.read_checkpoint(&path, &fingerprint)?;
     }
     let frozen = checksums(&trainer.network.frozen())?;
     let last = options.stop_after.unwrap_or(u64::MAX).min(plan.recipe.n_steps);
@@ -256,7 +294,7 @@ pub fn align(options: &Options, report: &mut dyn FnMut(&Progress)) -> Result<Ali
             false => None,
         };
         if due(options.checkpoint_every.max(1)) {
-            trainer.write_checkpoint(&path)?;
+            trainer.write_checkpoint(&path, &fingerprint)?;
         }
         let scale = trainer.network.scale()?;
         let (n_skipped, skipped) = match trainer.feed.skipped() {

@@ -237,7 +237,8 @@ impl Depth {
             Depth::Blocks(n) => Ok(n),
             Depth::BlocksBut(n) => n_blocks
                 .checked_sub(n)
-                .ok_or_else(|| format!("has {n_blocks} blocks: expected at least {n} to leave out")),
+                .filter(|&left| left > 0)
+                .ok_or_else(|| format!("has {n_blocks} blocks: expected more than the {n} to leave out")),
             Depth::Norm | Depth::Head => Ok(n_blocks),
         }
     }

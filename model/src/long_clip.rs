@@ -13,6 +13,8 @@ use crate::{
 
 const POSITIONS: &str = "text_model.embeddings.position_embedding.weight";
 
+const SCALE: &str = "logit_scale";
+
 /// The first places are well trained, and stay as they are.
 const N_KEPT: usize = 20;
 /// Each of the others becomes so many.
@@ -41,6 +43,10 @@ pub fn stretch(from: &Path, to: &Path) -> Result<usize> {
         Ok((name, tensor))
     };
     let mut tensors = config.tensors().into_iter().map(read).collect::<Result<HashMap<String, Tensor>>>()?;
+    // It is learnt on, and no tower reads it.
+    if weights.shape(SCALE).is_some() {
+        tensors.insert(SCALE.to_owned(), weights.get(SCALE, &[], &Device::Cpu)?);
+    }
     let positions = tensors[POSITIONS].to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
     let stretched = stretch_positions(&positions, dim);
     let n_tokens = stretched.len() / dim;
@@ -103,6 +109,8 @@ mod tests {
         // The first twenty places are as they were.
         let text = |model: &dyn crate::Encoder| model.embed_texts(&["a red cube"], Keep::Nothing).unwrap().remove(0);
         assert_eq!(text(&*short).embedding, text(&*long).embedding);
+        let weights = candle_core::safetensors::load(to.join("model.safetensors"), &Device::Cpu).unwrap();
+        assert_eq!(weights[SCALE].dims(), [0usize; 0], "training goes on from it");
         assert!(stretch(&from, &to).is_err(), "nothing is overwritten");
         let error = stretch(&fixture("siglip-1"), &dir.path().join("other")).unwrap_err().to_string();
         assert!(error.ends_with("expected a CLIP in the Hugging Face layout"), "{error}");

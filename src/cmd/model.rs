@@ -166,7 +166,8 @@ fn print_report(report: &CheckReport) {
     println!("{}: {found}", report.name);
     report.missing_files.iter().for_each(|file| println!("  missing: {file}"));
     for fault in &report.tensor_faults {
-        println!("  tensor {}: expected {}, received {}", fault.tensor, fault.expected, fault.received);
+        let file = fault.file.display();
+        println!("  {file}: tensor {}: expected {}, received {}", fault.tensor, fault.expected, fault.received);
     }
     report.faults.iter().for_each(|fault| println!("  fault: {fault}"));
     report.in_the_way.iter().for_each(|what| println!("  in the way: {what}"));

@@ -126,6 +126,7 @@ pub fn run(args: &TrainArgs, settings: &Settings) -> anyhow::Result<()> {
             Usage::unless(args.resume || !checkpoint.exists(), || {
                 format!("--out {}: holds a run already; hint: --resume goes on with it", args.out.display())
             })?;
+            sides::refuse_ignored(args)?;
             match args.sides.frozen {
                 Some(frozen) => sides::align(args, frozen, settings),
                 None => align(args, settings),

@@ -20,10 +20,12 @@ struct Header {
     loss_scale: f32,
     n_good: u64,
     plan: Plan,
+    /// What the data were.
+    data: String,
 }
 
 impl Trainer {
-    pub(super) fn write_checkpoint(&self, path: &Path) -> Result<()> {
+    pub(super) fn write_checkpoint(&self, path: &Path, data: &str) -> Result<()> {
         let mut tensors = Vec::new();
         for (at, parameter) in self.network.parameters.iter().enumerate() {
             let [mean, square] = &self.optimizer.moments[at];
@@ -39,12 +41,13 @@ impl Trainer {
             loss_scale: self.loss_scale,
             n_good: self.n_good,
             plan: self.plan.clone(),
+            data: data.to_owned(),
         };
         write_tensors(path, &tensors, (KEY, &serde_json::to_string(&header).map_err(|e| bad(path, e.to_string()))?))
     }
 
-    /// Takes over where the checkpoint stands. One of another plan is refused.
-    pub(super) fn read_checkpoint(&mut self, path: &Path) -> Result<()> {
+    /// Takes over where the checkpoint stands. One of another plan, or of other data, is refused.
+    pub(super) fn read_checkpoint(&mut self, path: &Path, data: &str) -> Result<()> {
         let (header, tensors) = read_tensors(path, KEY, self.network.device())?;
         let header: Header = serde_json::from_str(&header).map_err(|e| bad(path, e.to_string()))?;
         if header.plan != self.plan {
@@ -52,6 +55,10 @@ impl Trainer {
             let detail =
                 format!("made with other settings: {differing}; hint: the same flags as before, or another --out");
             return Err(bad(path, detail));
+        }
+        if header.data != data {
+            let detail = "made with other data; hint: the same files as before, or another --out";
+            return Err(bad(path, detail.to_owned()));
         }
         for (at, parameter) in self.network.parameters.iter().enumerate() {
             let get = |kind: &str| take(&tensors, &format!("{kind}.{}", parameter.name), parameter.var.dims(), path);

@@ -5,7 +5,7 @@ use std::{collections::HashMap, path::Path, sync::Arc};
 use super::{
     DataShape, FoundRow, FrozenImages, FrozenSizes, ImagePlan, ImageSource, Plan, Sources, TextFiles, TextPlan,
     TextSizes,
-    arrays::bad,
+    arrays::{self, bad},
     captions::{self, Described},
     evaluate,
     facet_store::FacetStore,
@@ -55,6 +55,32 @@ impl Data {
             ImageSource::Shards(paths) => from_shards(plan, sources, &tars(paths)?),
         }
     }
+}
+
+impl Sources {
+    /// Tells runs over other data apart: by content, but for tars and folders of facets, which may be too large to read for
+    /// it: those go by names and sizes.
+    pub(super) fn fingerprint(&self) -> Result<String> {
+        let mut hasher = blake3::Hasher::new();
+        match &self.images {
+            ImageSource::Frozen(images) => images.hash_into(&mut hasher),
+            ImageSource::Shards(paths) => tars(paths)?.iter().for_each(|path| sizes_into(&mut hasher, path)),
+        }
+        match &self.texts {
+            TextFiles::Captions(path) => {
+                arrays::open(path)?;
+                let read = hasher.update_mmap(path);
+                read.map_err(|error| crate::Error::Io { path: path.clone(), error })?;
+            }
+            TextFiles::Facets(path) => sizes_into(&mut hasher, path),
+        }
+        Ok(hasher.finalize().to_hex()[..32].to_owned())
+    }
+}
+
+fn sizes_into(hasher: &mut blake3::Hasher, path: &Path) {
+    let length = path.metadata().ok().filter(|found| found.is_file()).map_or(0, |found| found.len());
+    hasher.update(path.file_name().unwrap_or_default().as_encoded_bytes()).update(&length.to_le_bytes());
 }
 
 pub(super) fn shape(sources: &Sources) -> Result<DataShape> {

@@ -86,6 +86,16 @@ impl FrozenImages {
         Ok(FrozenImages { origin: origin.to_owned(), ids, vectors, tokens })
     }
 
+    pub(super) fn hash_into(&self, hasher: &mut blake3::Hasher) {
+        for id in &self.ids {
+            hasher.update(&(id.len() as u64).to_le_bytes()).update(id.as_bytes());
+        }
+        for rows in [Some(&self.vectors), self.tokens.as_ref()].into_iter().flatten() {
+            let shape = [rows.n_tokens, rows.dim].map(|n| n as u64);
+            hasher.update(bytemuck::cast_slice(&shape)).update(bytemuck::cast_slice(rows.values.as_slice()));
+        }
+    }
+
     pub fn ids(&self) -> &[String] {
         &self.ids
     }

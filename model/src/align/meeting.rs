@@ -7,10 +7,8 @@ use super::{
     captions::{self, Caption},
     evaluate, ridge,
 };
-use crate::{Device, Embedding, Error, Keep, Result, encoder, join};
+use crate::{Device, Embedding, Encoder, Error, Keep, Result, encoder, join};
 
-/// Share of groups that are held out, where no split is given.
-const HELD_OUT: f64 = 0.02;
 const TEXTS_AT_ONCE: usize = 256;
 
 /// Frozen images in the space of the texts of a folder, row by row. `Error::BadData` if they are not of the shape that was trained on.
@@ -21,6 +19,35 @@ pub fn project(folder: &Path, images: &FrozenImages, device: Device) -> Result<V
     match ridge::is_in(folder) {
         true => ridge::Ridge::read(folder)?.project(images),
         false => Aligned::read(folder, device)?.project(images),
+    }
+}
+
+/// Share of groups that was held out where no split is given: the least of all parts, so that none has learnt from what is measured.
+fn held_out(folder: &Path, device: Device) -> Result<f64> {
+    if let Some(join::TextKind::Stack(stack)) =
+        join::is_in(folder).then(|| join::Table::read(folder)).transpose()?.and_then(|table| table.text)
+    {
+        let of = |name: &String| held_out(&join::place(name, folder)?, device);
+        return stack.models.iter().map(of).try_fold(1.0, |least: f64, share| Ok(least.min(share?)));
+    }
+    match ridge::is_in(folder) {
+        true => Ok(ridge::Ridge::read(folder)?.plan().held_out),
+        false => Ok(Aligned::read(folder, device)?.plan().held_out),
+    }
+}
+
+/// Of a caption without a word there is none.
+fn embedded(texts: &dyn Encoder, captions: &[&Caption]) -> Result<Vec<Option<Embedding>>> {
+    let embed = |of: &[&str]| -> Result<Vec<Embedding>> {
+        Ok(texts.embed_texts(of, Keep::Nothing)?.into_iter().map(|text| text.embedding).collect())
+    };
+    match embed(&captions.iter().map(|caption| caption.text.as_str()).collect::<Vec<_>>()) {
+        Err(Error::EmptyText) if captions.len() == 1 => Ok(vec![None]),
+        Err(Error::EmptyText) => captions
+            .iter()
+            .map(|caption| embedded(texts, &[*caption]).map(|one| one.into_iter().next().flatten()))
+            .collect(),
+        found => Ok(found?.into_iter().map(Some).collect()),
     }
 }
 
@@ -37,17 +64,18 @@ fn stacked(folder: &Path, images: &FrozenImages, device: Device) -> Result<Vec<E
     Ok(all)
 }
 
-/// Captions that are held out beside their images, language by language, by the model of a folder: those of a split other than train, or a
-/// fiftieth of the groups where no split is given.
+/// Captions that are held out beside their images, language by language, by the model of a folder: those of a split other than train, or the
+/// groups that the training held out where no split is given.
 pub fn measure_texts(folder: &Path, images: &FrozenImages, captions: &Path, device: Device) -> Result<Vec<FoundRow>> {
     let name = folder.display().to_string();
     let texts = encoder::load(&name, device)?;
     let all = captions::read(captions)?;
     let projected = project(folder, images, device)?;
+    let share = held_out(folder, device)?;
     let (mut gallery, mut asked): (Vec<Embedding>, Vec<(usize, &Caption)>) = (Vec::new(), Vec::new());
     for (at, id) in images.ids().iter().enumerate() {
         let Some(described) = all.get(id) else { continue };
-        if described.belonging.is_held_out(id, HELD_OUT) {
+        if described.belonging.is_held_out(id, share) {
             asked.extend(described.captions.iter().map(|caption| (gallery.len(), caption)));
             gallery.push(projected[at].clone());
         }
@@ -60,9 +88,15 @@ pub fn measure_texts(folder: &Path, images: &FrozenImages, captions: &Path, devi
         let own: Vec<_> = asked.iter().filter(|(_, caption)| caption.language == language).collect();
         let (mut owners, mut embeddings) = (Vec::new(), Vec::new());
         for piece in own.chunks(TEXTS_AT_ONCE) {
-            let of = piece.iter().map(|(_, caption)| caption.text.as_str()).collect::<Vec<_>>();
-            embeddings.extend(texts.embed_texts(&of, Keep::Nothing)?.into_iter().map(|text| text.embedding));
-            owners.extend(piece.iter().map(|(owner, _)| *owner));
+            let captions: Vec<&Caption> = piece.iter().map(|(_, caption)| *caption).collect();
+            for ((owner, _), embedding) in piece.iter().zip(embedded(texts.as_ref(), &captions)?) {
+                let Some(embedding) = embedding else { continue };
+                embeddings.push(embedding);
+                owners.push(*owner);
+            }
+        }
+        if owners.is_empty() {
+            continue;
         }
         let name = if language.is_empty() { "all" } else { language };
         rows.push(evaluate::both_ways(&gallery, &embeddings, &owners, name));

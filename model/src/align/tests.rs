@@ -320,6 +320,25 @@ fn what_cannot_be_is_refused() {
     std::fs::write(&ids, "a\nb\n").unwrap();
     let error = FrozenImages::read(&folder.path().join("embeddings.safetensors"), None, Some(&ids)).err().unwrap();
     assert!(error.to_string().contains("two.txt: expected 48 rows, as the embeddings have, received 2"), "{error}");
+    check(&|o| o.plan.recipe.betas = [2.0, 0.5], Kind::Dual, "betas: expected 0 to less than 1, received [2.0, 0.5]");
+    check(&|o| o.plan.softening = f32::NAN, Kind::Mirror, "softening: expected 0 to 1, received NaN");
+    check(&|o| o.plan.dim = 0, Kind::Mirror, "dim: expected 1 to 65536, received 0");
+    let hidden = |o: &mut Options| {
+        let ImagePlan::Frozen(sizes) = &mut o.plan.image else { panic!("images are frozen") };
+        sizes.hidden = 1 << 30;
+    };
+    check(&hidden, Kind::Mirror, "hidden: expected 1 to 65536, received 1073741824");
+    let mut mirror = options(folder.path(), Kind::Mirror, "data");
+    align(&mirror, &mut |_| {}).unwrap();
+    let ImageSource::Frozen(images) = &mirror.sources.images else { panic!("images are frozen") };
+    let mut values = images.vectors.values.to_vec();
+    values[0] += 1.0;
+    let tokens = images.tokens().map(|tokens| (4, tokens.to_vec()));
+    let other = FrozenImages::new("x".as_ref(), images.ids().to_vec(), values, tokens).unwrap();
+    mirror.sources.images = ImageSource::Frozen(Arc::new(other));
+    mirror.resume = true;
+    let error = align(&mirror, &mut |_| {}).err().unwrap().to_string();
+    assert!(error.contains("made with other data; hint"), "{error}");
     let mut options = options(folder.path(), Kind::Dual, "plans");
     options.plan.recipe.n_steps = 1;
     align(&options, &mut |_| {}).unwrap();

@@ -48,6 +48,25 @@ fn two_sides_become_one_model() {
     );
 }
 
+/// By the published arithmetic a batch changes its texts; a model's embeddings must not depend on who else is embedded.
+#[test]
+fn facets_by_the_published_arithmetic_are_the_same_in_any_company() {
+    let folder = folder_with(&format!("{FACETS}mode = \"reference\"\n"), &["decoder-mistral"]);
+    let model = load(folder.path()).unwrap();
+    let texts = ["a cat", "two dogs play in the snow beside a red house", "x"];
+    let keep = Keep::Tokens(Grid::Four);
+    let together = model.embed_texts(&texts, keep).unwrap();
+    let alone: Vec<_> = texts.iter().map(|text| model.embed_texts(&[text], keep).unwrap().remove(0)).collect();
+    assert_eq!(together, alone);
+}
+
+#[test]
+fn a_decoder_keeps_a_block_at_least() {
+    let folder = folder_with(&format!("{FACETS}blocks_left_out = 3\n"), &["decoder-mistral"]);
+    let error = error_of(&folder);
+    assert!(error.ends_with("has 3 blocks: expected more than the 3 to leave out"), "{error}");
+}
+
 #[test]
 fn one_side_may_be_missing() {
     let folder = folder_with(FACETS, &["decoder-mistral"]);

@@ -37,6 +37,12 @@ impl FrozenImageArgs {
         named.chain(beside).collect()
     }
 
+    pub(super) fn is_given(&self, flag: &str) -> bool {
+        [("--embeddings", &self.embeddings), ("--tokens", &self.tokens), ("--ids", &self.ids)]
+            .into_iter()
+            .any(|(of, path)| of == flag && path.is_some())
+    }
+
     /// None if no embeddings are named.
     pub(super) fn read(&self) -> anyhow::Result<Option<FrozenImages>> {
         let Some(embeddings) = &self.embeddings else { return Ok(None) };

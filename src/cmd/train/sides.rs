@@ -160,6 +160,34 @@ const FLAME_BATCH: u64 = 3072;
 const FLAME_PART: u64 = 384;
 const FLAME_PROJECTOR: usize = 4096;
 
+/// What is said and would not be looked at.
+pub(super) fn refuse_ignored(args: &AlignArgs) -> Result<(), Usage> {
+    let (sides, frozen) = (&args.sides, args.sides.frozen);
+    let data = &sides.data;
+    let (of_text, of_image, of_none) = (Some(FrozenSide::Text), Some(FrozenSide::Image), Some(FrozenSide::None));
+    let is_frozen_image = frozen == of_image;
+    let takes_pictures = frozen == of_text || frozen == of_none;
+    for (flag, is_given, is_read) in [
+        ("--images", !data.images.is_empty(), takes_pictures),
+        ("--facets", data.facets.is_some(), frozen == of_text),
+        ("--captions", data.captions.is_some(), is_frozen_image || frozen == of_none),
+        ("--embeddings", data.frozen_images.is_given("--embeddings"), is_frozen_image),
+        ("--tokens", data.frozen_images.is_given("--tokens"), is_frozen_image),
+        ("--ids", data.frozen_images.is_given("--ids"), is_frozen_image),
+        ("--block", sides.block.is_some(), takes_pictures),
+        ("--projector", sides.projector.is_some(), takes_pictures),
+        ("--scenes", args.scenes, frozen.is_none()),
+        ("--emoji", args.emoji.is_some(), frozen.is_none()),
+        ("--decline", args.decline.is_some(), frozen.is_none()),
+    ] {
+        Usage::unless(is_read || !is_given, || match frozen {
+            Some(frozen) => format!("{flag}: not read with --frozen {}", name(frozen)),
+            None => format!("{flag}: goes with --frozen text, image or none"),
+        })?;
+    }
+    Ok(())
+}
+
 pub(super) fn align(args: &AlignArgs, frozen: FrozenSide, settings: &Settings) -> anyhow::Result<()> {
     let options = options(args, frozen, settings.device)?;
     let started = Instant::now();
@@ -202,6 +230,11 @@ fn options(args: &AlignArgs, frozen: FrozenSide, device: Device) -> anyhow::Resu
     let scale = sides.first_scale.unwrap_or(10.0);
     Usage::unless((1.0..=100.0).contains(&scale), || format!("--first-scale: expected 1 to 100, received {scale}"))?;
     let sources = sources(&sides.data, frozen)?;
+    let n_steps = args.steps.unwrap_or(u64::MAX);
+    let warm_up = args.warm_up.unwrap_or(0);
+    Usage::unless(warm_up <= n_steps, || {
+        format!("--warm-up: expected at most the {n_steps} of --steps, received {warm_up}")
+    })?;
     let shape = DataShape::of(&sources)?;
     let plan = plan(args, frozen, shape, device)?;
     plan.check().map_err(Usage)?;

@@ -40,6 +40,9 @@ impl Space {
         let product = Product { size: [dim_in, dim_in, n], scale: 1.0, n_threads: rayon::current_num_threads() };
         product.write(view.transposed(), view, &mut covariance, dim_in);
 
+        if covariance.iter().any(|x| !x.is_finite()) {
+            return Err("expected images of smaller numbers: their squares are past what a float holds".to_owned());
+        }
         let found =
             SymmetricEigen::new(DMatrix::from_iterator(dim_in, dim_in, covariance.iter().map(|&x| f64::from(x))));
         let mut order: Vec<usize> = (0..dim_in).collect();

@@ -161,6 +161,9 @@ fn what_cannot_be_solved_is_refused() {
         assert!(!folder.path().join("no").exists(), "nothing is written");
     };
     let plan = RidgePlan { n_folds: 0, ..RidgePlan::default() };
+    let huge: Vec<f32> = (0..N_IMAGES * 2).map(|at| 1e30 * at as f32).collect();
+    let huge = FrozenImages::new("x".as_ref(), images.ids().to_vec(), huge, None).unwrap();
+    refused(&huge, plan, "expected images of smaller numbers");
     let strangers =
         FrozenImages::new("x".as_ref(), vec!["a".into(), "b".into()], vec![0.5, 1.0, 0.5, 2.0], None).unwrap();
     refused(&strangers, plan, "expected captions of at least 2 training images, received 0");
