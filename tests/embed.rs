@@ -309,6 +309,46 @@ fn hints_and_help_are_those_of_embed() {
     assert!(help.contains("[default: the collection's own, else builtin]"), "{help}");
 }
 
+/// FLAME's way by commands alone: a decoder's facets of captions, embedded once, are what an image tower learns.
+#[test]
+fn an_image_tower_learns_from_facets_that_embed_wrote() {
+    let scratch = Scratch::new();
+    let decoder = Path::new(env!("CARGO_MANIFEST_DIR")).join("model/fixtures/decoder-mistral");
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut captions = String::new();
+    for i in 0..10u8 {
+        let mut png = std::io::Cursor::new(Vec::new());
+        let picture = image::RgbImage::from_pixel(16, 16, image::Rgb([25 * i, 90, 200 - 20 * i]));
+        picture.write_to(&mut png, image::ImageFormat::Png).unwrap();
+        let mut header = tar::Header::new_gnu();
+        header.set_size(png.get_ref().len() as u64);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, format!("k{i}.png"), &png.get_ref()[..]).unwrap();
+        captions +=
+            &format!("{}\n", serde_json::json!({ "id": format!("k{i}"), "text": format!("a picture of {i} cats") }));
+    }
+    scratch.write("pictures.tar", tar.into_inner().unwrap());
+    scratch.write("captions.jsonl", captions);
+    for n in [1, 3] {
+        let text = format!("[text]\nfacets = {:?}\ntemplate = \"flame-{n}\"\n", decoder.display().to_string());
+        scratch.write(&format!("flame{n}/model.toml"), text);
+        let (out, model) = (format!("facets{n}"), format!("flame{n}"));
+        scratch.ok(&["embed", "captions.jsonl", "--model", &model, "--tokens", "4x4", "--out", &out]);
+    }
+    let start = ["train", "align", "--frozen", "text", "--images", "pictures.tar", "--out", "o", "--facets"];
+    let sizes = "--steps 2 --batch 4 --side-px 16 --patch-px 8 --image-dim 8 --image-blocks 1 --projector 8 --texts-per-image 3 --held-out 0.3";
+    let sizes: Vec<&str> = sizes.split(' ').collect();
+    scratch.ok(&[&start[..], &["facets1", "facets3"], &sizes[..]].concat());
+    let data = ["--images", "pictures.tar", "--facets", "facets1", "facets3"];
+    let said = scratch.ok(&[&["train", "evaluate", "--aligned", "o"], &data[..]].concat());
+    assert!(said.contains("| all |"), "{said}");
+    scratch.fails(
+        2,
+        &[&start[..], &["captions.jsonl", "facets1"], &sizes[..], &["--resume"]].concat(),
+        "several must be folders of firn embed",
+    );
+}
+
 #[test]
 fn facets_of_flame_are_ingested_without_a_model() {
     let scratch = Scratch::new();

@@ -36,6 +36,7 @@ use candle_core::DType;
 pub use self::{
     aligned::Aligned,
     evaluate::{Found, FoundRow},
+    facet_store::{FacetRows, write_facets},
     frozen_files::FrozenImages,
     frozen_images::{FrozenSizes, Projection},
     meeting::{measure_texts, project},

@@ -260,7 +260,10 @@ mod tests {
         config(r#"{"model_type": "bert"}"#);
         check(folder, "modules.json is missing");
         config(r#"{"model_type": "blip"}"#);
-        check(folder, "model family \"blip\" is not known: expected one of clip, siglip, flame, xlm-roberta, roberta");
+        check(
+            folder,
+            "config.json: model family \"blip\" is not known: expected one of clip, siglip, flame, xlm-roberta, roberta",
+        );
         config(r#"{"model_type": "mistral"}"#);
         check(folder, "config.json: a decoder alone is no encoder; hint: name its folder or .gguf file as `facets`");
         config("{}");

@@ -1,6 +1,6 @@
 //! What can go wrong, by what the caller can do about it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -20,8 +20,9 @@ pub enum Error {
     BadData { file: PathBuf, detail: String },
     #[error("no pairs to learn from: {detail}")]
     BadPairs { detail: String },
-    #[error("model family {received:?} is not known: expected one of {expected}")]
-    UnknownFamily { expected: String, received: String },
+    /// The file is not there where a user named the family.
+    #[error("{}model family {received:?} is not known: expected one of {expected}", prefix(file))]
+    UnknownFamily { file: Option<PathBuf>, expected: String, received: String },
     #[error("model {model} takes no images")]
     NoImageSide { model: String },
     #[error("model {model} takes no texts")]
@@ -70,4 +71,20 @@ pub enum Error {
     Inference(#[from] candle_core::Error),
     #[error("{path}: {error}")]
     Io { path: PathBuf, error: std::io::Error },
+}
+
+impl Error {
+    /// With the file that says so, where it is only known further out.
+    pub(crate) fn said_by(self, path: &Path) -> Error {
+        match self {
+            Error::UnknownFamily { file: None, expected, received } => {
+                Error::UnknownFamily { file: Some(path.to_owned()), expected, received }
+            }
+            other => other,
+        }
+    }
+}
+
+fn prefix(file: &Option<PathBuf>) -> String {
+    file.as_ref().map(|file| format!("{}: ", file.display())).unwrap_or_default()
 }

@@ -1,5 +1,6 @@
 //! `firn train`: makes the builtin pair, or lets one side learn against the other, frozen; and measures both.
 
+mod facets;
 mod frozen_images;
 mod project;
 mod ridge;

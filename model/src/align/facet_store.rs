@@ -1,12 +1,15 @@
 //! Facets that a decoder made beforehand: (n, dim) rows for each image, as FLAME published them one `.pth` an image, or
 //! together in one safetensors file.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
-use candle_core::{Device, safetensors::MmapedSafetensors};
+use candle_core::{Device, Tensor, safetensors::MmapedSafetensors};
 
 use super::arrays::{self, Array, bad};
-use crate::{Result, builtin::layers::dot};
+use crate::{Error, Result, builtin::layers::dot, learn::tensors::write_tensors};
 
 const EXTENSIONS: [&str; 4] = ["pth", "pt", "safetensors", "npy"];
 /// FLAME's folders below the root: the first letters of a key.
@@ -48,6 +51,26 @@ impl Facets {
         make_unit(&mut mean);
         mean
     }
+}
+
+/// Facets of one image, in memory: (n, dim).
+#[derive(Clone, Debug, PartialEq)]
+pub struct FacetRows {
+    pub dim: usize,
+    pub values: Vec<f32>,
+}
+
+/// One file of many, a tensor an image, as `TextFiles::Facets` reads it.
+pub fn write_facets(path: &Path, all: &BTreeMap<String, FacetRows>) -> Result<()> {
+    let tensor = |(key, FacetRows { dim, values }): (&String, &FacetRows)| -> Result<(String, Tensor)> {
+        let shape = (values.len() / (*dim).max(1), *dim);
+        Ok((key.clone(), Tensor::from_slice(values, shape, &Device::Cpu)?))
+    };
+    let tensors = all.iter().map(tensor).collect::<Result<Vec<_>>>()?;
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(|error| Error::Io { path: folder.to_owned(), error })?;
+    }
+    write_tensors(path, &tensors, ("firn.facets", "1"))
 }
 
 pub(super) fn make_unit(row: &mut [f32]) {

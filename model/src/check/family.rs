@@ -20,7 +20,7 @@ pub(super) enum Family {
 /// Names all that are taken, wherever the name stands.
 pub(crate) fn unknown_family(name: &str) -> Error {
     let expected = Family::all().map(Family::name).collect::<Vec<_>>().join(", ");
-    Error::UnknownFamily { expected, received: name.to_owned() }
+    Error::UnknownFamily { file: None, expected, received: name.to_owned() }
 }
 
 /// How a folder is laid out.

@@ -55,9 +55,10 @@ fn a_folder_of_something_else_is_told_apart() {
     let report = check_folder(dir.path());
     assert_eq!(
         report.faults,
-        [
-            "model family \"siglip2\" is not known: expected one of clip, siglip, flame, xlm-roberta, roberta, bert, distilbert, llama, mistral, qwen2, qwen3"
-        ]
+        [format!(
+            "{}: model family \"siglip2\" is not known: expected one of clip, siglip, flame, xlm-roberta, roberta, bert, distilbert, llama, mistral, qwen2, qwen3",
+            dir.path().join("config.json").display()
+        )]
     );
     assert!(matches!(check("/no/such/folder"), Err(Error::UnknownModel { .. })));
     assert!(matches!(check("hf:no-slash"), Err(Error::UnknownModel { .. })));

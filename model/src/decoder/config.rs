@@ -76,6 +76,7 @@ impl Family {
     pub fn by_name(name: &str) -> Result<Family> {
         let known = Family::NAMES.into_iter().find(|(known, _)| *known == name);
         known.map(|(_, family)| family).ok_or_else(|| Error::UnknownFamily {
+            file: None,
             expected: Family::NAMES.map(|(name, _)| name).join(", "),
             received: name.to_owned(),
         })
@@ -106,7 +107,8 @@ impl Config {
         let json = folder::read_json(path)?;
         let bad = |detail: String| Error::BadFile { file: path.to_owned(), detail };
         let said = || json["model_type"].as_str().ok_or_else(|| bad("model_type: expected a name".to_owned()));
-        let family = family.map_or_else(|| Family::by_name(said()?), Ok)?;
+        let named = || Family::by_name(said()?).map_err(|error| error.said_by(path));
+        let family = family.map_or_else(named, Ok)?;
         Config::of_json(&json, family).map_err(bad)
     }
 

@@ -120,6 +120,7 @@ impl Gguf {
             "qwen2" => Ok(Family::Qwen2),
             "qwen3" => Ok(Family::Qwen3),
             other => Err(Error::UnknownFamily {
+                file: Some(self.path.clone()),
                 expected: "llama, qwen2, qwen3 in a GGUF file".to_owned(),
                 received: other.to_owned(),
             }),

@@ -258,7 +258,7 @@ fn what_does_not_fit_is_named() {
     };
     assert_eq!(
         with("decoder-mistral", &|config| config["model_type"] = json!("gpt_neox")),
-        "model family \"gpt_neox\" is not known: expected one of llama, mistral, qwen2, qwen3"
+        "FOLDER/config.json: model family \"gpt_neox\" is not known: expected one of llama, mistral, qwen2, qwen3"
     );
     assert_eq!(
         with("decoder-mistral", &|config| config["model_type"] = json!(1)),

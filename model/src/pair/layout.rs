@@ -83,7 +83,7 @@ impl Layout {
             Some(name) if sentence::Family::ALL.iter().any(|family| family.name() == name) => {
                 Err(Error::MissingFile { folder: folder.to_owned(), file: sentence::MODULES_FILE.to_owned() })
             }
-            Some(name) => Family::of_name(name),
+            Some(name) => Family::of_name(name).map_err(|error| error.said_by(&path)),
             None => Err(Error::BadFile { file: path, detail: "model_type: expected a name".to_owned() }),
         }
     }

@@ -72,8 +72,11 @@ impl Family {
 
     /// Of a `model_type`.
     fn of_name(name: &str) -> Result<Family> {
-        let unknown =
-            || Error::UnknownFamily { expected: Family::ALL.map(Family::name).join(", "), received: name.to_owned() };
+        let unknown = || Error::UnknownFamily {
+            file: None,
+            expected: Family::ALL.map(Family::name).join(", "),
+            received: name.to_owned(),
+        };
         Family::ALL.into_iter().find(|family| family.name() == name).ok_or_else(unknown)
     }
 
@@ -110,7 +113,8 @@ impl Config {
         let json = folder::read_json(path)?;
         let bad = |detail: String| Error::BadFile { file: path.to_owned(), detail };
         let said = || json["model_type"].as_str().ok_or_else(|| bad("model_type: expected a name".to_owned()));
-        let family = family.map_or_else(|| Family::of_name(said()?), Ok)?;
+        let named = || Family::of_name(said()?).map_err(|error| error.said_by(path));
+        let family = family.map_or_else(named, Ok)?;
         Config::of_json(&json, family).map_err(bad)
     }
 

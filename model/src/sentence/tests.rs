@@ -297,7 +297,7 @@ fn what_does_not_fit_is_named() {
     );
     assert_eq!(
         error_with("sentence-bert", "config.json", |c| c["model_type"] = json!("mpnet")),
-        "model family \"mpnet\" is not known: expected one of xlm-roberta, roberta, bert, distilbert"
+        "FOLDER/config.json: model family \"mpnet\" is not known: expected one of xlm-roberta, roberta, bert, distilbert"
     );
     assert_eq!(
         error_with("sentence-roberta", "1_Pooling/config.json", |p| p["include_prompt"] = json!(false)),

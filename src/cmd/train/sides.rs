@@ -17,7 +17,7 @@ use firn_model::{
 };
 use indicatif::HumanDuration;
 
-use super::{AlignArgs, Bar, frozen_images::FrozenImageArgs};
+use super::{AlignArgs, Bar, facets, frozen_images::FrozenImageArgs};
 use crate::{cmd::table::printable, exit::Usage, settings::Settings};
 
 /// Which side does not learn.
@@ -38,9 +38,10 @@ pub(super) struct DataArgs {
     /// WebDataset tars of pictures, or folders of them; a member KEY.json may say `split` and `group`
     #[arg(long, value_name = "TAR", num_args = 1..)]
     images: Vec<PathBuf>,
-    /// Facets of the pictures: a folder of KEY.pth (or .safetensors, .npy), each (n, dim), or a safetensors file of such
-    #[arg(long, value_name = "PATH")]
-    facets: Option<PathBuf>,
+    /// Facets of the pictures: a folder of KEY.pth (or .safetensors, .npy), each (n, dim), a safetensors file of such, or one or
+    /// several folders that `firn embed` wrote, whose ids are the pictures' keys
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    facets: Vec<PathBuf>,
     /// Texts of the images, JSON Lines (.gz): {"id", "text", "language", "split", "group"}, or {"id", "captions": [...]}
     #[arg(long, value_name = "FILE")]
     captions: Option<PathBuf>,
@@ -70,6 +71,7 @@ pub(super) struct SideArgs {
     /// Width of the image tower; heads are 64 wide, as OpenCLIP's
     #[arg(long, default_value_t = 768, value_name = "N")]
     image_dim: usize,
+    /// Blocks of the image tower
     #[arg(long, default_value_t = 12, value_name = "N")]
     image_blocks: usize,
     /// Width inside the projector [default: that of the embedding, at least 4096]
@@ -84,8 +86,10 @@ pub(super) struct SideArgs {
     /// Width of the text tower's transformer
     #[arg(long, default_value_t = 128, value_name = "N")]
     text_dim: usize,
+    /// Its blocks
     #[arg(long, default_value_t = 1, value_name = "N")]
     text_blocks: usize,
+    /// Its heads
     #[arg(long, default_value_t = 4, value_name = "N")]
     text_heads: usize,
     /// Width of the text tower's plain way, which adds up words; 0 for none
@@ -94,6 +98,7 @@ pub(super) struct SideArgs {
     /// Rows that words are hashed to
     #[arg(long, default_value_t = 32_768, value_name = "N")]
     table_rows: usize,
+    /// Words of a text that are read
     #[arg(long, default_value_t = 256, value_name = "N")]
     max_tokens: usize,
     /// What is learnt on the side of frozen images: none, linear or mlp
@@ -169,7 +174,7 @@ pub(super) fn refuse_ignored(args: &AlignArgs) -> Result<(), Usage> {
     let takes_pictures = frozen == of_text || frozen == of_none;
     for (flag, is_given, is_read) in [
         ("--images", !data.images.is_empty(), takes_pictures),
-        ("--facets", data.facets.is_some(), frozen == of_text),
+        ("--facets", !data.facets.is_empty(), frozen == of_text),
         ("--captions", data.captions.is_some(), is_frozen_image || frozen == of_none),
         ("--embeddings", data.frozen_images.is_given("--embeddings"), is_frozen_image),
         ("--tokens", data.frozen_images.is_given("--tokens"), is_frozen_image),
@@ -229,7 +234,7 @@ fn options(args: &AlignArgs, frozen: FrozenSide, device: Device) -> anyhow::Resu
     })?;
     let scale = sides.first_scale.unwrap_or(10.0);
     Usage::unless((1.0..=100.0).contains(&scale), || format!("--first-scale: expected 1 to 100, received {scale}"))?;
-    let sources = sources(&sides.data, frozen)?;
+    let sources = sources(&sides.data, frozen, &args.out)?;
     let n_steps = args.steps.unwrap_or(u64::MAX);
     let warm_up = args.warm_up.unwrap_or(0);
     Usage::unless(warm_up <= n_steps, || {
@@ -250,7 +255,8 @@ fn options(args: &AlignArgs, frozen: FrozenSide, device: Device) -> anyhow::Resu
     })
 }
 
-fn sources(data: &DataArgs, frozen: FrozenSide) -> anyhow::Result<Sources> {
+/// Facets of several places are gathered below `out`.
+fn sources(data: &DataArgs, frozen: FrozenSide, out: &Path) -> anyhow::Result<Sources> {
     let missing = |flag: &str| Usage(format!("{flag} is missing: --frozen {} needs it", name(frozen)));
     let given = |flag: &str, path: &Option<PathBuf>| path.clone().ok_or_else(|| missing(flag));
     let shards = || match data.images.is_empty() {
@@ -258,7 +264,11 @@ fn sources(data: &DataArgs, frozen: FrozenSide) -> anyhow::Result<Sources> {
         false => Ok(ImageSource::Shards(data.images.clone())),
     };
     Ok(match frozen {
-        FrozenSide::Text => Sources { images: shards()?, texts: TextFiles::Facets(given("--facets", &data.facets)?) },
+        FrozenSide::Text => {
+            let images = shards()?;
+            let facets = facets::gathered(&data.facets, out)?.ok_or_else(|| missing("--facets"))?;
+            Sources { images, texts: TextFiles::Facets(facets) }
+        }
         FrozenSide::None => {
             Sources { images: shards()?, texts: TextFiles::Captions(given("--captions", &data.captions)?) }
         }
@@ -393,6 +403,9 @@ pub(super) fn evaluate(folder: &Path, data: &DataArgs, settings: &Settings) -> a
 
 /// By what stands in the folder.
 fn measured(folder: &Path, data: &DataArgs, device: Device) -> anyhow::Result<Vec<FoundRow>> {
+    if !folder.is_dir() {
+        return Err(firn_model::Error::UnknownModel { name: folder.display().to_string() }.into());
+    }
     if !folder.join(align::ALIGNED_FILE).is_file() {
         let missing = |flag: &str| Usage(format!("{flag} is missing: texts against frozen images need it"));
         let images = data.frozen_images.read()?.ok_or_else(|| missing("--embeddings"))?;
@@ -405,7 +418,7 @@ fn measured(folder: &Path, data: &DataArgs, device: Device) -> anyhow::Result<Ve
         (_, TextPlan::Facets { .. }) => FrozenSide::Text,
         _ => FrozenSide::None,
     };
-    Ok(align::measure(&aligned, &sources(data, frozen)?)?)
+    Ok(align::measure(&aligned, &sources(data, frozen, folder)?)?)
 }
 
 fn cells(found: &align::Found) -> String {

@@ -124,7 +124,7 @@ fn what_a_file_lacks_is_named() {
 
     write(&path, "phi3", GgmlDType::F32);
     let unknown = "model family \"phi3\" is not known: expected one of llama, qwen2, qwen3 in a GGUF file";
-    assert_eq!(load(&path, Depth::Norm).err().unwrap().to_string(), unknown);
+    assert_eq!(load(&path, Depth::Norm).err().unwrap().to_string(), format!("{}: {unknown}", path.display()));
 
     // A Qwen2 is what is left of a Qwen3 without its norms.
     write(&path, "qwen2", GgmlDType::F32);

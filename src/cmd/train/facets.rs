@@ -1,0 +1,65 @@
+//! Facets that `firn embed` made, gathered from its folders for training.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use firn_ingest::{
+    embed::TEXT_VECTOR,
+    embeddings::MANIFEST,
+    source::{Source, SourceOptions},
+};
+use firn_model::align::{self, FacetRows};
+
+use crate::exit::Usage;
+
+/// What the facets of several folders are gathered into, below the folder of a run.
+const GATHERED_FILE: &str = "facets.safetensors";
+
+/// A place that training reads: the one that is named, or a file in `out` that holds what folders of `firn embed` have, of each id the facets
+/// of one folder behind those of the other (FLAME has 1, 3 and 7 of them).
+pub(super) fn gathered(paths: &[PathBuf], out: &Path) -> anyhow::Result<Option<PathBuf>> {
+    match paths {
+        [] => return Ok(None),
+        [path] if !path.join(MANIFEST).is_file() => return Ok(Some(path.clone())),
+        _ => {}
+    }
+    let mut all = BTreeMap::new();
+    for folder in paths {
+        Usage::unless(folder.join(MANIFEST).is_file(), || {
+            format!("--facets: several must be folders of firn embed, received {}", folder.display())
+        })?;
+        add(folder, &mut all)?;
+    }
+    let path = out.join(GATHERED_FILE);
+    align::write_facets(&path, &all)?;
+    Ok(Some(path))
+}
+
+/// The facets of each text, or its embedding where none were kept.
+fn add(folder: &Path, all: &mut BTreeMap<String, FacetRows>) -> anyhow::Result<()> {
+    let source = Source::open(folder, &SourceOptions::default())?;
+    let before: usize = all.values().map(|rows| rows.values.len()).sum();
+    for item in source.items {
+        let mut item =
+            item.map_err(|skipped| Usage(format!("{}: {}: {}", folder.display(), skipped.name, skipped.fault)))?;
+        let (dim, values) = match (item.tokens.remove(TEXT_VECTOR), item.vectors.remove(TEXT_VECTOR)) {
+            (Some(tokens), _) => (tokens.dim, tokens.values.into_iter().map(f32::from).collect()),
+            (None, Some(vector)) => (vector.len(), vector),
+            (None, None) => continue,
+        };
+        let Some(id) = item.id.map(|id| id.to_string()) else { continue };
+        let rows = all.entry(id.clone()).or_insert(FacetRows { dim, values: Vec::new() });
+        Usage::unless(rows.dim == dim, || {
+            format!(
+                "{}: {id}: expected facets of {} numbers, as others have, received {dim}",
+                folder.display(),
+                rows.dim
+            )
+        })?;
+        rows.values.extend(values);
+    }
+    let after: usize = all.values().map(|rows| rows.values.len()).sum();
+    Ok(Usage::unless(after > before, || format!("{}: expected embedded texts, received none", folder.display()))?)
+}
