@@ -173,6 +173,7 @@ impl CheckReport {
     fn look_at_ridge(&mut self, folder: &Path) {
         if let Some(ridge) = self.keep(Ridge::read(folder)) {
             self.add(ridge.n_parameters() as u64, vec![ridge.memory()]);
+            self.keep(ridge.folds());
         }
     }
 

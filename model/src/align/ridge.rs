@@ -13,7 +13,7 @@ mod space;
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use candle_core::{DType, Device, Tensor};
@@ -88,7 +88,9 @@ pub struct Ridge {
     space: Space,
     /// (features, dim)
     weights: Vec<f16>,
-    folds: Option<Folds>,
+    folder: PathBuf,
+    /// Read when they are asked for: no query needs them.
+    folds: OnceLock<Option<Folds>>,
 }
 
 /// Solves and writes a tower: `captions` as `align` reads them, of which other splits than train are held out. `Error::BadData` if fewer than
@@ -130,7 +132,7 @@ pub fn fit(
         }
         Folds::new(train.ids(images), of)
     });
-    let ridge = Ridge { plan, vocabulary, space, weights, folds };
+    let ridge = Ridge { plan, vocabulary, space, weights, folder: out.to_owned(), folds: folds.into() };
     ridge.write(out)?;
     Ridge::read(out)
 }
@@ -188,7 +190,7 @@ impl Ridge {
         tensors.extend(self.space.tensors()?);
         let shape = (self.vocabulary.n(), self.plan.dim);
         tensors.push(("weights".to_owned(), Tensor::from_slice(&self.weights, shape, &Device::Cpu)?));
-        if let Some(folds) = &self.folds {
+        if let Some(folds) = self.folds()? {
             folds.write(&out.join(FOLDS_FILE), shape)?;
         }
         write_tensors(&out.join(RIDGE_FILE), &tensors, (KEY, &about))
@@ -204,11 +206,19 @@ impl Ridge {
         let vocabulary = Vocabulary::from_tensors(&tensors, &path)?;
         let space = Space::from_tensors(&tensors, plan.dim, &path)?;
         let weights = halves(&take(&tensors, "weights", &[vocabulary.n(), plan.dim], &path)?, &path)?;
-        let folds_path = folder.join(FOLDS_FILE);
-        let folds = (plan.n_folds > 0 && folds_path.is_file())
-            .then(|| Folds::read(&folds_path, plan.n_folds, (vocabulary.n(), plan.dim)))
-            .transpose()?;
-        Ok(Ridge { plan, vocabulary, space, weights, folds })
+        Ok(Ridge { plan, vocabulary, space, weights, folder: folder.to_owned(), folds: OnceLock::new() })
+    }
+
+    /// None if there are none: then every text is one that may have been seen.
+    pub(crate) fn folds(&self) -> Result<Option<&Folds>> {
+        if self.folds.get().is_none() {
+            let path = self.folder.join(FOLDS_FILE);
+            let is_there = self.plan.n_folds > 0 && path.is_file();
+            let read = || Folds::read(&path, self.plan.n_folds, (self.vocabulary.n(), self.plan.dim));
+            // Another thread may have been faster, with the same.
+            let _ = self.folds.set(is_there.then(read).transpose()?);
+        }
+        Ok(self.folds.get().and_then(Option::as_ref))
     }
 
     pub fn plan(&self) -> &RidgePlan {
@@ -220,11 +230,10 @@ impl Ridge {
     }
 
     pub(crate) fn memory(&self) -> Memory {
-        let folds = self.folds.as_ref().map_or(0, Folds::n_bytes);
         Memory {
             device: "cpu",
             dtype: "f16",
-            weights_bytes: 2 * self.n_parameters() as u64 + folds,
+            weights_bytes: 2 * self.n_parameters() as u64,
             batch_bytes: 4 * (MAX_WORDS * self.plan.dim) as u64,
         }
     }
@@ -337,10 +346,8 @@ impl TextSide for Texts {
     }
 
     fn embed_unseen(&self, ids: &[&str], texts: &[&str], keep: Keep) -> Result<Vec<TextEmbedding>> {
-        let weights = |id: &str| {
-            let folds = self.ridge.folds.as_ref();
-            folds.and_then(|folds| folds.without(id)).unwrap_or(&self.ridge.weights)
-        };
+        let folds = self.ridge.folds()?;
+        let weights = |id: &str| folds.and_then(|folds| folds.without(id)).unwrap_or(&self.ridge.weights);
         ids.iter().zip(texts).map(|(id, text)| self.ridge.embed(text, keep, weights(id))).collect()
     }
 }

@@ -13,7 +13,7 @@ use crate::{
 
 const KEY: &str = "firn.ridge.folds";
 
-pub(super) struct Folds {
+pub(crate) struct Folds {
     /// Hashes of the ids that were learnt from, in rising order, and the fold of each.
     ids: Vec<(u64, u8)>,
     /// (features, dim) each.
@@ -41,10 +41,6 @@ impl Folds {
         let hash = hash(id);
         let at = self.ids.binary_search_by_key(&hash, |&(hash, _)| hash).ok()?;
         Some(&self.weights[usize::from(self.ids[at].1)])
-    }
-
-    pub(super) fn n_bytes(&self) -> u64 {
-        self.weights.iter().map(|weights| 2 * weights.len() as u64).sum()
     }
 
     pub(super) fn write(&self, path: &Path, shape: (usize, usize)) -> Result<()> {
