@@ -5,8 +5,8 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use firn_index::{CollectionConfig, Database, HnswConfig, ModelRef, TokenConfig, VectorConfig};
-use firn_ingest::embed::{IMAGE_VECTOR, TEXT_VECTOR};
+use firn_index::{CollectionConfig, Database, Embeds, HnswConfig, ModelRef, Side, TokenConfig, VectorConfig};
+use firn_ingest::makers::{IMAGE_VECTOR, Maker, TEXT_VECTOR, makers};
 use firn_model::{Device, Encoder, Grid, ModelInfo, TokenShape};
 
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +30,8 @@ pub enum Error {
 pub enum Loading {
     /// At the terminal: the user names the files.
     OnDemand(Device),
+    /// The same, where one was named that every collection must be made with.
+    Named(Device),
     /// In the server: only what it was started with. A client must not make it read a folder.
     Fixed,
 }
@@ -72,24 +74,65 @@ impl Engine {
     /// The encoder that made a collection's embeddings; none if the collection has no model.
     pub fn encoder_of(&self, config: &CollectionConfig) -> Result<Option<Arc<dyn Encoder>>, Error> {
         let Some(model) = &config.model else { return Ok(None) };
-        if let Some(encoder) = self.models().into_iter().find(|e| e.info().hash == model.hash) {
-            return Ok(Some(encoder));
+        let is_named = matches!(self.loading, Loading::Named(_));
+        match (self.loaded(model), self.models().first()) {
+            (Some(encoder), _) => Ok(Some(encoder)),
+            (None, Some(named)) if is_named => Err(mismatch(model, named.as_ref())),
+            (None, default) => match (self.encoder_by(model), default) {
+                (Err(Error::NotLoaded { .. }), Some(default)) => Err(mismatch(model, default.as_ref())),
+                (found, _) => found.map(Some),
+            },
         }
-        let encoder = match (self.encoder(Some(&model.name)), self.models().first()) {
-            (Err(Error::NotLoaded { .. }), Some(default)) => return Err(mismatch(model, default.as_ref())),
-            (Err(Error::Model(firn_model::Error::UnknownModel { .. })), _) => {
+    }
+
+    /// The encoder in whose space the vectors of that name are; none if they are brought to none.
+    pub fn encoder_for(&self, config: &CollectionConfig, vector: &str) -> Result<Option<Arc<dyn Encoder>>, Error> {
+        match config.vectors.get(vector).and_then(|vector| vector.embeds.as_ref()) {
+            Some(embeds) => self.encoder_by(&embeds.model).map(Some),
+            None => self.encoder_of(config),
+        }
+    }
+
+    /// The encoders of those makers of a collection's vectors that are wanted.
+    pub fn encoders_for(
+        &self,
+        config: &CollectionConfig,
+        is_wanted: impl Fn(&Maker<'_>) -> bool,
+    ) -> Result<Vec<Arc<dyn Encoder>>, Error> {
+        let mut encoders: Vec<Arc<dyn Encoder>> = Vec::new();
+        for maker in makers(config).into_iter().filter(is_wanted) {
+            let encoder = self.encoder_for(config, maker.vectors[0])?.expect("a maker has a model");
+            if encoders.iter().all(|known| known.info().hash != encoder.info().hash) {
+                encoders.push(encoder);
+            }
+        }
+        Ok(encoders)
+    }
+
+    fn loaded(&self, model: &ModelRef) -> Option<Arc<dyn Encoder>> {
+        self.models().into_iter().find(|encoder| encoder.info().hash == model.hash)
+    }
+
+    fn encoder_by(&self, model: &ModelRef) -> Result<Arc<dyn Encoder>, Error> {
+        if let Some(encoder) = self.loaded(model) {
+            return Ok(encoder);
+        }
+        let encoder = match self.encoder(Some(&model.name)) {
+            Err(Error::Model(firn_model::Error::UnknownModel { .. })) => {
                 return Err(Error::ModelGone { name: model.name.clone(), hash: model.hash.clone() });
             }
-            (found, _) => found?,
+            found => found?,
         };
         if encoder.info().hash != model.hash {
             return Err(mismatch(model, encoder.as_ref()));
         }
-        Ok(Some(encoder))
+        Ok(encoder)
     }
 
     fn load(&self, name: &str) -> Result<Arc<dyn Encoder>, Error> {
-        let Loading::OnDemand(device) = self.loading else { return Err(Error::NotLoaded { name: name.to_owned() }) };
+        let (Loading::OnDemand(device) | Loading::Named(device)) = self.loading else {
+            return Err(Error::NotLoaded { name: name.to_owned() });
+        };
         let encoder = firn_model::load(name, device)?;
         self.encoders.lock().expect("no holder of this lock panics").push(encoder.clone());
         Ok(encoder)
@@ -113,6 +156,14 @@ fn mismatch(expected: &ModelRef, received: &dyn Encoder) -> Error {
     }
 }
 
+/// A vector that a model makes. Of one that takes no images, points bring those of images.
+pub fn made_vector(model: &ModelInfo, side: Side) -> Result<VectorConfig, Error> {
+    if side == Side::Text && model.max_text_tokens == 0 {
+        return Err(firn_model::Error::NoTextSide { model: model.name.clone() }.into());
+    }
+    Ok(VectorConfig { dim: model.dim, embeds: Some(Embeds { side, model: model_ref(model) }) })
+}
+
 /// A collection for a model's embeddings: the given vectors, else "image" and "text" in its dimension, as far as it takes them;
 /// with its tokens, if there is a grid for those of images.
 pub fn collection_config(
@@ -124,7 +175,7 @@ pub fn collection_config(
     if vectors.is_empty() {
         let ModelInfo { dim, image_side_px, max_text_tokens, .. } = *model;
         let taken = [(IMAGE_VECTOR, image_side_px > 0), (TEXT_VECTOR, max_text_tokens > 0)].into_iter();
-        let config = |(name, _): (&str, bool)| (name.to_owned(), VectorConfig { dim });
+        let config = |(name, _): (&str, bool)| (name.to_owned(), VectorConfig::new(dim));
         vectors = taken.filter(|(_, is_taken)| *is_taken).map(config).collect();
     }
     let tokens = grid.map(|grid| tokens_of(model, &vectors, grid)).transpose()?.unwrap_or_default();
@@ -139,7 +190,7 @@ fn tokens_of(
 ) -> Result<BTreeMap<String, TokenConfig>, Error> {
     let shapes = model.token_shapes(grid);
     let config = |(of, shape): (&str, Option<TokenShape>)| {
-        let TokenShape { n, dim } = shape.filter(|_| vectors.contains_key(of))?;
+        let TokenShape { n, dim } = shape.filter(|_| vectors.get(of).is_some_and(|vector| vector.embeds.is_none()))?;
         Some((of.to_owned(), TokenConfig { n, dim }))
     };
     let tokens: BTreeMap<_, _> =

@@ -91,7 +91,7 @@ mod tests {
     }
 
     fn config() -> CollectionConfig {
-        CollectionConfig { vectors: [("v".to_owned(), VectorConfig { dim: 2 })].into(), ..CollectionConfig::default() }
+        CollectionConfig { vectors: [("v".to_owned(), VectorConfig::new(2))].into(), ..CollectionConfig::default() }
     }
 
     #[test]

@@ -39,7 +39,8 @@ pub fn config(config: &CollectionConfig) -> Result<()> {
     let (min, max) = (Limits::MIN_EF_CONSTRUCTION, Limits::MAX_EF_CONSTRUCTION);
     in_range("ef_construction", hnsw.ef_construction, min, max)?;
     in_range("ef_search", hnsw.ef_search, Limits::MIN_EF_SEARCH, Limits::MAX_EF_SEARCH)?;
-    if let Some(model) = &config.model {
+    let own = config.vectors.values().filter_map(|vector| vector.embeds.as_ref());
+    for model in own.map(|embeds| &embeds.model).chain(&config.model) {
         at_most("bytes of a model's name", Limits::MAX_MODEL_BYTES, model.name.len())?;
         at_most("bytes of a model's hash", Limits::MAX_MODEL_BYTES, model.hash.len())?;
     }

@@ -351,7 +351,7 @@ mod tests {
         let engine = Engine::new(dir.path().to_owned(), options, store, Catalog::default(), 7);
         let config = CollectionConfig {
             model: None,
-            vectors: [("v".to_owned(), VectorConfig { dim: 1 })].into(),
+            vectors: [("v".to_owned(), VectorConfig::new(1))].into(),
             ..CollectionConfig::default()
         };
         let record = CollectionRecord { uuid: String::new(), config };

@@ -73,9 +73,33 @@ pub struct ModelRef {
     pub hash: String,
 }
 
+/// What of a point is embedded: its picture, or its texts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Side {
+    Image,
+    Text,
+}
+
+/// Where the embeddings of a named vector come from, if a point does not bring them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Embeds {
+    pub side: Side,
+    pub model: ModelRef,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VectorConfig {
     pub dim: usize,
+    /// A model of its own; none: the collection's, if it has one.
+    pub embeds: Option<Embeds>,
+}
+
+impl VectorConfig {
+    /// Without a model of its own.
+    pub fn new(dim: usize) -> VectorConfig {
+        VectorConfig { dim, embeds: None }
+    }
 }
 
 /// The shape of the tokens that are kept beside a named vector.
@@ -132,6 +156,12 @@ impl CollectionConfig {
     /// `Error::WrongTokens`, `Error::TokensNotFinite`.
     pub fn check_tokens(&self, of: &str, tokens: &Tokens) -> Result<()> {
         check::tokens(self, of, tokens)
+    }
+
+    /// The model in whose space the vectors of that name are: its own, else the collection's.
+    pub fn model_of(&self, vector: &str) -> Option<&ModelRef> {
+        let own = self.vectors.get(vector).and_then(|vector| vector.embeds.as_ref());
+        own.map(|embeds| &embeds.model).or(self.model.as_ref())
     }
 }
 

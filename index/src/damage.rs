@@ -35,7 +35,7 @@ fn tokens(i: u64) -> Tokens {
 fn two_collections(dir: &Path) {
     let database = open(dir);
     for name in ["one", "two"] {
-        let vectors = [("v".to_owned(), VectorConfig { dim: DIM })].into();
+        let vectors = [("v".to_owned(), VectorConfig::new(DIM))].into();
         let tokens = [("v".to_owned(), TOKENS)].into();
         let config = CollectionConfig { vectors, tokens, ..CollectionConfig::default() };
         let collection = database.create_collection(name, config).unwrap();
@@ -202,7 +202,7 @@ fn tokens_count_when_space_is_admitted() {
     let large = TokenConfig { n: 256, dim: 2048 };
     let options = || Options { min_free_bytes: 0, ..Options::default() };
     let config = CollectionConfig {
-        vectors: [("v".to_owned(), VectorConfig { dim: DIM })].into(),
+        vectors: [("v".to_owned(), VectorConfig::new(DIM))].into(),
         tokens: [("v".to_owned(), large)].into(),
         ..CollectionConfig::default()
     };

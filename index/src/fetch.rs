@@ -20,14 +20,19 @@ pub fn record_on_disk(store: &Store, collection: u32, row: Row) -> Result<Vec<u8
     Ok(record::unseal(&key, &value, || format!("point in row {row}"))?.to_vec())
 }
 
-/// The vector of `row` at a place of the configuration; the caller knows that the point has one.
-pub fn vector_on_disk(store: &Store, collection: u32, place: u8, row: Row, dim: usize) -> Result<Vec<f32>> {
+/// The vector of `row` at a place of the configuration, if it is there.
+pub fn vector_on_disk(store: &Store, collection: u32, place: u8, row: Row, dim: usize) -> Result<Option<Vec<f32>>> {
     let key = key::vector(collection, place, row);
-    let what = || format!("vector {place} in row {row}");
-    let value = store.get(Tree::Points, &key)?.ok_or_else(|| missing(what()))?;
+    let Some(value) = store.get(Tree::Points, &key)? else { return Ok(None) };
     let mut vector = Vec::with_capacity(dim);
-    stored::decode_vector(record::unseal(&key, &value, what)?, dim, &mut vector)?;
-    Ok(vector)
+    let bytes = record::unseal(&key, &value, || vector_name(place, row))?;
+    stored::decode_vector(bytes, dim, &mut vector)?;
+    Ok(Some(vector))
+}
+
+/// How damage calls a vector of a row.
+pub fn vector_name(place: impl fmt::Display, row: Row) -> String {
+    format!("vector {place} in row {row}")
 }
 
 /// The tokens of `row` at a place of the configuration's tokens, if they are there.

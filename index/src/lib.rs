@@ -41,7 +41,8 @@ mod verify;
 pub use check::content as check_content;
 pub use collection::{Candidate, Collection, Commit, Damage, PayloadChange, RebuildReport, Search, VerifyReport};
 pub use config::{
-    CollectionConfig, CollectionInfo, HnswConfig, Limits, ModelRef, Options, Status, TokenConfig, VectorConfig,
+    CollectionConfig, CollectionInfo, Embeds, HnswConfig, Limits, ModelRef, Options, Side, Status, TokenConfig,
+    VectorConfig,
 };
 pub use database::{AliasChange, Database};
 pub use error::{Error, Result};

@@ -66,6 +66,34 @@ impl Reader {
         Ok(best.into_sorted())
     }
 
+    /// The cosine of a vector, of any length but zero, with the one of that name in a row; none if the row has none, or is not
+    /// in this generation.
+    pub fn cosine(&self, row: Row, using: &str, vector: &[f32]) -> Result<Option<f32>> {
+        let query = check::vector(&self.state.config, using, vector)?;
+        let place = self.place(using)?;
+        if !self.generation.is_live(row) {
+            return Ok(None);
+        }
+        match self.vector_if_stored(place, row)? {
+            // Only now is it worth reading whether there should be one.
+            None if stored::decode_prefix(&self.record(row)?)?.vectors.has(place) => {
+                Err(fetch::missing(fetch::vector_name(place, row)))
+            }
+            found => Ok(found.map(|found| distance::cosine(&query, &found))),
+        }
+    }
+
+    /// The cosine of a vector with every one of that name, in no order.
+    pub fn cosines(&self, using: &str, vector: &[f32]) -> Result<Vec<Candidate>> {
+        let query = check::vector(&self.state.config, using, vector)?;
+        let view = &self.generation.vectors[self.place(using)?];
+        let live = &*self.generation.live;
+        let buffered = view.buffer.vectors(view.dim).filter(|(row, _)| live.contains(*row));
+        let built = view.segments.iter().flat_map(|view| view.segment.live_vectors(live));
+        let candidate = |(row, stored): (Row, &[f32])| Candidate { row, score: distance::cosine(&query, stored) };
+        Ok(buffered.chain(built).map(candidate).collect())
+    }
+
     /// The row of a point, if it exists in this generation.
     pub fn row(&self, id: &PointId) -> Result<Option<Row>> {
         let on_disk = fetch::row_on_disk(&self.engine.store, self.state.number, id)?;
@@ -164,7 +192,12 @@ impl Reader {
         })
     }
 
+    /// Of a point that has one.
     fn stored_vector(&self, place: usize, row: Row) -> Result<Vec<f32>> {
+        self.vector_if_stored(place, row)?.ok_or_else(|| fetch::missing(fetch::vector_name(place, row)))
+    }
+
+    fn vector_if_stored(&self, place: usize, row: Row) -> Result<Option<Vec<f32>>> {
         let dim = self.generation.vectors[place].dim;
         fetch::vector_on_disk(&self.engine.store, self.state.number, place as u8, row, dim)
     }

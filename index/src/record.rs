@@ -5,7 +5,7 @@
 use crate::{Error, Result};
 
 const MAGIC: [u8; 2] = *b"fi";
-const FORMAT: u16 = 2;
+const FORMAT: u16 = 3;
 const HEADER_BYTES: usize = 12;
 
 /// Wraps `payload` for storing under `key`.

@@ -95,7 +95,7 @@ fn open(dir: &Path) -> (Database, Collection) {
     let options = Options { buffer_limit: 40, build_threads: 1, min_free_bytes: 0, ..Options::default() };
     let database = Database::open(dir, options).unwrap();
     let config = CollectionConfig {
-        vectors: [("v".to_owned(), VectorConfig { dim: DIM })].into(),
+        vectors: [("v".to_owned(), VectorConfig::new(DIM))].into(),
         tokens: [("v".to_owned(), TokenConfig { n: 2, dim: DIM })].into(),
         ..CollectionConfig::default()
     };

@@ -55,7 +55,7 @@ impl World {
             writes: 0,
             held: None,
         };
-        let vectors = [("image", DIM), ("text", DIM + 3)].map(|(n, dim)| (n.to_owned(), VectorConfig { dim }));
+        let vectors = [("image", DIM), ("text", DIM + 3)].map(|(n, dim)| (n.to_owned(), VectorConfig::new(dim)));
         let tokens = [("image", 4), ("text", 2)].map(|(of, n)| (of.to_owned(), TokenConfig { n, dim: DIM }));
         let config = CollectionConfig { vectors: vectors.into(), tokens: tokens.into(), ..CollectionConfig::default() };
         world.open().create_collection("c", config).unwrap();
@@ -234,6 +234,11 @@ fn check_search(reader: &Reader, model: &Model, using: &str, vector: &[f32], lim
     let mut expected: Vec<(f32, u64)> =
         model.values().filter_map(|known| Some((dot(&query, known.vectors.get(using)?), known.written))).collect();
     expected.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+    let all = reader.cosines(using, vector).unwrap();
+    assert_eq!(all.len(), expected.len());
+    for found in all.iter().step_by(5) {
+        assert_eq!(reader.cosine(found.row, using, vector).unwrap(), Some(found.score));
+    }
     expected.truncate(limit);
     for exact in [true, false] {
         let hits = reader.search(&Search { vector, using, limit, ef: None, exact }).unwrap();

@@ -25,10 +25,8 @@ fn grouped(seed: u64, n_clusters: usize, per_cluster: usize, spread: f32) -> Vec
 }
 
 fn filled(database: &Database, name: &str, vectors: &[Vec<f32>]) -> Collection {
-    let config = CollectionConfig {
-        vectors: [("v".to_owned(), VectorConfig { dim: DIM })].into(),
-        ..CollectionConfig::default()
-    };
+    let config =
+        CollectionConfig { vectors: [("v".to_owned(), VectorConfig::new(DIM))].into(), ..CollectionConfig::default() };
     let collection = database.create_collection(name, config).unwrap();
     let ids: Vec<usize> = (0..vectors.len()).collect();
     for batch in ids.chunks(200) {

@@ -18,7 +18,7 @@ fn good(id: u64) -> NewPoint {
 }
 
 fn config(list: &[(&str, usize)]) -> CollectionConfig {
-    let vectors = list.iter().map(|(name, dim)| ((*name).to_owned(), VectorConfig { dim: *dim })).collect();
+    let vectors = list.iter().map(|(name, dim)| ((*name).to_owned(), VectorConfig::new(*dim))).collect();
     CollectionConfig { vectors, ..CollectionConfig::default() }
 }
 

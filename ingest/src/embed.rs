@@ -4,21 +4,23 @@
 //! that is computed. One bad input never fails the others, and batches of any size give the same points.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::atomic::{AtomicBool, Ordering::Relaxed},
 };
 
-use firn_index::{self as index, CollectionConfig, NewPoint, Payload, PointId, Text, Tokens};
+use firn_index::{self as index, CollectionConfig, NewPoint, Payload, PointId, Side, Text, Tokens};
 use firn_model::{Encoder, FusionTokens, Grid, Keep, Pixels, TextEmbedding, picture};
 use rayon::prelude::*;
 use serde_json::Value;
 
-use crate::ItemError;
+pub use crate::makers::{IMAGE_VECTOR, TEXT_VECTOR};
+use crate::{
+    ItemError,
+    makers::{Maker, makers, vectors_of},
+};
 
-/// The vector an image is embedded into.
-pub const IMAGE_VECTOR: &str = "image";
-/// The vector the texts of a point are embedded into.
-pub const TEXT_VECTOR: &str = "text";
+/// The encoders that are at hand, told apart by their hashes.
+pub type Encoders<'a> = &'a [&'a dyn Encoder];
 
 /// Inputs whose pixels are in memory at a time: 0.6 MB each at 224 pixels a side.
 const CHUNK: usize = 64;
@@ -65,7 +67,7 @@ pub struct Truncation {
 
 /// Embeds inputs, one answer each, in order.
 pub fn points(
-    encoder: Option<&dyn Encoder>,
+    encoders: Encoders<'_>,
     config: &CollectionConfig,
     inputs: Vec<Input>,
 ) -> Vec<Result<Embedded, ItemError>> {
@@ -76,116 +78,157 @@ pub fn points(
         if chunk.is_empty() {
             return answers;
         }
-        let prepared = chunk.into_par_iter().map(|input| prepare(encoder, config, input)).collect();
-        answers.extend(finish(encoder, config, prepared, &AtomicBool::new(false)));
+        let prepared = chunk.into_par_iter().map(|input| prepare(encoders, config, input)).collect();
+        answers.extend(finish(encoders, config, prepared, &AtomicBool::new(false)));
     }
 }
 
-/// An input that was checked, its picture decoded and preprocessed: what is left needs the network.
+/// An input that was checked, its picture decoded and preprocessed: what is left needs the networks.
 #[derive(Clone, Debug)]
 pub struct Prepared {
     point: NewPoint,
-    pixels: Option<Pixels>,
-    embed_texts: bool,
+    /// By the place of their maker.
+    pixels: BTreeMap<usize, Pixels>,
+    /// The makers that embed the texts.
+    text_makers: BTreeSet<usize>,
 }
 
 impl Prepared {
     /// About what it takes in memory.
     pub fn bytes(&self) -> usize {
         let NewPoint { texts, payload, vectors, tokens, .. } = &self.point;
-        let pixels = self.pixels.as_ref().map_or(0, |pixels| pixels.values.len() * 4);
+        let pixels: usize = self.pixels.values().map(|pixels| pixels.values.len() * 4).sum();
         pixels + kept_bytes(texts, payload, vectors, tokens)
     }
 }
 
 /// Checks one input, decodes and preprocesses its picture. Needs no network, so many threads may do it.
-pub fn prepare(encoder: Option<&dyn Encoder>, config: &CollectionConfig, input: Input) -> Result<Prepared, ItemError> {
+pub fn prepare(encoders: Encoders<'_>, config: &CollectionConfig, input: Input) -> Result<Prepared, ItemError> {
     index::check_content(&input.id, &input.texts, &input.payload)?;
     check_vectors(config, &input.vectors)?;
     input.tokens.iter().try_for_each(|(of, tokens)| config.check_tokens(of, tokens))?;
     if let Some(text) = input.texts.iter().position(|text| text.text.trim().is_empty()) {
         return Err(ItemError::EmptyText { text });
     }
-    let embed_image = needs_image(config, &input)?;
-    let embed_texts = needs_texts(config, &input)?;
-    let pixels = match input.image {
-        Some(bytes) if embed_image => {
-            let encoder = ready(encoder, config, IMAGE_VECTOR)?;
-            Some(encoder.preprocess(&picture::decode(&bytes)?.rgb)?)
-        }
-        _ => None,
-    };
-    if embed_texts {
-        ready(encoder, config, TEXT_VECTOR)?;
-    }
+    let makers = makers(config);
+    let image_makers = image_makers(config, &makers, &input)?;
+    let text_makers = text_makers(config, &makers, &input)?;
+    let of = |place: &usize| (*place, &makers[*place]);
+    let pixels = pixels(encoders, config, image_makers.iter().map(of).collect(), &input)?;
+    text_makers.iter().try_for_each(|&place| ready(encoders, config, &makers[place]).map(drop))?;
     let Input { id, texts, payload, vectors, tokens, .. } = input;
-    Ok(Prepared { point: NewPoint { id, texts, payload, vectors, tokens }, pixels, embed_texts })
+    Ok(Prepared { point: NewPoint { id, texts, payload, vectors, tokens }, pixels, text_makers })
+}
+
+/// The picture as each of the makers takes it. One whose model takes no images leaves its vectors to those who bring them.
+fn pixels(
+    encoders: Encoders<'_>,
+    config: &CollectionConfig,
+    makers: Vec<(usize, &Maker<'_>)>,
+    input: &Input,
+) -> Result<BTreeMap<usize, Pixels>, ItemError> {
+    let ready = |(place, maker)| Ok((place, ready(encoders, config, maker)?));
+    let all: Vec<(usize, &dyn Encoder)> = makers.into_iter().map(ready).collect::<Result<_, ItemError>>()?;
+    let able = || all.iter().filter(|(_, encoder)| encoder.info().image_side_px > 0);
+    match (all.first(), &input.image) {
+        (Some((_, encoder)), Some(_)) if able().next().is_none() && !brings_one_of(config, Side::Image, input) => {
+            Err(firn_model::Error::NoImageSide { model: encoder.info().name.clone() }.into())
+        }
+        (Some(_), Some(bytes)) if able().next().is_some() => {
+            let picture = picture::decode(bytes)?.rgb;
+            able().map(|(place, encoder)| Ok((*place, encoder.preprocess(&picture)?))).collect()
+        }
+        _ => Ok(BTreeMap::new()),
+    }
 }
 
 /// Items that are embedded between two looks at whether to stop. On a CPU an item may take seconds; eight a core are as many
 /// as make it faster.
-pub fn step(encoder: Option<&dyn Encoder>) -> usize {
-    let on_cpu = encoder.is_some_and(|encoder| encoder.info().device == "cpu");
+pub fn step(encoders: Encoders<'_>) -> usize {
+    let on_cpu = encoders.iter().any(|encoder| encoder.info().device == "cpu");
     if on_cpu { (8 * rayon::current_num_threads()).min(CHUNK) } else { CHUNK }
 }
 
 /// Embeds what `prepare` left to do, in batches across items; one answer each, in order. When `stop` is set meanwhile, the
 /// batch that is on its way is the last, and what it leaves undone is `ItemError::Stopped`.
 pub fn finish(
-    encoder: Option<&dyn Encoder>,
+    encoders: Encoders<'_>,
     config: &CollectionConfig,
     prepared: Vec<Result<Prepared, ItemError>>,
     stop: &AtomicBool,
 ) -> Vec<Result<Embedded, ItemError>> {
-    let mut answers: Vec<_> = prepared
-        .into_iter()
-        .map(|item| item.map(|p| (Embedded { point: p.point, truncations: Vec::new() }, p.pixels, p.embed_texts)))
-        .collect();
-    let Some(encoder) = encoder else {
-        return answers.into_iter().map(|answer| answer.map(|(embedded, ..)| embedded)).collect();
+    let work = |prepared: Prepared| Work {
+        embedded: Embedded { point: prepared.point, truncations: Vec::new() },
+        pixels: prepared.pixels,
+        text_makers: prepared.text_makers,
     };
-    embed_images(encoder, keep(config, IMAGE_VECTOR), &mut answers, stop);
-    embed_texts(encoder, keep(config, TEXT_VECTOR), &mut answers, stop);
-    answers.into_iter().map(|answer| answer.map(|(embedded, ..)| embedded)).collect()
+    let mut answers: Vec<Answer> = prepared.into_iter().map(|item| item.map(work)).collect();
+    for (place, maker) in makers(config).iter().enumerate() {
+        // One that is not at hand was not needed by any of these.
+        let Some(encoder) = find(encoders, maker) else { continue };
+        match maker.side {
+            Side::Image => embed_images(encoder, (place, maker), &mut answers, stop),
+            Side::Text => embed_texts(encoder, (place, maker), &mut answers, stop),
+        }
+    }
+    answers.into_iter().map(|answer| answer.map(|work| work.embedded)).collect()
 }
 
-/// What a collection keeps beside that vector. A grid says nothing of texts.
-fn keep(config: &CollectionConfig, vector: &str) -> Keep {
-    let Some(shape) = config.tokens.get(vector) else { return Keep::Nothing };
+/// What is kept beside the vectors. A grid says nothing of texts.
+fn keep(maker: &Maker<'_>) -> Keep {
+    let Some(shape) = maker.tokens else { return Keep::Nothing };
     let grid = Grid::ALL.into_iter().find(|grid| grid.cells() * grid.cells() == shape.n);
     Keep::Tokens(grid.unwrap_or(Grid::Four))
 }
 
-type Answer = Result<(Embedded, Option<Pixels>, bool), ItemError>;
+/// A point that is being embedded.
+struct Work {
+    embedded: Embedded,
+    pixels: BTreeMap<usize, Pixels>,
+    text_makers: BTreeSet<usize>,
+}
 
-fn embed_images(encoder: &dyn Encoder, keep: Keep, answers: &mut [Answer], stop: &AtomicBool) {
+type Answer = Result<Work, ItemError>;
+
+fn embed_images(
+    encoder: &dyn Encoder,
+    (maker_place, maker): (usize, &Maker<'_>),
+    answers: &mut [Answer],
+    stop: &AtomicBool,
+) {
     let (places, pixels): (Vec<usize>, Vec<Pixels>) = answers
         .iter_mut()
         .enumerate()
-        .filter_map(|(place, answer)| Some((place, answer.as_mut().ok()?.1.take()?)))
+        .filter_map(|(place, answer)| Some((place, answer.as_mut().ok()?.pixels.remove(&maker_place)?)))
         .unzip();
-    let embeddings = each(&pixels, IMAGES_PER_CALL, stop, |batch| encoder.embed_images(batch, keep));
+    let embeddings = each(&pixels, IMAGES_PER_CALL, stop, |batch| encoder.embed_images(batch, keep(maker)));
     for (place, embedding) in places.into_iter().zip(embeddings) {
         set(&mut answers[place], embedding, |answer, embedding| {
-            answer.point.vectors.insert(IMAGE_VECTOR.to_owned(), embedding.embedding);
-            add_tokens(&mut answer.point, IMAGE_VECTOR, embedding.fusion_tokens);
+            add(&mut answer.point, maker, embedding.embedding, embedding.fusion_tokens);
             Ok(())
         });
     }
 }
 
 /// Texts of all items go through the encoder sorted by length: a batch is padded to its longest.
-fn embed_texts(encoder: &dyn Encoder, keep: Keep, answers: &mut [Answer], stop: &AtomicBool) {
+fn embed_texts(
+    encoder: &dyn Encoder,
+    (maker_place, maker): (usize, &Maker<'_>),
+    answers: &mut [Answer],
+    stop: &AtomicBool,
+) {
     let mut texts: Vec<(usize, &str)> = Vec::new();
     for (place, answer) in answers.iter().enumerate() {
-        if let Ok((embedded, _, true)) = answer {
-            texts.extend(embedded.point.texts.iter().map(|text| (place, text.text.as_str())));
+        if let Ok(work) = answer
+            && work.text_makers.contains(&maker_place)
+        {
+            texts.extend(work.embedded.point.texts.iter().map(|text| (place, text.text.as_str())));
         }
     }
     let mut order: Vec<usize> = (0..texts.len()).collect();
     order.sort_by_key(|&at| texts[at].1.len());
     let sorted: Vec<&str> = order.iter().map(|&at| texts[at].1).collect();
-    let embeddings = each(&sorted, TEXTS_PER_CALL, stop, |batch| encoder.embed_texts(batch, keep));
+    let embeddings = each(&sorted, TEXTS_PER_CALL, stop, |batch| encoder.embed_texts(batch, keep(maker)));
 
     let mut by_text: Vec<Option<Result<TextEmbedding, ItemError>>> = (0..texts.len()).map(|_| None).collect();
     for (at, embedding) in order.into_iter().zip(embeddings) {
@@ -198,17 +241,22 @@ fn embed_texts(encoder: &dyn Encoder, keep: Keep, answers: &mut [Answer], stop: 
     }
     for (place, embeddings) in by_place {
         set(&mut answers[place], in_order(embeddings), |answer, embeddings| {
-            answer.truncations = truncations(&embeddings);
-            answer.point.vectors.insert(TEXT_VECTOR.to_owned(), mean(&embeddings)?);
-            add_tokens(&mut answer.point, TEXT_VECTOR, mean_tokens(embeddings)?);
+            note_truncations(&mut answer.truncations, &embeddings);
+            let vector = mean(maker.vectors[0], &embeddings)?;
+            add(&mut answer.point, maker, vector, mean_tokens(embeddings)?);
             Ok(())
         });
     }
 }
 
-fn add_tokens(point: &mut NewPoint, vector: &str, tokens: Option<FusionTokens>) {
-    if let Some(FusionTokens { n, dim, values }) = tokens {
-        point.tokens.entry(vector.to_owned()).or_insert(Tokens { n, dim, values });
+/// Puts what was made where it is missing.
+fn add(point: &mut NewPoint, maker: &Maker<'_>, vector: Vec<f32>, tokens: Option<FusionTokens>) {
+    let tokens = tokens.map(|FusionTokens { n, dim, values }| Tokens { n, dim, values });
+    for &name in &maker.vectors {
+        point.vectors.entry(name.to_owned()).or_insert_with(|| vector.clone());
+        if let Some(tokens) = &tokens {
+            point.tokens.entry(name.to_owned()).or_insert_with(|| tokens.clone());
+        }
     }
 }
 
@@ -218,8 +266,8 @@ fn set<T>(
     result: Result<T, ItemError>,
     put: impl FnOnce(&mut Embedded, T) -> Result<(), ItemError>,
 ) {
-    let Ok((embedded, ..)) = answer else { return };
-    if let Err(error) = result.and_then(|value| put(embedded, value)) {
+    let Ok(work) = answer else { return };
+    if let Err(error) = result.and_then(|value| put(&mut work.embedded, value)) {
         *answer = Err(error);
     }
 }
@@ -260,13 +308,20 @@ fn in_order(embeddings: Vec<Result<TextEmbedding, ItemError>>) -> Result<Vec<Tex
     embeddings.into_iter().enumerate().map(named).collect()
 }
 
-fn truncations(embeddings: &[TextEmbedding]) -> Vec<Truncation> {
-    let cut = embeddings.iter().enumerate().filter(|(_, embedding)| embedding.tokens_cut > 0);
-    cut.map(|(text, e)| Truncation { text, tokens_used: e.tokens_used, tokens_cut: e.tokens_cut }).collect()
+/// Of a text that several models cut, the one that read least of it counts.
+fn note_truncations(known: &mut Vec<Truncation>, embeddings: &[TextEmbedding]) {
+    for (text, &TextEmbedding { tokens_used, tokens_cut, .. }) in embeddings.iter().enumerate() {
+        match known.iter_mut().find(|cut| cut.text == text) {
+            _ if tokens_cut == 0 => {}
+            Some(cut) if cut.tokens_cut >= tokens_cut => {}
+            Some(cut) => *cut = Truncation { text, tokens_used, tokens_cut },
+            None => known.push(Truncation { text, tokens_used, tokens_cut }),
+        }
+    }
 }
 
 /// The mean of unit vectors, scaled to unit length.
-fn mean(embeddings: &[TextEmbedding]) -> Result<Vec<f32>, ItemError> {
+fn mean(vector: &str, embeddings: &[TextEmbedding]) -> Result<Vec<f32>, ItemError> {
     let mut sum = vec![0f64; embeddings[0].embedding.len()];
     for embedding in embeddings {
         for (total, &number) in sum.iter_mut().zip(&embedding.embedding) {
@@ -275,7 +330,7 @@ fn mean(embeddings: &[TextEmbedding]) -> Result<Vec<f32>, ItemError> {
     }
     let length = sum.iter().map(|number| number * number).sum::<f64>().sqrt();
     if length < 1e-6 {
-        return Err(index::Error::ZeroVector { vector: TEXT_VECTOR.to_owned() }.into());
+        return Err(index::Error::ZeroVector { vector: vector.to_owned() }.into());
     }
     Ok(sum.into_iter().map(|number| (number / length) as f32).collect())
 }
@@ -286,47 +341,76 @@ fn mean_tokens(embeddings: Vec<TextEmbedding>) -> Result<Option<FusionTokens>, I
     Ok(all.map(|all| FusionTokens::mean(&all)).transpose()?)
 }
 
-fn needs_image(config: &CollectionConfig, input: &Input) -> Result<bool, ItemError> {
-    if input.image.is_none() || input.vectors.contains_key(IMAGE_VECTOR) {
-        return Ok(false);
+/// The makers that the picture of a point is for.
+fn image_makers(config: &CollectionConfig, makers: &[Maker<'_>], input: &Input) -> Result<Vec<usize>, ItemError> {
+    if input.image.is_none() {
+        return Ok(Vec::new());
     }
-    if !config.vectors.contains_key(IMAGE_VECTOR) {
+    if vectors_of(config, Side::Image).is_empty() {
         return Err(ItemError::NoImageVector { vectors: config.vectors.keys().cloned().collect() });
     }
-    Ok(true)
+    let needed = needed(Side::Image, makers, input);
+    match needed.is_empty() && !brings_one_of(config, Side::Image, input) {
+        true => Err(ItemError::NoModel { what: what(Side::Image) }),
+        false => Ok(needed),
+    }
 }
 
 /// Texts are embedded where the collection can; where it cannot they are only kept, beside a vector the point has.
-fn needs_texts(config: &CollectionConfig, input: &Input) -> Result<bool, ItemError> {
+fn text_makers(config: &CollectionConfig, makers: &[Maker<'_>], input: &Input) -> Result<BTreeSet<usize>, ItemError> {
     let other = input.image.is_some() || !input.vectors.is_empty();
     if input.texts.is_empty() {
-        return if other { Ok(false) } else { Err(ItemError::EmptyPoint) };
+        return if other { Ok(BTreeSet::new()) } else { Err(ItemError::EmptyPoint) };
     }
-    if input.vectors.contains_key(TEXT_VECTOR) {
-        return Ok(false);
+    let needed = needed(Side::Text, makers, input);
+    match needed.is_empty() && !other {
+        true if vectors_of(config, Side::Text).is_empty() => {
+            Err(ItemError::NoTextVector { vectors: config.vectors.keys().cloned().collect() })
+        }
+        true => Err(ItemError::NoModel { what: what(Side::Text) }),
+        false => Ok(needed.into_iter().collect()),
     }
-    if !config.vectors.contains_key(TEXT_VECTOR) {
-        let vectors = config.vectors.keys().cloned().collect();
-        return if other { Ok(false) } else { Err(ItemError::NoTextVector { vectors }) };
-    }
-    Ok(config.model.is_some() || !other)
 }
 
-/// The encoder, if it is the one the collection was made with.
-fn ready<'a>(
-    encoder: Option<&'a dyn Encoder>,
-    config: &CollectionConfig,
-    vector: &'static str,
-) -> Result<&'a dyn Encoder, ItemError> {
-    let what = if vector == IMAGE_VECTOR { "an image" } else { "a text" };
-    let model = config.model.as_ref().ok_or(ItemError::NoModel { what })?;
-    let encoder = encoder.ok_or_else(|| ItemError::ModelNotLoaded { what, model: model.name.clone() })?;
-    let info = encoder.info();
-    if info.hash != model.hash {
-        let received = format!("{} ({})", info.name, info.hash);
-        return Err(ItemError::WrongModel { expected: format!("{} ({})", model.name, model.hash), received });
+/// The makers of a side that have a vector to make which the point does not bring.
+fn needed(side: Side, makers: &[Maker<'_>], input: &Input) -> Vec<usize> {
+    let is_brought = |name: &&str| input.vectors.contains_key(*name);
+    let of_side = makers.iter().enumerate().filter(|(_, maker)| maker.side == side);
+    of_side.filter(|(_, maker)| !maker.vectors.iter().all(is_brought)).map(|(place, _)| place).collect()
+}
+
+fn brings_one_of(config: &CollectionConfig, side: Side, input: &Input) -> bool {
+    vectors_of(config, side).iter().any(|name| input.vectors.contains_key(*name))
+}
+
+fn what(side: Side) -> &'static str {
+    match side {
+        Side::Image => "an image",
+        Side::Text => "a text",
     }
-    check_dimension(config, vector, info.dim)?;
+}
+
+fn find<'a>(encoders: Encoders<'a>, maker: &Maker<'_>) -> Option<&'a dyn Encoder> {
+    encoders.iter().copied().find(|encoder| encoder.info().hash == maker.model.hash)
+}
+
+/// The encoder, if it is the one the vectors are made with.
+fn ready<'a>(
+    encoders: Encoders<'a>,
+    config: &CollectionConfig,
+    maker: &Maker<'_>,
+) -> Result<&'a dyn Encoder, ItemError> {
+    let named = |name: &str, hash: &str| format!("{name} ({hash})");
+    let is_own = config.model.as_ref().is_some_and(|model| model.hash == maker.model.hash);
+    let found = find(encoders, maker).ok_or_else(|| match encoders.first() {
+        Some(other) if is_own => ItemError::WrongModel {
+            expected: named(&maker.model.name, &maker.model.hash),
+            received: named(&other.info().name, &other.info().hash),
+        },
+        _ => ItemError::ModelNotLoaded { what: what(maker.side), model: maker.model.name.clone() },
+    });
+    let encoder = found?;
+    maker.vectors.iter().try_for_each(|vector| check_dimension(config, vector, encoder.info().dim))?;
     Ok(encoder)
 }
 

@@ -6,6 +6,7 @@ mod error;
 pub mod gate;
 pub mod identity;
 pub mod journal;
+pub mod makers;
 pub mod pipeline;
 pub mod report;
 pub mod shards;

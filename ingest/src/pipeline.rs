@@ -21,7 +21,7 @@ use rayon::prelude::*;
 
 use crate::{
     ItemError,
-    embed::{self, Input, Prepared},
+    embed::{self, Encoders, Input, Prepared},
     gate::{Gate, Permit},
     identity::{IdFrom, Identified, Key, id_hash, identify},
     journal::{Journal, JournalError, Settled, Written},
@@ -49,8 +49,8 @@ pub struct Job {
     pub collection: String,
     pub config: CollectionConfig,
     pub sources: Vec<Source>,
-    /// None: the sink embeds, or every point brings its vectors.
-    pub encoder: Option<Arc<dyn Encoder>>,
+    /// Those that the points need; none where the sink embeds, or every point brings its vectors.
+    pub encoders: Vec<Arc<dyn Encoder>>,
     pub journal: Journal,
     pub journal_path: PathBuf,
     pub written: Written,
@@ -76,7 +76,7 @@ pub enum RunError {
 /// Reads all sources and writes their points. The report is true also when an error comes with it.
 pub fn run(job: Job, sink: &mut dyn Sink) -> (Report, Result<(), RunError>) {
     let started = Instant::now();
-    let Job { sources, encoder, journal, mut written, .. } = job;
+    let Job { sources, encoders, journal, mut written, .. } = job;
     let mut report = Report { collection: job.collection, journal: Some(job.journal_path), ..Report::default() };
     report.sources = sources.iter().map(|s| SourceReport { path: s.path.clone(), kind: s.kind }).collect();
     if let Err(error) = forget_lost(&mut written, sink) {
@@ -86,7 +86,8 @@ pub fn run(job: Job, sink: &mut dyn Sink) -> (Report, Result<(), RunError>) {
     let reading =
         Reading { id_from: job.id_from, written, seen: HashMap::new(), gate, watch: &job.watch, stop: &job.stop };
     let embeds = sink.needs_vectors();
-    let encoder = encoder.as_deref();
+    let encoders: Vec<&dyn Encoder> = encoders.iter().map(AsRef::as_ref).collect();
+    let encoders = encoders.as_slice();
     let config = &job.config;
     let stop: &AtomicBool = &job.stop;
 
@@ -96,10 +97,10 @@ pub fn run(job: Job, sink: &mut dyn Sink) -> (Report, Result<(), RunError>) {
         scope.spawn(move || reading.run(sources, &read_out));
         if embeds {
             let (prepare_out, prepare_in) = sync_channel(2);
-            scope.spawn(move || stage(read_in, PREPARE, stop, &prepare_out, |batch| prepare(encoder, config, batch)));
-            let step = embed::step(encoder);
+            scope.spawn(move || stage(read_in, PREPARE, stop, &prepare_out, |batch| prepare(encoders, config, batch)));
+            let step = embed::step(encoders);
             scope.spawn(move || {
-                stage_of_batches(prepare_in, step, stop, &write_out, |batch| finish(encoder, config, batch, stop));
+                stage_of_batches(prepare_in, step, stop, &write_out, |batch| finish(encoders, config, batch, stop));
             });
         } else {
             scope.spawn(move || stage(read_in, PREPARE, stop, &write_out, |batch| batch));
@@ -276,13 +277,9 @@ fn stage_of_batches<T, U>(
     }
 }
 
-fn prepare(
-    encoder: Option<&dyn Encoder>,
-    config: &CollectionConfig,
-    batch: Vec<Parcel<Input>>,
-) -> Vec<Parcel<Prepared>> {
+fn prepare(encoders: Encoders<'_>, config: &CollectionConfig, batch: Vec<Parcel<Input>>) -> Vec<Parcel<Prepared>> {
     let one = |input, label: &mut Label| {
-        let prepared = embed::prepare(encoder, config, input)?;
+        let prepared = embed::prepare(encoders, config, input)?;
         if let Some(permit) = &mut label.permit {
             permit.resize(prepared.bytes());
         }
@@ -293,7 +290,7 @@ fn prepare(
 
 /// What is not embedded because the run was stopped goes no further, and is settled in no way.
 fn finish(
-    encoder: Option<&dyn Encoder>,
+    encoders: Encoders<'_>,
     config: &CollectionConfig,
     batch: Vec<Parcel<Prepared>>,
     stop: &AtomicBool,
@@ -309,7 +306,7 @@ fn finish(
             Err(outcome) => refused.push(Parcel { label, content: Err(outcome) }),
         }
     }
-    let embedded = embed::finish(encoder, config, prepared, stop);
+    let embedded = embed::finish(encoders, config, prepared, stop);
     let settled = labels.into_iter().zip(embedded).filter(|(_, e)| !matches!(e, Err(ItemError::Stopped)));
     let done = settled.map(|(label, embedded)| {
         Parcel { label, content: Ok(embedded) }.map(|embedded, label| {

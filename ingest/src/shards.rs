@@ -311,7 +311,7 @@ mod tests {
     #[test]
     fn payloads_fill_a_shard_too() {
         let dir = tempfile::tempdir().unwrap();
-        let vectors = [("image".to_owned(), VectorConfig { dim: 1 })].into();
+        let vectors = [("image".to_owned(), VectorConfig::new(1))].into();
         let config = CollectionConfig { vectors, ..CollectionConfig::default() };
         let model = ModelRef { name: "m".to_owned(), hash: "h".to_owned() };
         let mut sink = ShardSink::open(dir.path(), model, &config, MAX_SHARD_ROWS).unwrap();

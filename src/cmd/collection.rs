@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, io::IsTerminal as _, io::Write as _};
 
 use anyhow::{Context as _, bail};
-use firn_index::{CollectionConfig, CollectionInfo, HnswConfig, Status, VectorConfig};
+use firn_index::{CollectionConfig, CollectionInfo, Embeds, HnswConfig, Side, Status, VectorConfig};
 use firn_model::Grid;
 
 use super::{local, remote, table};
@@ -55,9 +55,10 @@ pub struct TargetArgs {
 #[derive(Debug, clap::Args)]
 pub struct CreateArgs {
     pub name: String,
-    /// A named vector and its dimension, such as image=768; may be repeated. Without it: image and text, as the model says
-    #[arg(long = "vector", value_name = "NAME=DIM", value_parser = named_dim)]
-    pub vectors: Vec<(String, usize)>,
+    /// A named vector and its dimension, such as image=768, or the side of a point and the model that embeds it, such as
+    /// mirror=image:MODEL or words=text:MODEL; may be repeated. Without it: image and text, as the model says
+    #[arg(long = "vector", value_name = "NAME=DIM|SIDE:MODEL", value_parser = named_vector)]
+    pub vectors: Vec<(String, VectorArg)>,
     /// Keep the tokens that the model makes for fusion, those of images in this grid [default: none]
     #[arg(long, value_name = "4x4|7x7")]
     pub tokens: Option<Grid>,
@@ -74,16 +75,32 @@ pub struct CreateArgs {
     target: TargetArgs,
 }
 
-fn named_dim(text: &str) -> Result<(String, usize), String> {
-    let parsed = text.split_once('=').and_then(|(name, dim)| Some((name.to_owned(), dim.parse().ok()?)));
-    parsed.ok_or_else(|| "expected NAME=DIM, such as image=768".to_owned())
+/// A named vector as it is asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum VectorArg {
+    Dim(usize),
+    /// Embedded by a model of its own.
+    Made(Side, String),
+}
+
+fn named_vector(text: &str) -> Result<(String, VectorArg), String> {
+    let vector = |(name, of): (&str, &str)| {
+        let of = match of.split_once(':') {
+            Some(("image", model)) if !model.is_empty() => VectorArg::Made(Side::Image, model.to_owned()),
+            Some(("text", model)) if !model.is_empty() => VectorArg::Made(Side::Text, model.to_owned()),
+            _ => VectorArg::Dim(of.parse().ok()?),
+        };
+        Some((name.to_owned(), of))
+    };
+    let parsed = text.split_once('=').and_then(vector);
+    parsed.ok_or_else(|| "expected NAME=DIM, NAME=image:MODEL or NAME=text:MODEL, such as image=768".to_owned())
 }
 
 impl CreateArgs {
-    pub fn named_vectors(&self) -> Result<BTreeMap<String, VectorConfig>, Usage> {
+    pub fn named_vectors(&self) -> Result<BTreeMap<String, &VectorArg>, Usage> {
         let mut named = BTreeMap::new();
-        for (name, dim) in &self.vectors {
-            if named.insert(name.clone(), VectorConfig { dim: *dim }).is_some() {
+        for (name, vector) in &self.vectors {
+            if named.insert(name.clone(), vector).is_some() {
                 return Err(Usage(format!("--vector {name} is given twice")));
             }
         }
@@ -161,7 +178,9 @@ fn create(args: &CreateArgs, settings: &Settings) -> anyhow::Result<CollectionIn
 
 /// Named vectors as given; without any, or with a model named, the model's space.
 fn config(engine: &engine::Engine, args: &CreateArgs, settings: &Settings) -> anyhow::Result<CollectionConfig> {
-    let vectors = args.named_vectors()?;
+    let vector = |(name, vector): (String, &VectorArg)| Ok((name, vector_config(engine, vector)?));
+    let vectors: BTreeMap<_, _> =
+        args.named_vectors()?.into_iter().map(vector).collect::<Result<_, engine::Error>>()?;
     if !vectors.is_empty() && settings.model.is_none() {
         if args.tokens.is_some() {
             return Err(Usage("--tokens are made by a model: name one with --model".to_owned()).into());
@@ -170,6 +189,13 @@ fn config(engine: &engine::Engine, args: &CreateArgs, settings: &Settings) -> an
     }
     let encoder = engine.encoder(settings.model.as_deref())?;
     Ok(engine::collection_config(encoder.info(), vectors, args.hnsw(), args.tokens)?)
+}
+
+fn vector_config(engine: &engine::Engine, vector: &VectorArg) -> Result<VectorConfig, engine::Error> {
+    match vector {
+        VectorArg::Dim(dim) => Ok(VectorConfig::new(*dim)),
+        VectorArg::Made(side, model) => engine::made_vector(engine.encoder(Some(model))?.info(), *side),
+    }
 }
 
 fn confirm(name: &str, yes: bool) -> anyhow::Result<()> {
@@ -213,7 +239,7 @@ fn print_one(info: &CollectionInfo, settings: &Settings) -> anyhow::Result<()> {
         row("model", info.config.model.as_ref().map_or("-".into(), |m| format!("{} ({})", m.name, m.hash))),
     ];
     for (name, vector) in &info.config.vectors {
-        rows.push(row("vector", format!("{name}, {} dimensions", vector.dim)));
+        rows.push(row("vector", format!("{name}, {} dimensions{}", vector.dim, made_of(vector))));
     }
     for (of, shape) in &info.config.tokens {
         rows.push(row("tokens", format!("{of}, {shape}, {} bytes a point", shape.bytes())));
@@ -231,10 +257,37 @@ fn print_one(info: &CollectionInfo, settings: &Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What a vector's own model embeds.
+fn made_of(vector: &VectorConfig) -> String {
+    let Some(Embeds { side, model }) = &vector.embeds else { return String::new() };
+    let what = match side {
+        Side::Image => "images",
+        Side::Text => "texts",
+    };
+    format!(", {what} by {} ({})", model.name, model.hash)
+}
+
 fn status(info: &CollectionInfo) -> String {
     match &info.status {
         Status::Ready => "ready".into(),
         Status::Indexing => "indexing".into(),
         Status::Quarantined(reason) => format!("quarantined: {reason}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vectors_at_the_terminal() {
+        let made = |side, model: &str| VectorArg::Made(side, model.to_owned());
+        let check = |text, name: &str, vector| assert_eq!(named_vector(text), Ok((name.to_owned(), vector)));
+        check("image=768", "image", VectorArg::Dim(768));
+        check("mirror=image:hf:org/name@rev", "mirror", made(Side::Image, "hf:org/name@rev"));
+        check("words=text:./a=b", "words", made(Side::Text, "./a=b"));
+        for wrong in ["image", "image=", "image=x", "image=image:", "image=sound:m"] {
+            assert!(named_vector(wrong).is_err(), "{wrong}");
+        }
     }
 }

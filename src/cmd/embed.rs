@@ -158,7 +158,7 @@ fn begin(
         config,
         watch: Watch::new(sources.iter().map(|source| source.progress.clone()).collect()),
         sources,
-        encoder: Some(encoder),
+        encoders: vec![encoder],
         journal_path: journal.path().to_owned(),
         journal,
         written,

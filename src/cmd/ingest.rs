@@ -190,8 +190,8 @@ fn here(
         engine.db().close()?;
         return Ok((sources.without_items(&args.collection), Ok(())));
     };
-    let encoder = if sources.bring_vectors() { None } else { engine.encoder_of(collection.config())? };
-    let job = job(args, &collection.info(), sources, encoder, journal)?;
+    let encoders = engine.encoders_for(collection.config(), |maker| sources.need(maker))?;
+    let job = job(args, &collection.info(), sources, encoders, journal)?;
     let (stop, bar) = (job.stop.clone(), Bar::new(settings.json));
     let _signals = signals::stop(stop.clone(), &bar);
     let (report, result) = watched(job, &bar, &mut CollectionSink::new(collection.clone()));
@@ -258,7 +258,7 @@ fn at_server(
     let Some(info) = checked_collection_at(&sink, args, named.as_ref(), sources)? else {
         return Ok((sources.without_items(&args.collection), Ok(())));
     };
-    let job = job(args, &info, sources, None, journal)?;
+    let job = job(args, &info, sources, Vec::new(), journal)?;
     let _signals = signals::stop(job.stop.clone(), &bar);
     sink.open(&args.collection);
     Ok(watched(job, &bar, &mut sink))
@@ -295,7 +295,7 @@ fn job(
     args: &IngestArgs,
     info: &CollectionInfo,
     sources: &mut Sources,
-    encoder: Option<Arc<dyn Encoder>>,
+    encoders: Vec<Arc<dyn Encoder>>,
     journal: Option<Journal>,
 ) -> anyhow::Result<Job> {
     let mut journal = match journal {
@@ -313,7 +313,7 @@ fn job(
         config: info.config.clone(),
         watch: Watch::new(sources.iter().map(|source| source.progress.clone()).collect()),
         sources,
-        encoder,
+        encoders,
         journal_path: journal.path().to_owned(),
         journal,
         written,

@@ -34,7 +34,7 @@ pub fn database(settings: &Settings) -> anyhow::Result<Database> {
 fn engine_on(db: Database, settings: &Settings) -> anyhow::Result<Engine> {
     // Who names a model means that one: a collection of another is refused, not served with its own.
     Ok(match &settings.model {
-        Some(name) => Engine::new(db, vec![firn_model::load(name, settings.device)?], Loading::Fixed),
+        Some(name) => Engine::new(db, vec![firn_model::load(name, settings.device)?], Loading::Named(settings.device)),
         None => Engine::new(db, Vec::new(), Loading::OnDemand(settings.device)),
     })
 }

@@ -9,12 +9,12 @@ use std::{
 use anyhow::{Context as _, anyhow};
 use firn_client::{Client, Error, Options, json, v1};
 use firn_index::{
-    CollectionConfig, CollectionInfo, HnswConfig, ModelRef, Payload, PointId, Status, Text, TokenConfig, Tokens,
-    VectorConfig,
+    CollectionConfig, CollectionInfo, Embeds, HnswConfig, ModelRef, Payload, PointId, Side, Status, Text, TokenConfig,
+    Tokens, VectorConfig,
 };
 use firn_model::{Grid, ModelInfo, Sigmoid, TokenShape};
 
-use super::collection::CreateArgs;
+use super::collection::{CreateArgs, VectorArg};
 use crate::{
     query::{Answer, Content, Hit, Request, Timings, Truncation},
     server::settings::MAX_MESSAGE_BYTES,
@@ -58,7 +58,13 @@ pub fn query(server: &str, request: &Request) -> anyhow::Result<Answer> {
 }
 
 pub fn create(server: &str, args: &CreateArgs, settings: &Settings) -> anyhow::Result<CollectionInfo> {
-    let vectors = args.named_vectors()?.into_iter().map(|(name, v)| (name, v1::VectorConfig { dim: v.dim as u32 }));
+    let vector = |vector: &VectorArg| match vector {
+        VectorArg::Dim(dim) => v1::VectorConfig { dim: *dim as u32, ..Default::default() },
+        VectorArg::Made(side, model) => {
+            v1::VectorConfig { side: side_of(*side).into(), model: model.clone(), ..Default::default() }
+        }
+    };
+    let vectors = args.named_vectors()?.into_iter().map(|(name, given)| (name, vector(given)));
     let hnsw = args.hnsw();
     let request = v1::CreateCollectionRequest {
         collection_name: args.name.clone(),
@@ -73,6 +79,37 @@ pub fn create(server: &str, args: &CreateArgs, settings: &Settings) -> anyhow::R
         ..Default::default()
     };
     info(call(server, async |client| client.create_collection(request).await)?)
+}
+
+fn side_of(side: Side) -> v1::Side {
+    match side {
+        Side::Image => v1::Side::Image,
+        Side::Text => v1::Side::Text,
+    }
+}
+
+pub fn vector_config(vector: &VectorConfig) -> v1::VectorConfig {
+    let dim = vector.dim as u32;
+    match &vector.embeds {
+        None => v1::VectorConfig { dim, ..Default::default() },
+        Some(Embeds { side, model }) => v1::VectorConfig {
+            dim,
+            side: side_of(*side).into(),
+            model: model.name.clone(),
+            model_hash: model.hash.clone(),
+        },
+    }
+}
+
+/// A side without a model, or one that is not known yet, says nothing here.
+fn vector_of(vector: v1::VectorConfig) -> VectorConfig {
+    let side = match vector.side() {
+        v1::Side::Unspecified => None,
+        v1::Side::Image => Some(Side::Image),
+        v1::Side::Text => Some(Side::Text),
+    };
+    let model = ModelRef { name: vector.model, hash: vector.model_hash };
+    VectorConfig { dim: vector.dim as usize, embeds: side.map(|side| Embeds { side, model }) }
 }
 
 pub fn token_grid(grid: Option<Grid>) -> v1::TokenGrid {
@@ -217,8 +254,7 @@ pub fn info(c: v1::CollectionDescription) -> anyhow::Result<CollectionInfo> {
         _ => Status::Ready,
     };
     let hnsw = c.hnsw.context("the server's reply has no hnsw settings")?;
-    let vectors: BTreeMap<_, _> =
-        c.vectors.into_iter().map(|(name, v)| (name, VectorConfig { dim: v.dim as usize })).collect();
+    let vectors: BTreeMap<_, _> = c.vectors.into_iter().map(|(name, vector)| (name, vector_of(vector))).collect();
     let shape = |shape: v1::TokenShape| TokenConfig { n: shape.n as usize, dim: shape.dim as usize };
     let tokens = c.tokens.into_iter().map(|(of, given)| (of, shape(given))).collect();
     let model = (!c.model.is_empty()).then_some(ModelRef { name: c.model, hash: c.model_hash });

@@ -33,19 +33,18 @@ pub fn run(args: &ServeArgs, settings: &Settings) -> anyhow::Result<Exit> {
 pub fn run_with(layer: &ServeLayer, settings: &Settings) -> anyhow::Result<Exit> {
     let serve = layer.clone().over(settings.file.serve.clone()).resolve()?;
     log();
-    let settings = settings.clone();
+    let (settings, also) = (settings.clone(), serve.also_models.clone());
     server::run(serve, move || {
         let db = Database::open(&settings.data_dir, Options::default())?;
-        Ok(Opened { db, encoders: encoders(&settings)? })
+        Ok(Opened { db, encoders: encoders(&settings, &also)? })
     })?;
     Ok(Exit::Ok)
 }
 
-fn encoders(settings: &Settings) -> anyhow::Result<Vec<Arc<dyn Encoder>>> {
-    match settings.model_or_default() {
-        NO_MODEL => Ok(Vec::new()),
-        name => Ok(vec![firn_model::load(name, settings.device)?]),
-    }
+/// The default model first.
+fn encoders(settings: &Settings, also: &[String]) -> anyhow::Result<Vec<Arc<dyn Encoder>>> {
+    let names = std::iter::once(settings.model_or_default()).chain(also.iter().map(String::as_str));
+    names.filter(|name| *name != NO_MODEL).map(|name| Ok(firn_model::load(name, settings.device)?)).collect()
 }
 
 fn log() {

@@ -27,14 +27,14 @@ pub fn query(engine: &Engine, collection: &Collection, reader: &Reader, request:
             Ok(Query { itself: reader.row(id)?, ..plain(vector) })
         }
         Content::Text(text) => {
-            let embedded = encoder(engine, collection)?.embed_texts(&[&text.text], Keep::Nothing)?;
+            let embedded = encoder(engine, collection, &using)?.embed_texts(&[&text.text], Keep::Nothing)?;
             let embedded = embedded.into_iter().next().expect("one text gives one embedding");
             let truncation = (embedded.tokens_cut > 0)
                 .then_some(Truncation { tokens_used: embedded.tokens_used, tokens_cut: embedded.tokens_cut });
             Ok(Query { truncation, ..plain(embedded.embedding) })
         }
         Content::Image(bytes) => {
-            let encoder = encoder(engine, collection)?;
+            let encoder = encoder(engine, collection, &using)?;
             let pixels = encoder.preprocess(&picture::decode(bytes)?.rgb)?;
             let embedded = encoder.embed_images(&[pixels], Keep::Nothing)?;
             Ok(plain(embedded.into_iter().next().expect("one image gives one embedding").embedding))
@@ -60,21 +60,24 @@ fn named_vector(config: &CollectionConfig, reader: &Reader, asked: Option<&str>)
     first.ok_or_else(|| invalid("using", format!("one of {names:?}"), format!("{:?}", asked.unwrap_or(""))))
 }
 
-/// A point's own vector; in a collection with a model, where all vectors share one space, any other of its vectors will do.
+/// A point's own vector; any other of its vectors will do that lies in the same space, which is that of one model.
 fn stored_vector(config: &CollectionConfig, reader: &Reader, id: &PointId, using: &str) -> Result<Vec<f32>, Error> {
+    let none = || Error::NoVector { id: id.clone(), using: using.to_owned() };
     if let Some(vector) = reader.vector(id, using)? {
         return Ok(vector);
     }
-    let shared = config.model.is_some().then(|| config.vectors.keys()).into_iter().flatten();
-    for name in shared.filter(|name| config.vectors[*name] == config.vectors[using]) {
+    let Some(space) = config.model_of(using) else { return Err(none()) };
+    let is_there = |name: &str| config.model_of(name).is_some_and(|model| model.hash == space.hash);
+    let same = config.vectors.iter().filter(|(_, vector)| vector.dim == config.vectors[using].dim);
+    for (name, _) in same.filter(|(name, _)| is_there(name)) {
         if let Some(vector) = reader.vector(id, name)? {
             return Ok(vector);
         }
     }
-    Err(Error::NoVector { id: id.clone(), using: using.to_owned() })
+    Err(none())
 }
 
-fn encoder(engine: &Engine, collection: &Collection) -> Result<std::sync::Arc<dyn Encoder>, Error> {
-    let encoder = engine.encoder_of(collection.config())?;
+fn encoder(engine: &Engine, collection: &Collection, using: &str) -> Result<std::sync::Arc<dyn Encoder>, Error> {
+    let encoder = engine.encoder_for(collection.config(), using)?;
     encoder.ok_or_else(|| Error::NoModel { collection: collection.name().to_owned() })
 }

@@ -120,11 +120,11 @@ fn config(shared: &Shared, request: CreateCollectionRequest) -> Result<Collectio
         if grid.is_some() {
             return Err(Problem::invalid("token_grid", "NO_MODEL", "expected a model that makes the tokens"));
         }
-        let vectors = convert::vectors_in(request.vectors, None)?;
+        let vectors = convert::vectors_in(request.vectors, None, shared.engine()?)?;
         return Ok(CollectionConfig { model: None, vectors, hnsw, tokens });
     }
     let encoder = shared.engine()?.encoder(Some(&request.model))?;
-    let vectors = convert::vectors_in(request.vectors, Some(encoder.as_ref()))?;
+    let vectors = convert::vectors_in(request.vectors, Some(encoder.as_ref()), shared.engine()?)?;
     let config = engine::collection_config(encoder.info(), vectors, hnsw, grid)?;
     if grid.is_some() {
         return Ok(config);

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use firn_index::{
-    self as index, CollectionConfig, CollectionInfo, Fields, HnswConfig, Limits, Payload, PointId, Text, TokenConfig,
-    Tokens, VectorConfig,
+    self as index, CollectionConfig, CollectionInfo, Embeds, Fields, HnswConfig, Limits, Payload, PointId, Side, Text,
+    TokenConfig, Tokens, VectorConfig,
 };
 use firn_ingest::embed;
 use firn_model::{Encoder, FusionTokens, Grid, ModelInfo, Sigmoid, TokenShape};
@@ -13,7 +13,10 @@ use firn_proto::{json, v1};
 use half::f16;
 
 use super::status::Problem;
-use crate::{engine, query};
+use crate::{
+    engine::{self, Engine},
+    query,
+};
 
 type Result<T> = std::result::Result<T, Problem>;
 
@@ -333,20 +336,61 @@ pub fn hnsw_in(hnsw: Option<v1::HnswConfig>) -> HnswConfig {
     }
 }
 
-/// "image" and "text" are where a model's embeddings go, so they have its dimension.
+/// "image" and "text" are where the collection's model puts its embeddings, so they have its dimension.
 pub fn vectors_in(
     vectors: HashMap<String, v1::VectorConfig>,
     encoder: Option<&dyn Encoder>,
+    engine: &Engine,
 ) -> Result<BTreeMap<String, VectorConfig>> {
-    for name in [embed::IMAGE_VECTOR, embed::TEXT_VECTOR] {
-        let (Some(encoder), Some(vector)) = (encoder, vectors.get(name)) else { continue };
-        let (expected, received) = (encoder.info().dim, vector.dim as usize);
-        if expected != received {
-            let message = format!("expected {expected}, as the model has, received {received}");
-            return Err(Problem::invalid(format!("vectors[{name:?}].dim"), "WRONG_DIMENSION", message));
+    let vector = |(name, vector): (String, v1::VectorConfig)| {
+        let field = format!("vectors[{name:?}]");
+        let is_of_model = vector.model.is_empty() && [embed::IMAGE_VECTOR, embed::TEXT_VECTOR].contains(&name.as_str());
+        if let Some(encoder) = encoder.filter(|_| is_of_model) {
+            check_dim(encoder.info(), vector.dim, &field)?;
         }
+        Ok((name, vector_config_in(vector, &field, engine)?))
+    };
+    vectors.into_iter().map(vector).collect()
+}
+
+fn vector_config_in(vector: v1::VectorConfig, field: &str, engine: &Engine) -> Result<VectorConfig> {
+    let side = match (vector.side(), vector.model.is_empty()) {
+        (v1::Side::Unspecified, true) => return Ok(VectorConfig::new(vector.dim as usize)),
+        (v1::Side::Unspecified, false) => return Err(missing(&format!("{field}.side"), "what the model embeds")),
+        (_, true) => return Err(missing(&format!("{field}.model"), "what embeds this side")),
+        (v1::Side::Image, _) => Side::Image,
+        (v1::Side::Text, _) => Side::Text,
+    };
+    let within = |error: engine::Error| Problem { field: format!("{field}.model"), ..Problem::from(error) };
+    let encoder = engine.encoder(Some(&vector.model)).map_err(within)?;
+    let info = encoder.info();
+    if !vector.model_hash.is_empty() && vector.model_hash != info.hash {
+        let message =
+            format!("expected {}, as the model {:?} has, received {}", info.hash, info.name, vector.model_hash);
+        return Err(Problem::invalid(format!("{field}.model_hash"), "WRONG_MODEL", message));
     }
-    Ok(vectors.into_iter().map(|(name, vector)| (name, VectorConfig { dim: vector.dim as usize })).collect())
+    if vector.dim > 0 {
+        check_dim(info, vector.dim, field)?;
+    }
+    engine::made_vector(info, side).map_err(within)
+}
+
+fn check_dim(info: &ModelInfo, received: u32, field: &str) -> Result<()> {
+    if info.dim == received as usize {
+        return Ok(());
+    }
+    let message = format!("expected {}, as the model has, received {received}", info.dim);
+    Err(Problem::invalid(format!("{field}.dim"), "WRONG_DIMENSION", message))
+}
+
+fn vector_config_out(vector: VectorConfig) -> v1::VectorConfig {
+    let dim = vector.dim as u32;
+    let Some(Embeds { side, model }) = vector.embeds else { return v1::VectorConfig { dim, ..Default::default() } };
+    let side = match side {
+        Side::Image => v1::Side::Image,
+        Side::Text => v1::Side::Text,
+    };
+    v1::VectorConfig { dim, side: side.into(), model: model.name, model_hash: model.hash }
 }
 
 pub fn collection_out(info: CollectionInfo) -> v1::CollectionDescription {
@@ -357,7 +401,6 @@ pub fn collection_out(info: CollectionInfo) -> v1::CollectionDescription {
         index::Status::Quarantined(reason) => (v1::CollectionStatus::Quarantined, reason),
     };
     let (model, model_hash) = model.map(|model| (model.name, model.hash)).unwrap_or_default();
-    let vector = |(name, vector): (String, VectorConfig)| (name, v1::VectorConfig { dim: vector.dim as u32 });
     v1::CollectionDescription {
         name: info.name,
         uuid: info.uuid,
@@ -366,7 +409,7 @@ pub fn collection_out(info: CollectionInfo) -> v1::CollectionDescription {
         points_count: info.points_count,
         model,
         model_hash,
-        vectors: vectors.into_iter().map(vector).collect(),
+        vectors: vectors.into_iter().map(|(name, vector)| (name, vector_config_out(vector))).collect(),
         hnsw: Some(v1::HnswConfig {
             m: hnsw.m as u32,
             ef_construction: hnsw.ef_construction as u32,

@@ -4,6 +4,7 @@ use std::{collections::HashSet, sync::Arc};
 
 use firn_index::{Collection, Fields, NewPoint, PayloadChange, Point, PointId, Row};
 use firn_ingest::embed;
+use firn_model::Encoder;
 use firn_proto::v1::{
     self, CountRequest, CountResponse, DeleteRequest, DeleteResponse, Durability, GetRequest, GetResponse,
     QueryBatchRequest, QueryBatchResponse, QueryError, QueryRequest, QueryResponse, QueryResult, ScrollRequest,
@@ -214,9 +215,10 @@ fn embed_all(
         }
         inputs.push(input);
     }
-    let encoder = shared.encoder(collection)?;
+    let encoders = shared.encoders()?;
+    let encoders: Vec<&dyn Encoder> = encoders.iter().map(AsRef::as_ref).collect();
     let (mut ready, mut truncations) = (Vec::with_capacity(inputs.len()), Vec::new());
-    for (at, embedded) in embed::points(encoder.as_deref(), collection.config(), inputs).into_iter().enumerate() {
+    for (at, embedded) in embed::points(&encoders, collection.config(), inputs).into_iter().enumerate() {
         let named = |problem: Problem| problem.within(&format!("points[{at}]"));
         let embed::Embedded { point, truncations: cut } = embedded.map_err(|error| named(error.into()))?;
         collection.check(&point).map_err(|error| named(error.into()))?;

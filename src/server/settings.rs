@@ -26,6 +26,9 @@ pub struct ServeLayer {
     /// Seconds that calls have to end after SIGTERM [default: 30]
     #[arg(long, env = "FIRN_DRAIN_SECONDS", value_name = "N")]
     pub drain_seconds: Option<u64>,
+    /// One more model, for named vectors of its own; may be repeated
+    #[arg(long = "also-model", value_name = "NAME")]
+    pub also_models: Vec<String>,
 }
 
 /// The settings that count.
@@ -38,6 +41,8 @@ pub struct ServeSettings {
     pub max_message_bytes: usize,
     pub max_requests: usize,
     pub drain: Duration,
+    /// Beside the default model.
+    pub also_models: Vec<String>,
 }
 
 /// A number that is out of its range.
@@ -68,6 +73,7 @@ impl ServeLayer {
             max_message_bytes: self.max_message_bytes.or(below.max_message_bytes),
             max_requests: self.max_requests.or(below.max_requests),
             drain_seconds: self.drain_seconds.or(below.drain_seconds),
+            also_models: if self.also_models.is_empty() { below.also_models } else { self.also_models },
         }
     }
 
@@ -87,6 +93,7 @@ impl ServeLayer {
             max_message_bytes: bytes,
             max_requests: requests,
             drain: Duration::from_secs(drain),
+            also_models: self.also_models,
         })
     }
 }

@@ -61,11 +61,9 @@ impl Shared {
         Ok(self.engine()?.db().collection(name)?)
     }
 
-    /// The encoder for a collection's new points. If its own is not here, the default one: `embed` then says what is
-    /// wrong, and only of points that need a model.
-    pub fn encoder(&self, collection: &Collection) -> Result<Option<Arc<dyn Encoder>>, Problem> {
-        let engine = self.engine()?;
-        Ok(engine.encoder_of(collection.config()).unwrap_or_else(|_| engine.models().first().cloned()))
+    /// The encoders for new points: `embed` finds those of a collection among them, and says which of them is missing.
+    pub fn encoders(&self) -> Result<Vec<Arc<dyn Encoder>>, Problem> {
+        Ok(self.engine()?.models())
     }
 
     /// Room for the bytes of an Upsert among those in work; without any, the caller is told to come again.

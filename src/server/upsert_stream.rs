@@ -7,6 +7,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use firn_index::{Collection, NewPoint, PointId};
 use firn_ingest::embed;
+use firn_model::Encoder;
 use firn_proto::v1::{
     PointId as WireId, PointInput, Truncation, UpsertStreamAcks, UpsertStreamBackoff, UpsertStreamError,
     UpsertStreamErrors, UpsertStreamRequest, UpsertStreamResponse, UpsertStreamShuttingDown, UpsertStreamStart,
@@ -186,8 +187,9 @@ fn embed_each(shared: &Shared, collection: &Collection, points: Vec<PointInput>)
             Err(problem) => ready.refuse(id, &problem.within(&format!("points[{at}]"))),
         }
     }
-    let encoder = shared.encoder(collection)?;
-    let embedded = embed::points(encoder.as_deref(), collection.config(), inputs);
+    let encoders = shared.encoders()?;
+    let encoders: Vec<&dyn Encoder> = encoders.iter().map(AsRef::as_ref).collect();
+    let embedded = embed::points(&encoders, collection.config(), inputs);
     for ((at, id), embedded) in ids.into_iter().zip(embedded) {
         let checked = embedded.map_err(Problem::from).and_then(|embedded| {
             collection.check(&embedded.point)?;

@@ -31,7 +31,7 @@ async fn collections_that_cannot_be_are_refused() {
     for dim in [0, 16_385] {
         create(plain_collection("d", dim), InvalidArgument, "INVALID_SETTING", "vectors.dim").await;
     }
-    let vectors = [("a b".to_owned(), v1::VectorConfig { dim: 3 })].into();
+    let vectors = [("a b".to_owned(), v1::VectorConfig { dim: 3, ..Default::default() })].into();
     create(v1::CreateCollectionRequest { vectors, ..plain() }, InvalidArgument, "INVALID_NAME", "vectors").await;
     check(client.get_collection("d").await, NotFound, "COLLECTION_NOT_FOUND", "");
     check(client.delete_collection("d").await, NotFound, "COLLECTION_NOT_FOUND", "");

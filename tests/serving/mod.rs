@@ -125,7 +125,7 @@ impl Drop for Server {
 pub fn plain_collection(name: &str, dim: u32) -> v1::CreateCollectionRequest {
     v1::CreateCollectionRequest {
         collection_name: name.to_owned(),
-        vectors: [("v".to_owned(), v1::VectorConfig { dim })].into(),
+        vectors: [("v".to_owned(), v1::VectorConfig { dim, ..Default::default() })].into(),
         ..Default::default()
     }
 }

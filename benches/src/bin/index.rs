@@ -116,7 +116,7 @@ fn normals(rng: &mut ChaCha8Rng, n: usize) -> Vec<f32> {
 fn measure_firn(args: &Args, data: &Data, path: &Path) -> Outcome<(Summary, Vec<Vec<Row>>)> {
     let options = Options { buffer_limit: args.n + 1, build_threads: args.threads, ..Options::default() };
     let database = Database::open(path, options.clone())?;
-    let vectors = BTreeMap::from([("v".to_owned(), VectorConfig { dim: args.dim })]);
+    let vectors = BTreeMap::from([("v".to_owned(), VectorConfig::new(args.dim))]);
     let config = CollectionConfig { vectors, ..CollectionConfig::default() };
     let collection = database.create_collection("c", config)?;
     let (wall, cpu) = (Instant::now(), process_cpu_s());

@@ -80,6 +80,8 @@ pub struct Source {
     pub tokens: BTreeMap<String, TokenConfig>,
     /// What made them, if that is known.
     pub model: Option<ModelRef>,
+    /// Whether its items may have texts.
+    pub has_texts: bool,
     pub progress: Arc<Progress>,
     pub items: Box<dyn Iterator<Item = Next> + Send>,
 }
@@ -121,7 +123,8 @@ impl Source {
                 Box::new(facets)
             }
         };
-        Ok(Source { path: path.to_owned(), kind, dims, tokens, model, progress, items })
+        let has_texts = !matches!(kind, Kind::Npy | Kind::Safetensors | Kind::Facets);
+        Ok(Source { path: path.to_owned(), kind, dims, tokens, model, has_texts, progress, items })
     }
 
     /// Whether it holds an item, or more faults than are worth reading over to find out. `items` gives all of them nonetheless.

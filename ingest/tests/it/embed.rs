@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use firn_index::{CollectionConfig, Payload, Text, Tokens};
+use firn_index::{CollectionConfig, Embeds, ModelRef, Payload, Side, Text, Tokens, VectorConfig};
 use firn_ingest::{
     ItemError,
     embed::{Embedded, Input, Truncation, points},
@@ -27,7 +27,7 @@ fn texts(texts: &[&str]) -> Vec<Text> {
 }
 
 fn one(config: &CollectionConfig, input: Input) -> Result<Embedded, ItemError> {
-    points(Some(&FakeEncoder::new()), config, vec![input]).remove(0)
+    points(&[&FakeEncoder::new()], config, vec![input]).remove(0)
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn given_vectors_are_not_computed_anew() {
         vectors: [("image".to_owned(), vec![0.5; DIM]), ("text".to_owned(), vec![0.25; DIM])].into(),
         ..input(1)
     };
-    let embedded = points(Some(&encoder), &config(&["image", "text"]), vec![given.clone()]).remove(0).unwrap();
+    let embedded = points(&[&encoder], &config(&["image", "text"]), vec![given.clone()]).remove(0).unwrap();
     assert_eq!(embedded.point.vectors, given.vectors);
     assert_eq!(encoder.image_calls.load(Relaxed) + encoder.preprocessed.load(Relaxed), 0);
 }
@@ -124,7 +124,7 @@ fn what_cannot_be_embedded_says_why() {
     let mut wide = both.clone();
     wide.vectors.get_mut("image").unwrap().dim = 9;
     check(&wide, image.clone(), "wrong_dimension", "expected 9 dimensions, received 8");
-    let error = points(None, &both, vec![image]).remove(0).unwrap_err();
+    let error = points(&[], &both, vec![image]).remove(0).unwrap_err();
     assert_eq!(error.reason(), "model_not_loaded", "{error}");
 }
 
@@ -132,7 +132,7 @@ fn what_cannot_be_embedded_says_why() {
 fn texts_beside_a_vector_are_kept_where_they_cannot_be_embedded() {
     let given = Input { texts: texts(&["a"]), vectors: [("image".to_owned(), vec![1.0; DIM])].into(), ..input(1) };
     for config in [config(&["image"]), CollectionConfig { model: None, ..config(&["image", "text"]) }] {
-        let embedded = points(None, &config, vec![given.clone()]).remove(0).unwrap();
+        let embedded = points(&[], &config, vec![given.clone()]).remove(0).unwrap();
         assert_eq!(embedded.point.texts, given.texts);
         assert_eq!(embedded.point.vectors, given.vectors);
     }
@@ -151,7 +151,7 @@ fn a_batch_gives_what_single_calls_give_and_one_bad_input_fails_alone() {
         })
         .collect();
     let encoder: &dyn Encoder = &FakeEncoder::new();
-    let batch = points(Some(encoder), &config, inputs.clone());
+    let batch = points(&[encoder], &config, inputs.clone());
     assert_eq!(batch.len(), inputs.len());
     let mut refused = 0;
     for (together, input) in batch.into_iter().zip(inputs) {
@@ -165,4 +165,69 @@ fn a_batch_gives_what_single_calls_give_and_one_bad_input_fails_alone() {
         }
     }
     assert_eq!(refused, 120);
+}
+
+/// "image" and "text" of the fake model, "mirror" of images and "words" of texts by the model `other`.
+fn two_models() -> CollectionConfig {
+    let model = ModelRef { name: "other".to_owned(), hash: "other".to_owned() };
+    let own = |side| VectorConfig { dim: DIM, embeds: Some(Embeds { side, model: model.clone() }) };
+    let mut config = config(&["image", "text"]);
+    config.vectors.extend([("mirror".to_owned(), own(Side::Image)), ("words".to_owned(), own(Side::Text))]);
+    config
+}
+
+#[test]
+fn named_vectors_are_made_by_models_of_their_own() {
+    let (fake, other) = (FakeEncoder::new(), FakeEncoder::named("other"));
+    let whole = Input { image: Some(png(1)), texts: texts(&["a b c d e f"]), ..input(1) };
+    let embedded = points(&[&fake, &other], &two_models(), vec![whole.clone()]).remove(0).unwrap();
+    let pixels: Vec<u8> = image::load_from_memory(&png(1)).unwrap().to_rgb8().into_raw();
+    let expected = [
+        ("image", embedding_of(&pixels)),
+        ("mirror", embedding_of(&[b"other", &pixels[..]].concat())),
+        ("text", embedding_of(b"a b c d e f")),
+        ("words", embedding_of(b"othera b c d e f")),
+    ];
+    for (name, expected) in expected {
+        let received = &embedded.point.vectors[name];
+        assert!(received.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-6), "{name}");
+    }
+    assert_eq!(embedded.truncations, [Truncation { text: 0, tokens_used: 5, tokens_cut: 1 }], "told once");
+
+    let given = vec![0.5; DIM];
+    let brought = Input { vectors: [("mirror".to_owned(), given.clone())].into(), ..whole };
+    let point = points(&[&fake, &other], &two_models(), vec![brought]).remove(0).unwrap().point;
+    assert_eq!((&point.vectors["mirror"], point.vectors.len()), (&given, 4));
+    assert_eq!(fake.preprocessed.load(Relaxed), 2);
+    assert_eq!(other.preprocessed.load(Relaxed), 1, "a vector that is brought needs no picture");
+}
+
+#[test]
+fn a_model_of_texts_leaves_its_images_to_those_who_bring_them() {
+    let mut texts_only = FakeEncoder::named("other");
+    texts_only.info.image_side_px = 0;
+    let picture = Input { image: Some(png(1)), ..input(1) };
+    let point =
+        points(&[&FakeEncoder::new(), &texts_only], &two_models(), vec![picture.clone()]).remove(0).unwrap().point;
+    assert_eq!(point.vectors.keys().collect::<Vec<_>>(), ["image"]);
+
+    let mut alone = two_models();
+    (alone.model, alone.vectors) = (None, alone.vectors.into_iter().filter(|(name, _)| name == "mirror").collect());
+    let error = points(&[&texts_only], &alone, vec![picture.clone()]).remove(0).unwrap_err();
+    assert_eq!(error.reason(), "no_image_side", "{error}");
+    let vectors = [("mirror".to_owned(), vec![1.0; DIM])].into();
+    let brought = Input { vectors, texts: texts(&["a"]), ..input(1) };
+    assert!(points(&[], &alone, vec![brought]).remove(0).is_ok(), "nothing is left to embed");
+}
+
+#[test]
+fn a_model_that_is_missing_is_named() {
+    let whole = Input { image: Some(png(1)), texts: texts(&["a"]), ..input(1) };
+    let check = |encoders: &[&dyn Encoder], reason: &str, words: &str| {
+        let error = points(encoders, &two_models(), vec![whole.clone()]).remove(0).expect_err(reason);
+        assert_eq!(error.reason(), reason, "{error}");
+        assert!(error.to_string().contains(words), "{error}");
+    };
+    check(&[&FakeEncoder::new()], "model_not_loaded", "the model \"other\" is not loaded");
+    check(&[&FakeEncoder::named("other")], "wrong_model", "made with model fake");
 }

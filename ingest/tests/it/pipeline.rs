@@ -65,7 +65,7 @@ impl World {
             config: config(&["image", "text"]),
             watch: Watch::new(sources.iter().map(|source| source.progress.clone()).collect()),
             sources,
-            encoder: Some(self.encoder.clone()),
+            encoders: vec![self.encoder.clone()],
             journal,
             journal_path: self.journal(),
             written,
@@ -367,7 +367,7 @@ impl Encoder for StopsWhileEmbedding {
 
     fn embed_images(&self, images: &[Pixels], keep: Keep) -> Result<Vec<ImageEmbedding>, firn_model::Error> {
         let so_far = self.images.fetch_add(images.len(), Relaxed) + images.len();
-        self.stop.store(so_far > embed::step(Some(self)), Relaxed);
+        self.stop.store(so_far > embed::step(&[self]), Relaxed);
         self.inner.embed_images(images, keep)
     }
 
@@ -387,8 +387,8 @@ fn a_stop_waits_for_no_more_than_one_step_of_the_encoder() {
         }
         let stop = Arc::new(AtomicBool::new(false));
         let encoder = Arc::new(StopsWhileEmbedding { inner: FakeEncoder::new(), stop, images: AtomicUsize::new(0) });
-        let step = embed::step(Some(&*encoder));
-        let job = Job { encoder: Some(encoder.clone()), stop: encoder.stop.clone(), ..world.job() };
+        let step = embed::step(&[&*encoder]);
+        let job = Job { encoders: vec![encoder.clone()], stop: encoder.stop.clone(), ..world.job() };
         let mut sink = embedding();
         let (report, result) = run(job, &mut sink);
         result.unwrap();
@@ -411,7 +411,7 @@ fn points_of_vectors_alone_need_no_model() {
     let rows = "{\"vectors\": {\"image\": [1,0,0,0,0,0,0,0]}}\n{\"vectors\": {\"image\": [1,0]}}\n{\"vectors\": {\"image\": [0,0,0,0,0,0,0,0]}}\n";
     let mut world = World::new(&[("d.jsonl", rows.as_bytes())]);
     world.sources = vec![world.sources[0].join("d.jsonl")];
-    let (report, result) = run(Job { encoder: None, ..world.job() }, &mut embedding());
+    let (report, result) = run(Job { encoders: Vec::new(), ..world.job() }, &mut embedding());
     result.unwrap();
     assert_eq!(counts(&report), [1, 0, 0, 2]);
     let reasons: Vec<_> = report.skipped_by_reason.keys().map(String::as_str).collect();

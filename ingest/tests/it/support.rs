@@ -24,7 +24,9 @@ pub const MAX_TOKENS: usize = 5;
 /// Embeds by hashing: equal inputs have equal embeddings, different ones hardly ever. A text's words are its tokens; a
 /// text that is `?` has none.
 pub struct FakeEncoder {
-    info: ModelInfo,
+    pub info: ModelInfo,
+    /// Before what is hashed: another model's embeddings are others.
+    pub salt: &'static [u8],
     pub image_calls: AtomicUsize,
     pub preprocessed: AtomicUsize,
 }
@@ -47,9 +49,19 @@ impl FakeEncoder {
                 batch_bytes: 0,
                 sigmoid: None,
             },
+            salt: b"",
             image_calls: AtomicUsize::new(0),
             preprocessed: AtomicUsize::new(0),
         }
+    }
+}
+
+impl FakeEncoder {
+    /// Another model, whose hash is its name.
+    pub fn named(name: &'static str) -> Self {
+        let fake = FakeEncoder::new();
+        let info = ModelInfo { name: name.to_owned(), hash: name.to_owned(), ..fake.info };
+        FakeEncoder { info, salt: name.as_bytes(), ..fake }
     }
 }
 
@@ -92,7 +104,7 @@ impl Encoder for FakeEncoder {
                 Keep::Nothing => None,
                 Keep::Tokens(grid) => Some(tokens_of(&bytes, grid.cells() * grid.cells())),
             };
-            ImageEmbedding { embedding: embedding_of(&bytes), fusion_tokens }
+            ImageEmbedding { embedding: embedding_of(&[self.salt, &bytes].concat()), fusion_tokens }
         };
         Ok(images.iter().map(one).collect())
     }
@@ -104,7 +116,7 @@ impl Encoder for FakeEncoder {
                 return Err(Error::EmptyText);
             }
             Ok(TextEmbedding {
-                embedding: embedding_of(text.as_bytes()),
+                embedding: embedding_of(&[self.salt, text.as_bytes()].concat()),
                 tokens_used: tokens.min(MAX_TOKENS),
                 tokens_cut: tokens.saturating_sub(MAX_TOKENS),
                 fusion_tokens: (keep != Keep::Nothing).then(|| tokens_of(text.as_bytes(), TEXT_TOKENS)),
@@ -118,7 +130,7 @@ impl Encoder for FakeEncoder {
 pub fn config(vectors: &[&str]) -> CollectionConfig {
     CollectionConfig {
         model: Some(ModelRef { name: "fake".to_owned(), hash: "f".repeat(32) }),
-        vectors: vectors.iter().map(|&name| (name.to_owned(), VectorConfig { dim: DIM })).collect(),
+        vectors: vectors.iter().map(|&name| (name.to_owned(), VectorConfig::new(DIM))).collect(),
         ..CollectionConfig::default()
     }
 }

@@ -55,7 +55,7 @@ fn seven_thousand_photos_are_ingested_with_their_grid_tokens() {
     let options = Options { buffer_limit: 2 * n, min_free_bytes: 0, ..Options::default() };
     let database = Database::open(&dir.path().join("data"), options).unwrap();
     let config = CollectionConfig {
-        vectors: [("image".to_owned(), VectorConfig { dim })].into(),
+        vectors: [("image".to_owned(), VectorConfig::new(dim))].into(),
         tokens: [("image".to_owned(), shape)].into(),
         ..CollectionConfig::default()
     };
@@ -67,7 +67,7 @@ fn seven_thousand_photos_are_ingested_with_their_grid_tokens() {
         config,
         watch: Watch::new(vec![source.progress.clone()]),
         sources: vec![source],
-        encoder: None,
+        encoders: Vec::new(),
         written: journal.load("uuid").unwrap(),
         journal,
         journal_path,

@@ -11,9 +11,7 @@ use std::{
 
 use anyhow::Context as _;
 use firn_client::{Client, Error, Settled, StreamOptions, UpsertStream, json, v1};
-use firn_index::{
-    CollectionConfig, CollectionInfo, Error as IndexError, Payload, PointId, TokenConfig, Tokens, VectorConfig,
-};
+use firn_index::{CollectionConfig, CollectionInfo, Error as IndexError, Payload, PointId, TokenConfig, Tokens};
 use firn_ingest::{
     ItemError,
     embed::Input,
@@ -74,12 +72,15 @@ impl RemoteSink {
 
     /// Makes a collection. If it names a model, the server must have it.
     pub fn create(&self, collection: &str, config: &CollectionConfig) -> anyhow::Result<CollectionInfo> {
-        let vector = |vector: &VectorConfig| v1::VectorConfig { dim: vector.dim as u32 };
         let shape = |shape: &TokenConfig| v1::TokenShape { n: shape.n as u32, dim: shape.dim as u32 };
         self.make(v1::CreateCollectionRequest {
             collection_name: collection.to_owned(),
             model: config.model.as_ref().map(|model| model.name.clone()).unwrap_or_default(),
-            vectors: config.vectors.iter().map(|(name, config)| (name.clone(), vector(config))).collect(),
+            vectors: config
+                .vectors
+                .iter()
+                .map(|(name, config)| (name.clone(), remote::vector_config(config)))
+                .collect(),
             tokens: config.tokens.iter().map(|(of, config)| (of.clone(), shape(config))).collect(),
             ..Default::default()
         })

@@ -5,8 +5,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use firn_index::{CollectionConfig, Error as IndexError, VectorConfig};
+use firn_index::{CollectionConfig, Error as IndexError, Side, VectorConfig};
 use firn_ingest::{
+    makers::Maker,
     report::{Report, SkippedItem, SourceReport},
     source::{Kind, Source, SourceOptions},
 };
@@ -44,6 +45,14 @@ impl Sources {
         self.open.iter().all(|source| !source.dims.is_empty())
     }
 
+    /// Whether there may be pictures, or texts, that it is to embed. Files of vectors hold no pictures, and their vectors stay.
+    pub fn need(&self, maker: &Maker<'_>) -> bool {
+        self.open.iter().any(|source| match maker.side {
+            Side::Image => source.dims.is_empty(),
+            Side::Text => source.has_texts && !maker.vectors.iter().all(|name| source.dims.contains_key(*name)),
+        })
+    }
+
     /// A collection for sources that hold nothing but vectors and tokens, as the first of them says; none if one of them needs a
     /// model, or if one `is_named` that is to be taken where no source says what made it.
     pub fn declared(&self, is_named: bool) -> Option<CollectionConfig> {
@@ -53,7 +62,7 @@ impl Sources {
         }
         let (mut vectors, mut tokens) = (BTreeMap::new(), BTreeMap::new());
         for source in self.open.iter().rev() {
-            vectors.extend(source.dims.iter().map(|(name, &dim)| (name.clone(), VectorConfig { dim })));
+            vectors.extend(source.dims.iter().map(|(name, &dim)| (name.clone(), VectorConfig::new(dim))));
             tokens.extend(source.tokens.clone());
         }
         Some(CollectionConfig { model, vectors, tokens, ..CollectionConfig::default() })
@@ -66,7 +75,7 @@ impl Sources {
         for source in &self.open {
             let brought = source.dims.iter().filter(|(name, of)| **of == dim && !made.contains(name));
             for (name, &dim) in brought {
-                config.vectors.entry(name.clone()).or_insert(VectorConfig { dim });
+                config.vectors.entry(name.clone()).or_insert(VectorConfig::new(dim));
                 let shape = source.tokens.get(name).map(|&shape| (name.clone(), shape));
                 config.tokens.extend(shape);
             }
@@ -131,10 +140,12 @@ impl Sources {
 
 type Refusal = (&'static str, anyhow::Error);
 
-/// Vectors of one model mean nothing beside those of another. A collection without one takes any.
+/// Vectors of one model mean nothing beside those of another. Where there is none, any are taken.
 fn check_model(config: &CollectionConfig, source: &Source) -> Result<(), Refusal> {
-    match (&config.model, &source.model) {
-        (Some(expected), Some(received)) if expected.hash != received.hash => {
+    let Some(received) = &source.model else { return Ok(()) };
+    let expected = source.dims.keys().filter_map(|name| config.model_of(name));
+    match expected.into_iter().find(|expected| expected.hash != received.hash) {
+        Some(expected) => {
             let error = engine::Error::ModelMismatch {
                 expected_name: expected.name.clone(),
                 expected_hash: expected.hash.clone(),
@@ -143,7 +154,7 @@ fn check_model(config: &CollectionConfig, source: &Source) -> Result<(), Refusal
             };
             Err(("wrong_model", error.into()))
         }
-        _ => Ok(()),
+        None => Ok(()),
     }
 }
 
