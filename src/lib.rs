@@ -4,5 +4,7 @@ pub mod cmd;
 pub mod engine;
 pub mod exit;
 pub mod query;
+pub mod reranker;
+
 pub mod server;
 pub mod settings;

@@ -268,6 +268,10 @@ impl Plan {
 pub fn align(options: &Options, report: &mut dyn FnMut(&Progress)) -> Result<Aligned> {
     let plan = &options.plan;
     plan.check().map_err(|detail| Error::BadFile { file: options.out.clone(), detail })?;
+    if ridge::is_in(&options.out) {
+        let detail = "holds what `firn train ridge` wrote; hint: another folder";
+        return Err(Error::BadData { file: options.out.clone(), detail: detail.to_owned() });
+    }
     std::fs::create_dir_all(&options.out).map_err(|error| Error::Io { path: options.out.clone(), error })?;
     let device = device::open(options.device)?;
     let fingerprint = options.sources.fingerprint()?;

@@ -7,7 +7,7 @@ use std::ops::Range;
 use candle_core::Tensor;
 use candle_nn::{LayerNorm, Linear};
 
-pub(crate) use self::rows::{activate, add_to_each, gate, rotate, scale_to_unit, softmax};
+pub(crate) use self::rows::{activate, add_to_each, dot, gate, rotate, scale_to_unit, softmax, standardise};
 use crate::product::{Product, View};
 
 /// Rows of the states that look at each other, and which of them are wanted at the end.
@@ -71,6 +71,11 @@ impl Dense {
         let (n_out, n_in) = linear.weight().dims2()?;
         let bias = linear.bias().map_or(Ok(vec![0.0; n_out]), numbers)?;
         Ok(Dense { weight: numbers(&linear.weight().t()?)?, bias, n_in, n_out })
+    }
+
+    /// Weight (in, out), bias (out).
+    pub(crate) fn of(weight: Vec<f32>, bias: Vec<f32>, n_in: usize, n_out: usize) -> Dense {
+        Dense { weight, bias, n_in, n_out }
     }
 
     /// (rows, in) to (rows, out)

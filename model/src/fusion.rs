@@ -4,9 +4,13 @@
 //! A network never starts from nothing: its score is a multiple of the cosine plus what it has learnt to add, which is
 //! little at first. [`train`] learns from pairs with hard negatives, [`Reranking`] says what the order is worth on held-out ones.
 
+mod calibration;
+mod checkpoint;
 mod data;
+mod folded;
 mod lists;
 mod loss;
+mod matrix;
 mod network;
 mod rerank;
 #[cfg(test)]
@@ -14,9 +18,10 @@ mod tests;
 mod trainer;
 
 pub use self::{
+    calibration::Calibration,
     data::{Items, Pairs},
     loss::Losses,
-    network::{Kind, Network, Shape, Sizes},
-    rerank::{Direction, Found, Gain, Reranking, Weights},
-    trainer::{Options, Plan, Progress, train},
+    network::{Kind, Network, Shape, SideShape, Sizes},
+    rerank::{Cosines, Direction, Found, Gain, Reranking, Scorer, Weights},
+    trainer::{Checkpoint, Options, Plan, Progress, train},
 };

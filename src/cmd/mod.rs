@@ -8,6 +8,7 @@ mod local;
 mod model;
 mod query;
 mod remote;
+mod reranker;
 mod serve;
 mod table;
 mod train;
@@ -49,6 +50,8 @@ enum Command {
     #[command(subcommand)]
     Model(model::ModelCommand),
     Train(train::TrainArgs),
+    #[command(subcommand)]
+    Reranker(reranker::RerankerCommand),
 }
 
 /// Runs the program and prints its error, if any, once.
@@ -97,6 +100,7 @@ fn run(command: Command, settings: &Settings) -> anyhow::Result<exit::Exit> {
         Command::Verify(args) => upkeep::verify(&args, settings),
         Command::Rebuild(args) => upkeep::rebuild(&args, settings),
         Command::Model(command) => model::run(&command, settings),
+        Command::Reranker(command) => reranker::run(&command, settings),
         Command::Train(args) => train::run(&args, settings).map(|()| exit::Exit::Ok),
     }
 }

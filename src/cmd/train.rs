@@ -2,9 +2,12 @@
 
 mod facets;
 mod frozen_images;
+mod fusion;
 mod project;
 mod ridge;
 mod sides;
+
+pub use self::fusion::{PartingArgs, blend_of, gathered};
 
 use std::{
     path::{Path, PathBuf},
@@ -33,6 +36,7 @@ pub struct TrainArgs {
 enum TrainCommand {
     Align(Box<AlignArgs>),
     Evaluate(Box<EvaluateArgs>),
+    Fusion(Box<fusion::FusionArgs>),
     Project(project::ProjectArgs),
     Ridge(ridge::RidgeArgs),
 }
@@ -133,6 +137,7 @@ pub fn run(args: &TrainArgs, settings: &Settings) -> anyhow::Result<()> {
                 None => align(args, settings),
             }
         }
+        TrainCommand::Fusion(args) => fusion::run(args, settings),
         TrainCommand::Ridge(args) => ridge::run(args, settings),
         TrainCommand::Project(args) => project::run(args, settings),
         TrainCommand::Evaluate(args) => match &args.aligned {

@@ -1,6 +1,6 @@
 //! What `align` learnt, read back: it embeds texts, pictures, and images that the same frozen encoder embedded.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
 
@@ -17,13 +17,14 @@ use crate::{
     Embedding, Error, Result, TextEmbedding, device,
     learn::{
         parameters::Parameter,
-        tensors::{read_tensors, take, write_tensors},
+        tensors::{read_tensors, weights, write_tensors},
     },
 };
 
 const KEY: &str = "firn.aligned";
 
 pub struct Aligned {
+    file: PathBuf,
     plan: Plan,
     network: Network,
     statistics: Option<FrozenStatistics>,
@@ -55,13 +56,13 @@ impl Aligned {
         plan.check().map_err(bad)?;
         let network = Network::new(&plan, device, plan.precision.dtype())?;
         for parameter in &network.parameters {
-            parameter.var.set(&take(&tensors, &parameter.name, parameter.var.dims(), &path)?)?;
+            parameter.var.set(&weights(&tensors, &parameter.name, parameter.var.dims(), &path)?)?;
         }
         let statistics = match &plan.image {
             ImagePlan::Frozen(sizes) => Some(FrozenStatistics::read(&tensors, sizes, &path)?),
             ImagePlan::Tower { .. } => None,
         };
-        Ok(Aligned { plan, network, statistics })
+        Ok(Aligned { file: path, plan, network, statistics })
     }
 
     pub fn plan(&self) -> &Plan {
@@ -105,6 +106,10 @@ impl Aligned {
         data::project(self, images)
     }
 
+    pub(super) fn file(&self) -> &Path {
+        &self.file
+    }
+
     pub(super) fn parts(&self) -> (&Plan, &Network, Option<&FrozenStatistics>) {
         (&self.plan, &self.network, self.statistics.as_ref())
     }
@@ -144,8 +149,7 @@ impl FrozenStatistics {
         path: &Path,
     ) -> Result<FrozenStatistics> {
         let get = |name: &str, shape: &[usize]| -> Result<Vec<f32>> {
-            let tensor = take(tensors, &format!("frozen_images.{name}"), shape, path)?;
-            Ok(tensor.flatten_all()?.to_vec1()?)
+            Ok(weights(tensors, &format!("frozen_images.{name}"), shape, path)?.flatten_all()?.to_vec1()?)
         };
         let (dim, token_dim) = (sizes.dim, sizes.token_dim);
         let tokens = || -> Result<Statistics> {

@@ -35,6 +35,21 @@ pub(super) struct Belonging {
 }
 
 impl Belonging {
+    /// What several rows say of one image. `Err` where they do not agree: one of them would be learnt from though it is held out.
+    fn merge(&mut self, other: Belonging) -> std::result::Result<(), String> {
+        for (name, known, said) in [("split", &mut self.split, other.split), ("group", &mut self.group, other.group)] {
+            match (known.as_deref(), said) {
+                (_, None) => {}
+                (None, said) => *known = said,
+                (Some(known), Some(said)) if known == said => {}
+                (Some(known), Some(said)) => {
+                    return Err(format!("{name}: expected {known:?}, as another row of the same id says, received {said:?}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// By its split, where one is given; else by its group, which is the item itself where none is given.
     pub(super) fn is_held_out(&self, id: &str, share: f64) -> bool {
         match &self.split {
@@ -71,7 +86,7 @@ struct Nested {
 pub(super) fn read(path: &Path) -> Result<HashMap<String, Described>> {
     let file = open(path)?;
     let from: Box<dyn Read> = match path.extension() {
-        Some(extension) if extension == "gz" => Box::new(flate2::read::GzDecoder::new(file)),
+        Some(extension) if extension == "gz" => Box::new(flate2::read::MultiGzDecoder::new(file)),
         _ => Box::new(file),
     };
     let mut all: HashMap<String, Described> = HashMap::new();
@@ -82,7 +97,7 @@ pub(super) fn read(path: &Path) -> Result<HashMap<String, Described>> {
         }
         let row: Row = serde_json::from_str(&line).map_err(|e| bad(path, format!("line {}: {e}", number + 1)))?;
         let described = all.entry(row.id).or_default();
-        described.belonging = row.belonging;
+        described.belonging.merge(row.belonging).map_err(|what| bad(path, format!("line {}: {what}", number + 1)))?;
         let own = row.text.map(|text| Caption { text, language: row.language.unwrap_or_default() });
         let nested = row.captions.into_iter();
         let nested = nested.map(|n| Caption { text: n.text, language: n.language.unwrap_or_default() });
@@ -113,6 +128,22 @@ mod tests {
         assert_eq!(all["b"].captions, [caption("two", "en"), caption("zwei", "de")]);
         assert!(all["a"].belonging.is_held_out("a", 0.0));
         assert_eq!(all["b"].belonging.group.as_deref(), Some("g"));
+        // A row that says nothing of the split does not undo what another said; two that differ are refused.
+        let rows = [r#"{"id": "a", "split": "val", "text": "x"}"#, r#"{"id": "a", "text": "y"}"#];
+        std::fs::write(&path, rows.join("\n")).unwrap();
+        assert!(read(&path).unwrap()["a"].belonging.is_held_out("a", 0.0));
+        std::fs::write(&path, [rows[0], r#"{"id": "a", "split": "train", "text": "y"}"#].join("\n")).unwrap();
+        let error = read(&path).unwrap_err().to_string();
+        assert!(error.contains("line 2: split: expected \"val\""), "{error}");
+        // Two archives one behind the other are one file.
+        let packed = folder.path().join("c.jsonl.gz");
+        let member = |row: &str| {
+            let mut pack = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            std::io::Write::write_all(&mut pack, format!("{row}\n").as_bytes()).unwrap();
+            pack.finish().unwrap()
+        };
+        std::fs::write(&packed, [member(rows[0]), member(rows[1])].concat()).unwrap();
+        assert_eq!(read(&packed).unwrap()["a"].captions.len(), 2);
         std::fs::write(&path, "{\"id\": 3}").unwrap();
         let error = read(&path).unwrap_err().to_string();
         assert!(error.contains("c.jsonl: line 1: "), "{error}");

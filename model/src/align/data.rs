@@ -1,6 +1,11 @@
 //! From files to what a run draws from: the feed of training batches, and what is held out.
 
-use std::{collections::HashMap, path::Path, sync::Arc};
+use std::{
+    collections::HashMap,
+    io::{Read, Seek, SeekFrom},
+    path::Path,
+    sync::Arc,
+};
 
 use super::{
     DataShape, FoundRow, FrozenImages, FrozenSizes, ImagePlan, ImageSource, Plan, Sources, TextFiles, TextPlan,
@@ -58,13 +63,13 @@ impl Data {
 }
 
 impl Sources {
-    /// Tells runs over other data apart: by content, but for tars and folders of facets, which may be too large to read for
-    /// it: those go by names and sizes.
+    /// Tells runs over other data apart: by content, but for tars and facets, which may be too large to read for it: those go by
+    /// names, sizes and samples of what is in them.
     pub(super) fn fingerprint(&self) -> Result<String> {
         let mut hasher = blake3::Hasher::new();
         match &self.images {
             ImageSource::Frozen(images) => images.hash_into(&mut hasher),
-            ImageSource::Shards(paths) => tars(paths)?.iter().for_each(|path| sizes_into(&mut hasher, path)),
+            ImageSource::Shards(paths) => tars(paths)?.iter().try_for_each(|path| sample_into(&mut hasher, path))?,
         }
         match &self.texts {
             TextFiles::Captions(path) => {
@@ -72,15 +77,41 @@ impl Sources {
                 let read = hasher.update_mmap(path);
                 read.map_err(|error| crate::Error::Io { path: path.clone(), error })?;
             }
-            TextFiles::Facets(path) => sizes_into(&mut hasher, path),
+            TextFiles::Facets(path) => sample_into(&mut hasher, path)?,
         }
         Ok(hasher.finalize().to_hex()[..32].to_owned())
     }
 }
 
-fn sizes_into(hasher: &mut blake3::Hasher, path: &Path) {
-    let length = path.metadata().ok().filter(|found| found.is_file()).map_or(0, |found| found.len());
-    hasher.update(path.file_name().unwrap_or_default().as_encoded_bytes()).update(&length.to_le_bytes());
+/// Of a file its name, its length and up to 64 stretches of it; of a folder that of up to 64 files, and the names of all.
+fn sample_into(hasher: &mut blake3::Hasher, path: &Path) -> Result<()> {
+    const N_SAMPLES: usize = 64;
+    let io = |error| crate::Error::Io { path: path.to_owned(), error };
+    hasher.update(path.file_name().unwrap_or_default().as_encoded_bytes());
+    if path.is_dir() {
+        let entries = std::fs::read_dir(path).map_err(io)?.map(|entry| Ok(entry?.path()));
+        let mut entries: Vec<std::path::PathBuf> = entries.collect::<std::io::Result<_>>().map_err(io)?;
+        entries.sort();
+        for (at, entry) in entries.iter().enumerate() {
+            hasher.update(entry.file_name().unwrap_or_default().as_encoded_bytes());
+            if at % entries.len().div_ceil(N_SAMPLES) == 0 {
+                sample_into(hasher, entry)?;
+            }
+        }
+        return Ok(());
+    }
+    let mut file = std::fs::File::open(path).map_err(io)?;
+    let length = file.metadata().map_err(io)?.len();
+    hasher.update(&length.to_le_bytes());
+    let mut stretch = vec![0; 16 << 10];
+    let between = (length / N_SAMPLES as u64).max(stretch.len() as u64);
+    for start in (0..length).step_by(between as usize) {
+        file.seek(SeekFrom::Start(start)).map_err(io)?;
+        let n = stretch.len().min((length - start) as usize);
+        file.read_exact(&mut stretch[..n]).map_err(io)?;
+        hasher.update(&stretch[..n]);
+    }
+    Ok(())
 }
 
 pub(super) fn shape(sources: &Sources) -> Result<DataShape> {
@@ -130,6 +161,10 @@ impl FrozenImages {
         };
         let images = train.iter().map(|(at, described)| (*at, words_of(described)));
         let images: Vec<(usize, Vec<Words>)> = images.filter(|(_, words)| !words.is_empty()).collect();
+        if images.len() < 2 {
+            let detail = format!("expected captions with words of at least 2 training images, received {}", images.len());
+            return Err(bad(path, detail));
+        }
         let feed = Feed::Rows(RowFeed::new(draw(plan), Arc::new(images)));
         let held_out = HeldOut::described(Images::Rows(held_out.iter().map(|(at, _)| *at).collect()), &held_out, sizes);
         Ok(Data { feed, rows: Some(rows), statistics: Some(statistics), held_out })
@@ -372,7 +407,7 @@ pub(super) fn project(aligned: &super::Aligned, images: &FrozenImages) -> Result
     let (plan, network, statistics) = aligned.parts();
     let (ImagePlan::Frozen(sizes), Some(statistics)) = (&plan.image, statistics) else {
         let detail = "expected weights that were trained against frozen images: these take pictures";
-        return Err(bad(Path::new(super::ALIGNED_FILE), detail.to_owned()));
+        return Err(bad(aligned.file(), detail.to_owned()));
     };
     let rows = images.as_trained_on(sizes, statistics)?;
     let all = Images::Rows((0..images.ids().len()).collect());

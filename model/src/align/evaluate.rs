@@ -67,7 +67,9 @@ fn ranks(queries: &[Vec<f32>], gallery: &[Vec<f32>], belongs: impl Fn(usize, usi
         for (at, scores) in scores.chunks_exact(n).enumerate() {
             let query = piece * AT_ONCE + at;
             let own = (0..n).filter(|&item| belongs(query, item)).map(|item| scores[item]).fold(f32::MIN, f32::max);
-            ranks.push((0..n).filter(|&item| !belongs(query, item) && scores[item] >= own).count());
+            // A score that is no number finds nothing.
+            let is_before = |item: usize| scores[item].partial_cmp(&own) != Some(std::cmp::Ordering::Less);
+            ranks.push((0..n).filter(|&item| !belongs(query, item) && is_before(item)).count());
         }
     }
     ranks
@@ -127,5 +129,8 @@ mod tests {
         let equal = vec![vec![1.0, 0.0]; 12];
         let row = both_ways(&equal, &equal, &(0..12).collect::<Vec<_>>(), "");
         assert_eq!(row.text_to_image.at, [0.0; 3]);
+        let broken = vec![vec![f32::NAN; 2]; 12];
+        let row = both_ways(&broken, &broken, &(0..12).collect::<Vec<_>>(), "");
+        assert_eq!((row.text_to_image.at, row.image_to_text.at), ([0.0; 3], [0.0; 3]));
     }
 }

@@ -34,8 +34,11 @@ impl FrozenBlock {
         if index >= config.n_blocks {
             return Err(refused(format!("expected a block below {}, received {index}", config.n_blocks)));
         }
-        if config.biases != Default::default() || config.family == crate::decoder::Family::Qwen3 {
-            return Err(refused(format!("expected a block of Llama or Mistral, received {:?}", config.family)));
+        let has_biases = config.biases != Default::default();
+        if has_biases || config.family == crate::decoder::Family::Qwen3 {
+            let with = if has_biases { " with biases" } else { "" };
+            let expected = "expected a block of Llama or Mistral without biases";
+            return Err(refused(format!("{expected}, received {:?}{with}", config.family)));
         }
         let store = Weights::open(folder)?;
         let read = |(name, shape): (&str, Vec<usize>)| {
@@ -147,6 +150,6 @@ mod tests {
         let error = FrozenBlock::read(&fixture("decoder-mistral"), 99, &Device::Cpu).err().unwrap().to_string();
         assert!(error.contains("expected a block below") && error.contains("received 99"), "{error}");
         let error = FrozenBlock::read(&fixture("decoder-qwen3"), 0, &Device::Cpu).err().unwrap().to_string();
-        assert!(error.contains("expected a block of Llama or Mistral, received Qwen3"), "{error}");
+        assert!(error.contains("expected a block of Llama or Mistral without biases, received Qwen3"), "{error}");
     }
 }

@@ -45,6 +45,7 @@ impl FrozenImages {
                 .ok_or_else(|| bad(embeddings, "no ids beside it; hint: name their file with --ids".to_owned()))?,
         };
         let ids = arrays::read_ids(&ids_path)?;
+        check_ids(&ids, &ids_path)?;
         let counts = [(ids_path.as_path(), ids.len())].into_iter();
         let counts = counts.chain(tokens.as_ref().map(|(path, rows): &(&Path, Rows)| (*path, rows.n())));
         for (path, n) in counts {
@@ -74,6 +75,7 @@ impl FrozenImages {
                 None => Ok(values.len() / (n * parts)),
             }
         };
+        check_ids(&ids, origin)?;
         let dim = check("vectors", &vectors, 1)?;
         let tokens = match tokens {
             Some((n_tokens, values)) => {
@@ -96,6 +98,11 @@ impl FrozenImages {
         }
     }
 
+    /// (n, dim)
+    pub fn vectors(&self) -> &[f32] {
+        &self.vectors.values
+    }
+
     pub fn ids(&self) -> &[String] {
         &self.ids
     }
@@ -109,6 +116,15 @@ impl FrozenImages {
     /// (n, tokens, dim), if there are any.
     pub fn tokens(&self) -> Option<&[f32]> {
         self.tokens.as_ref().map(|rows| rows.values.as_slice())
+    }
+}
+
+/// No id twice: it would be learnt from twice, and found twice.
+fn check_ids(ids: &[String], path: &Path) -> Result<()> {
+    let mut seen = std::collections::HashSet::new();
+    match ids.iter().find(|id| !seen.insert(id.as_str())) {
+        Some(id) => Err(bad(path, format!("expected each id once, received {id:?} twice"))),
+        None => Ok(()),
     }
 }
 

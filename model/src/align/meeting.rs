@@ -5,7 +5,7 @@ use std::path::Path;
 use super::{
     Aligned, FoundRow, FrozenImages,
     captions::{self, Caption},
-    evaluate, ridge,
+    evaluate, ridge, side,
 };
 use crate::{Device, Embedding, Encoder, Error, Keep, Result, encoder, join};
 
@@ -16,9 +16,14 @@ pub fn project(folder: &Path, images: &FrozenImages, device: Device) -> Result<V
     if join::is_in(folder) {
         return stacked(folder, images, device);
     }
-    match ridge::is_in(folder) {
-        true => ridge::Ridge::read(folder)?.project(images),
-        false => Aligned::read(folder, device)?.project(images),
+    match (side::is_in(folder), ridge::is_in(folder)) {
+        (true, _) => Aligned::read(folder, device)?.project(images),
+        (_, true) => ridge::Ridge::read(folder)?.project(images),
+        _ if folder.is_dir() => {
+            let detail = "expected what `firn train align` or `firn train ridge` wrote: no other model takes frozen images";
+            Err(Error::BadFile { file: folder.to_owned(), detail: detail.to_owned() })
+        }
+        _ => Err(Error::UnknownModel { name: folder.display().to_string() }),
     }
 }
 
@@ -30,9 +35,9 @@ fn held_out(folder: &Path, device: Device) -> Result<f64> {
         let of = |name: &String| held_out(&join::place(name, folder)?, device);
         return stack.models.iter().map(of).try_fold(1.0, |least: f64, share| Ok(least.min(share?)));
     }
-    match ridge::is_in(folder) {
-        true => Ok(ridge::Ridge::read(folder)?.plan().held_out),
-        false => Ok(Aligned::read(folder, device)?.plan().held_out),
+    match side::is_in(folder) {
+        true => Ok(Aligned::read(folder, device)?.plan().held_out),
+        false => Ok(ridge::Ridge::read(folder)?.plan().held_out),
     }
 }
 

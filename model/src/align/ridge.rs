@@ -16,7 +16,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use half::f16;
 
 use self::{
@@ -28,11 +28,12 @@ use self::{
 use super::{
     FrozenImages,
     captions::{self, Described},
+    side,
 };
 use crate::{
     Error, FusionTokens, Keep, Memory, Result, TEXT_TOKENS, TextEmbedding, TokenShape, folder,
     fusion_tokens::pool_rows,
-    learn::tensors::{read_tensors, take, write_tensors},
+    learn::tensors::{numbers, read_tensors, write_tensors},
     side::{Opened, Sides, TextInfo, TextSide, Want},
 };
 
@@ -104,6 +105,10 @@ pub fn fit(
 ) -> Result<Ridge> {
     let bad = |detail: String| Error::BadData { file: captions.to_owned(), detail };
     plan.check().map_err(bad)?;
+    if side::is_in(out) {
+        let detail = "holds what `firn train align` wrote; hint: another folder";
+        return Err(Error::BadData { file: out.to_owned(), detail: detail.to_owned() });
+    }
     let all = captions::read(captions)?;
     let train = Train::of(images, &all, plan);
     if train.images.len() < 2 {
@@ -112,7 +117,8 @@ pub fn fit(
     report(&format!("{} captions of {} images", train.lines.len(), train.images.len()));
     let dim = plan.dim.min(images.vectors.dim).min(train.images.len() - 1);
     let plan = RidgePlan { dim, ..*plan };
-    let space = Space::measure(images, &train.images, &plan).map_err(bad)?;
+    let of_images = |detail: String| Error::BadData { file: images.origin.clone(), detail };
+    let space = Space::measure(images, &train.images, &plan).map_err(of_images)?;
     let vocabulary = Vocabulary::count(&train.lines, plan.n_features);
     if vocabulary.n() == 0 {
         return Err(bad("expected words that more than one caption has".to_owned()));
@@ -205,7 +211,7 @@ impl Ridge {
         plan.check().map_err(bad)?;
         let vocabulary = Vocabulary::from_tensors(&tensors, &path)?;
         let space = Space::from_tensors(&tensors, plan.dim, &path)?;
-        let weights = halves(&take(&tensors, "weights", &[vocabulary.n(), plan.dim], &path)?, &path)?;
+        let weights = halves(&tensors, "weights", &[vocabulary.n(), plan.dim], &path)?;
         Ok(Ridge { plan, vocabulary, space, weights, folder: folder.to_owned(), folds: OnceLock::new() })
     }
 
@@ -293,12 +299,12 @@ fn add(sum: &mut [f32], row: &[f16], weight: f32) {
 }
 
 /// Finite numbers in half precision.
-fn halves(tensor: &Tensor, path: &Path) -> Result<Vec<f16>> {
-    let values: Vec<f16> = tensor.to_dtype(DType::F16)?.flatten_all()?.to_vec1()?;
+fn halves(tensors: &HashMap<String, Tensor>, name: &str, shape: &[usize], path: &Path) -> Result<Vec<f16>> {
+    let values: Vec<f16> = numbers(tensors, name, shape, path)?;
     match values.iter().all(|x| x.is_finite()) {
         true => Ok(values),
         false => {
-            let detail = "weights: expected finite numbers, received NaN or infinity".to_owned();
+            let detail = format!("{name}: expected finite numbers, received NaN or infinity");
             Err(Error::BadFile { file: path.to_owned(), detail })
         }
     }

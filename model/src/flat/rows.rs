@@ -25,6 +25,33 @@ pub(crate) fn normalise(x: &[f32], into: &mut [f32], (gain, bias): (&[f32], &[f3
     );
 }
 
+/// The same without gain and bias.
+pub(crate) fn standardise(x: &[f32], into: &mut Vec<f32>, dim: usize, epsilon: f32) {
+    into.resize(x.len(), 0.0);
+    on_best_unit(
+        #[inline(always)]
+        || {
+            for (x, into) in x.chunks_exact(dim).zip(into.chunks_exact_mut(dim)) {
+                let mean = sum(x, |x| x) / dim as f32;
+                let variance = sum(x, |x| (x - mean) * (x - mean)) / dim as f32;
+                let inverse = 1.0 / (variance + epsilon).sqrt();
+                into.iter_mut().zip(x).for_each(|(into, x)| *into = (x - mean) * inverse);
+            }
+        },
+    );
+}
+
+#[inline(always)]
+pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut strands = [0.0f32; STRANDS];
+    let (a_whole, b_whole) = (a.chunks_exact(STRANDS), b.chunks_exact(STRANDS));
+    let rest: f32 = a_whole.remainder().iter().zip(b_whole.remainder()).map(|(a, b)| a * b).sum();
+    for (a, b) in a_whole.zip(b_whole) {
+        strands.iter_mut().zip(a.iter().zip(b)).for_each(|(strand, (a, b))| *strand += a * b);
+    }
+    strands.iter().sum::<f32>() + rest
+}
+
 /// Each row divided by its root mean square, times the gain.
 pub(crate) fn scale_to_unit(rows: &mut [f32], gain: &[f32], epsilon: f32) {
     let dim = gain.len();

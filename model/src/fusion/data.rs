@@ -5,12 +5,16 @@ use half::f16;
 
 use crate::{builtin::layers::View, product::Product};
 
-/// Images, or texts: of each a vector of unit length and a few tokens.
+/// Images, or texts: of each a vector of unit length, perhaps extra numbers, and a few tokens.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Items {
     pub dim: usize,
     /// (n, dim), unit length
     pub vectors: Vec<f32>,
+    /// Of each item; 0 for none.
+    pub extra_dim: usize,
+    /// (n, extra_dim): what no cosine reads, such as the encoder's output before it was brought to where the texts are.
+    pub extra: Vec<f32>,
     /// Of each item; 0 for none.
     pub n_tokens: usize,
     pub token_dim: usize,
@@ -31,6 +35,36 @@ impl Items {
     pub(super) fn pick_vectors(&self, at: &[usize], device: &Device) -> Result<Tensor> {
         let values: Vec<f32> = at.iter().flat_map(|&at| self.vector(at)).copied().collect();
         Tensor::from_vec(values, (at.len(), self.dim), device)
+    }
+
+    /// (picked, extra_dim), each number without its mean and by its deviation.
+    pub(super) fn pick_extra(&self, at: &[usize], (mean, deviation): (&[f32], &[f32]), device: &Device) -> Result<Tensor> {
+        let mut values = Vec::with_capacity(at.len() * self.extra_dim);
+        for &at in at {
+            let spread = mean.iter().zip(deviation);
+            values.extend(self.extra_of(at).iter().zip(spread).map(|(x, (mean, deviation))| (x - mean) / deviation));
+        }
+        Tensor::from_vec(values, (at.len(), self.extra_dim), device)
+    }
+
+    fn extra_of(&self, at: usize) -> &[f32] {
+        &self.extra[at * self.extra_dim..][..self.extra_dim]
+    }
+
+    /// Means and deviations of the extra numbers over some items; a number that never changes deviates by 1.
+    pub(super) fn spread_of_extra(&self, at: &[usize]) -> [Vec<f32>; 2] {
+        let (mut sums, mut squares) = (vec![0f64; self.extra_dim], vec![0f64; self.extra_dim]);
+        for (i, &x) in at.iter().flat_map(|&at| self.extra_of(at).iter().enumerate()) {
+            sums[i] += f64::from(x);
+            squares[i] += f64::from(x) * f64::from(x);
+        }
+        let n = at.len().max(1) as f64;
+        let deviation = |i: usize| {
+            let variance = squares[i] / n - (sums[i] / n) * (sums[i] / n);
+            if variance > 1e-12 { variance.sqrt() as f32 } else { 1.0 }
+        };
+        let deviations = (0..self.extra_dim).map(deviation).collect();
+        [sums.iter().map(|sum| (sum / n) as f32).collect(), deviations]
     }
 
     /// (picked, n_tokens, token_dim)
@@ -61,6 +95,8 @@ pub struct Pairs {
     pub texts: Items,
     /// The place of each text's image.
     pub owner_of: Vec<usize>,
+    /// Which texts are all of an image's in one, as long ones to learn from. Others of their image's stand in them.
+    pub joined: Vec<bool>,
 }
 
 impl Pairs {
@@ -76,12 +112,20 @@ impl Pairs {
             if items.tokens.len() != n_tokens {
                 return Err(format!("{what}: expected {n_tokens} numbers of tokens, received {}", items.tokens.len()));
             }
-            if items.vectors.iter().any(|x| !x.is_finite()) || items.tokens.iter().any(|x| !x.is_finite()) {
+            if items.extra.len() != n * items.extra_dim {
+                let (expected, received) = (n * items.extra_dim, items.extra.len());
+                return Err(format!("{what}: expected {expected} extra numbers, received {received}"));
+            }
+            let mut numbers = items.vectors.iter().chain(&items.extra);
+            if numbers.any(|x| !x.is_finite()) || items.tokens.iter().any(|x| !x.is_finite()) {
                 return Err(format!("{what}: expected finite numbers, received NaN or infinity"));
             }
         }
         if images.dim != texts.dim {
             return Err(format!("expected vectors of one space, received {} and {} numbers", images.dim, texts.dim));
+        }
+        if self.joined.len() != texts.n() {
+            return Err(format!("expected to know of {} texts what they are, received {}", texts.n(), self.joined.len()));
         }
         if self.owner_of.len() != texts.n() || self.owner_of.iter().any(|&image| image >= images.n()) {
             return Err("expected an image of each text".to_owned());
@@ -89,10 +133,5 @@ impl Pairs {
         Ok(())
     }
 
-    /// The texts of each image.
-    pub(super) fn texts_of(&self) -> Vec<Vec<usize>> {
-        let mut texts = vec![Vec::new(); self.images.n()];
-        self.owner_of.iter().enumerate().for_each(|(text, &image)| texts[image].push(text));
-        texts
-    }
+
 }

@@ -8,67 +8,73 @@ use super::{Items, Pairs};
 /// Queries whose scores are held at once.
 const AT_ONCE: usize = 256;
 
-/// The nearest that do not belong, nearest first, for every text among images and for every image among texts.
+/// Queries that are worth asking, and for each the nearest that do not belong.
 pub(super) struct Nearest {
-    pub images_of: Vec<Vec<u32>>,
-    pub texts_of: Vec<Vec<u32>>,
+    /// By query; empty for those that are not asked.
+    others_of: Vec<Vec<u32>>,
+    /// Those whose own one is near enough for a re-ranker to ever see it.
+    pub asked: Vec<usize>,
 }
 
 impl Nearest {
-    /// Only `images` and their texts are looked at; others get empty lists.
-    pub(super) fn mine(pairs: &Pairs, images: &[usize], texts: &[usize], n: usize) -> Nearest {
+    /// Of texts among images: `n` others, and an own one that fewer than `within` others stand before.
+    pub(super) fn images_of(pairs: &Pairs, texts: &[usize], images: &[usize], n: usize, within: usize) -> Nearest {
         let belongs = |text: usize, image: usize| pairs.owner_of[text] == image;
-        Nearest {
-            images_of: lists((&pairs.texts, texts), (&pairs.images, images), n, belongs),
-            texts_of: lists((&pairs.images, images), (&pairs.texts, texts), n, |image, text| belongs(text, image)),
+        mine((&pairs.texts, texts), (&pairs.images, images), [n, within], belongs)
+    }
+
+    pub(super) fn texts_of(pairs: &Pairs, images: &[usize], texts: &[usize], n: usize, within: usize) -> Nearest {
+        let belongs = |image: usize, text: usize| pairs.owner_of[text] == image;
+        mine((&pairs.images, images), (&pairs.texts, texts), [n, within], belongs)
+    }
+
+    /// Draws distinct others of a query, each as likely; from the start again if there are too few.
+    pub(super) fn draw(&self, query: usize, n: usize, rng: &mut impl Rng) -> Vec<usize> {
+        let all = &self.others_of[query];
+        let mut left = Vec::new();
+        let mut drawn = Vec::with_capacity(n);
+        while drawn.len() < n {
+            if left.is_empty() {
+                left = all.clone();
+            }
+            drawn.push(left.swap_remove(rng.random_range(0..left.len())) as usize);
         }
+        drawn
     }
 }
 
-/// For every item of the first the nearest of the second; empty for those that do not ask.
-fn lists(
+fn mine(
     (from, queries): (&Items, &[usize]),
     (to, others): (&Items, &[usize]),
-    n: usize,
+    [n, within]: [usize; 2],
     belongs: impl Fn(usize, usize) -> bool + Sync,
-) -> Vec<Vec<u32>> {
-    let of_piece = |piece: &[usize]| nearest(piece, &from.cosines(piece, to, others), others, n, &belongs);
-    let found: Vec<(usize, Vec<u32>)> = queries.par_chunks(AT_ONCE).flat_map_iter(of_piece).collect();
-    let mut lists = vec![Vec::new(); from.n()];
-    found.into_iter().for_each(|(query, list)| lists[query] = list);
-    lists
-}
-
-fn nearest(
-    queries: &[usize],
-    scores: &[f32],
-    others: &[usize],
-    n: usize,
-    belongs: impl Fn(usize, usize) -> bool,
-) -> Vec<(usize, Vec<u32>)> {
-    let of_one = |(&query, scores): (&usize, &[f32])| {
-        let mut places: Vec<usize> = (0..others.len()).filter(|&at| !belongs(query, others[at])).collect();
-        let by_score = |a: &usize, b: &usize| scores[*b].total_cmp(&scores[*a]).then(a.cmp(b));
-        if places.len() > n {
-            places.select_nth_unstable_by(n, by_score);
-            places.truncate(n);
-        }
-        places.sort_unstable_by(by_score);
-        (query, places.into_iter().map(|at| others[at] as u32).collect())
+) -> Nearest {
+    let of_piece = |piece: &[usize]| {
+        let scores = from.cosines(piece, to, others);
+        let rows = piece.iter().zip(scores.chunks_exact(others.len().max(1)));
+        rows.map(|(&query, scores)| (query, nearest(scores, others, n, |other| belongs(query, other)))).collect::<Vec<_>>()
     };
-    queries.iter().zip(scores.chunks_exact(others.len().max(1))).map(of_one).collect()
+    let found: Vec<(usize, (Vec<u32>, usize))> = queries.par_chunks(AT_ONCE).flat_map_iter(of_piece).collect();
+    let (mut others_of, mut asked) = (vec![Vec::new(); from.n()], Vec::new());
+    for (query, (list, rank)) in found {
+        if rank < within && !list.is_empty() {
+            others_of[query] = list;
+            asked.push(query);
+        }
+    }
+    Nearest { others_of, asked }
 }
 
-/// Draws distinct ones of a list, nearer ones likelier; from the start again if there are too few.
-pub(super) fn draw(nearest: &[u32], n: usize, rng: &mut impl Rng) -> Vec<usize> {
-    let mut left: Vec<u32> = nearest.to_vec();
-    let mut drawn = Vec::with_capacity(n);
-    while drawn.len() < n {
-        if left.is_empty() {
-            left = nearest.to_vec();
-        }
-        let at = (left.len() as f64 * rng.random::<f64>().powf(1.5)) as usize;
-        drawn.push(left.remove(at.min(left.len() - 1)) as usize);
+/// The nearest that do not belong, and how many of them stand before the first that does.
+fn nearest(scores: &[f32], others: &[usize], n: usize, belongs: impl Fn(usize) -> bool) -> (Vec<u32>, usize) {
+    let (own, mut places): (Vec<usize>, Vec<usize>) = (0..others.len()).partition(|&at| belongs(others[at]));
+    let best = own.iter().map(|&at| scores[at]).fold(f32::NEG_INFINITY, f32::max);
+    let rank = if own.is_empty() { usize::MAX } else { places.iter().filter(|&&at| scores[at] >= best).count() };
+    let by_score = |a: &usize, b: &usize| scores[*b].total_cmp(&scores[*a]).then(a.cmp(b));
+    if places.len() > n {
+        places.select_nth_unstable_by(n, by_score);
+        places.truncate(n);
     }
-    drawn
+    places.sort_unstable_by(by_score);
+    (places.into_iter().map(|at| others[at] as u32).collect(), rank)
 }

@@ -4,16 +4,15 @@ use std::path::Path;
 
 use candle_core::{D, DType, Device, Result, Tensor, Var};
 
-use super::Items;
+use super::{Items, Scorer, folded::Folded};
 use crate::{
     Error,
     learn::{
         layers::{Linear, Norm, Pass},
         ops,
         parameters::{Maker, Parameter},
-        tensors::{read_tensors, take, write_tensors},
+        tensors::{parse_tensors, serialize, weights},
     },
-    pair::is_finite,
 };
 
 /// What a network is.
@@ -46,7 +45,7 @@ impl Kind {
         }
     }
 
-    fn reads_tokens(self) -> bool {
+    pub fn reads_tokens(self) -> bool {
         !matches!(self, Kind::Frevl | Kind::Mlp)
     }
 }
@@ -63,27 +62,36 @@ impl std::str::FromStr for Kind {
     }
 }
 
-/// What comes in: numbers of a vector, tokens of a side, and numbers of a token.
+/// What comes in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Shape {
+    /// Numbers of a vector, of either side.
     pub dim: usize,
-    pub image_tokens: [usize; 2],
-    pub text_tokens: [usize; 2],
+    pub image: SideShape,
+    pub text: SideShape,
+}
+
+/// What one side brings beside its vector.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct SideShape {
+    /// Numbers that no cosine reads; 0 for none.
+    pub extra: usize,
+    /// How many, and numbers of each.
+    pub tokens: [usize; 2],
 }
 
 impl Shape {
     fn check(&self) -> std::result::Result<(), String> {
-        let within = |n: usize, most: usize| n <= most;
-        let fits = |[n, dim]: [usize; 2]| within(n, 1 << 12) && within(dim, 1 << 15);
-        match (1..=1 << 16).contains(&self.dim) && fits(self.image_tokens) && fits(self.text_tokens) {
+        let fits = |side: SideShape| side.extra <= 1 << 16 && side.tokens[0] <= 1 << 12 && side.tokens[1] <= 1 << 15;
+        match (1..=1 << 16).contains(&self.dim) && fits(self.image) && fits(self.text) {
             true => Ok(()),
             false => Err(format!("expected sizes in range, received {self:?}")),
         }
     }
 
     pub fn of(images: &Items, texts: &Items) -> Shape {
-        let tokens = |items: &Items| [items.n_tokens, items.token_dim];
-        Shape { dim: images.dim, image_tokens: tokens(images), text_tokens: tokens(texts) }
+        let side = |items: &Items| SideShape { extra: items.extra_dim, tokens: [items.n_tokens, items.token_dim] };
+        Shape { dim: images.dim, image: side(images), text: side(texts) }
     }
 }
 
@@ -114,7 +122,7 @@ impl Sizes {
 }
 
 /// First share of what is added to the cosine.
-const FIRST_SHARE: f64 = 0.2;
+pub(super) const FIRST_SHARE: f64 = 0.2;
 /// What the cosine is multiplied with at first.
 const FIRST_SCALE: f32 = 20.0;
 
@@ -128,6 +136,16 @@ pub struct Network {
     log_scale: Var,
     bias: Var,
     device: Device,
+}
+
+/// What a network is made of.
+pub(super) struct Parts<'a> {
+    pub image: &'a Side,
+    pub text: &'a Side,
+    pub layers: &'a [Layer],
+    pub head: &'a Head,
+    pub log_scale: &'a Var,
+    pub bias: &'a Var,
 }
 
 /// What the weights are the weights of.
@@ -145,14 +163,16 @@ struct Projected(Tensor);
 
 impl Network {
     /// The first weights follow from the seed.
-    pub fn new(kind: Kind, shape: &Shape, sizes: &Sizes, seed: u64, device: &Device) -> Result<Network> {
+    pub(super) fn new(kind: Kind, shape: &Shape, sizes: &Sizes, seed: u64, device: &Device) -> Result<Network> {
         let mut make = Maker { device, seed, made: Vec::new() };
-        let side = |make: &mut Maker, name: &str, tokens: [usize; 2]| {
-            let tokens = if kind.reads_tokens() { tokens } else { [0, 0] };
-            Side::new(make, name, shape.dim, tokens, sizes.dim)
+        let side = |make: &mut Maker, name: &str, mut side: SideShape| {
+            if !kind.reads_tokens() {
+                side.tokens = [0, 0];
+            }
+            Side::new(make, name, shape.dim, side, sizes.dim)
         };
-        let image = side(&mut make, "image", shape.image_tokens)?;
-        let text = side(&mut make, "text", shape.text_tokens)?;
+        let image = side(&mut make, "image", shape.image)?;
+        let text = side(&mut make, "text", shape.text)?;
         let n_layers = if matches!(kind, Kind::Mlp | Kind::MaxSim) { 0 } else { sizes.n_layers };
         let layers = (0..n_layers).map(|i| Layer::new(&mut make, i, kind, sizes)).collect::<Result<_>>()?;
         let head = match kind {
@@ -160,6 +180,7 @@ impl Network {
             _ => Head::Joined {
                 up: Linear::new(&mut make, "head.up", [4 * sizes.dim, sizes.wide])?,
                 out: Linear::new(&mut make, "head.out", [sizes.wide, 1])?,
+                bend: Bend::new(&mut make, sizes.dim, shape.dim)?,
             },
         };
         let log_scale = make.constant("logit_scale", &[], FIRST_SCALE.ln())?;
@@ -176,29 +197,43 @@ impl Network {
         &self.about.shape
     }
 
-    /// Safetensors, whole or not at all.
-    pub fn write(&self, path: &Path) -> crate::Result<()> {
+    pub fn sizes(&self) -> &Sizes {
+        &self.about.sizes
+    }
+
+    /// As safetensors.
+    pub fn bytes(&self) -> crate::Result<Vec<u8>> {
         let tensors: Vec<(String, Tensor)> =
             self.parameters.iter().map(|p| (p.name.clone(), p.var.as_tensor().clone())).collect();
         let about = serde_json::to_string(&self.about).expect("plain numbers and names");
-        write_tensors(path, &tensors, (KEY, &about))
+        serialize(&tensors, (KEY, &about)).map_err(|detail| Error::BadPairs { detail })
     }
 
-    /// What `write` wrote; every tensor of its shape and finite.
-    pub fn read(path: &Path, device: &Device) -> crate::Result<Network> {
-        let bad = |detail: String| Error::BadFile { file: path.to_owned(), detail };
-        let (about, tensors) = read_tensors(path, KEY, device)?;
+    /// What `bytes` gave; every tensor of its shape and finite. `name` is what errors call it.
+    pub fn of_bytes(bytes: &[u8], name: &Path, device: crate::Device) -> crate::Result<Network> {
+        let device = &crate::device::open(device)?;
+        let (path, bad) = (name, |detail: String| Error::BadFile { file: name.to_owned(), detail });
+        let (about, tensors) = parse_tensors(bytes, name, KEY, device)?;
         let About { kind, shape, sizes } = serde_json::from_str(&about).map_err(|e| bad(e.to_string()))?;
         sizes.check().and(shape.check()).map_err(bad)?;
         let network = Network::new(kind, &shape, &sizes, 0, device)?;
         for parameter in &network.parameters {
-            let tensor = take(&tensors, &parameter.name, parameter.var.dims(), path)?;
-            if !is_finite(&tensor)? {
-                return Err(bad(format!("{}: expected finite numbers, received NaN or infinity", parameter.name)));
-            }
-            parameter.var.set(&tensor)?;
+            parameter.var.set(&weights(&tensors, &parameter.name, parameter.var.dims(), path)?)?;
         }
         Ok(network)
+    }
+
+    /// The fastest way to score with these weights, as they are now.
+    pub fn scorer(&self) -> crate::Result<Box<dyn Scorer + Send + Sync>> {
+        match self.device.is_cpu() {
+            true => Ok(Box::new(Folded::new(self)?)),
+            false => Ok(Box::new(self.copy()?)),
+        }
+    }
+
+    pub(super) fn parts(&self) -> Parts<'_> {
+        let Network { image, text, layers, head, log_scale, bias, .. } = self;
+        Parts { image, text, layers, head, log_scale, bias }
     }
 
     /// Numbers that are learnt.
@@ -206,28 +241,17 @@ impl Network {
         self.parameters.iter().map(|p| p.var.elem_count()).sum()
     }
 
-    pub fn device(&self) -> &Device {
+    pub(super) fn device(&self) -> &Device {
         &self.device
     }
 
-    /// Logits of pairs without gradients, (text, image) each; in pieces.
-    pub fn score(&self, images: &Items, texts: &Items, pairs: &[(usize, usize)]) -> Result<Vec<f32>> {
-        const AT_ONCE: usize = 1024;
-        let mut logits = Vec::with_capacity(pairs.len());
-        for piece in pairs.chunks(AT_ONCE) {
-            let (logit, _) = self.forward(images, texts, piece, &Pass::quiet(DType::F32))?;
-            logits.extend(logit.detach().to_vec1::<f32>()?);
-        }
-        Ok(logits)
-    }
-
-    /// Logits of pairs, and what is in them beside the cosine; (pairs) each.
+    /// Logits of pairs, and what is in them beside the cosine; (pairs) each. The second pass drops what comes in of images.
     pub(super) fn forward(
         &self,
         images: &Items,
         texts: &Items,
         pairs: &[(usize, usize)],
-        pass: &Pass,
+        [pass, of_images]: [&Pass; 2],
     ) -> Result<(Tensor, Tensor)> {
         let (text_at, of_text) = distinct(pairs.iter().map(|pair| pair.0));
         let (image_at, of_image) = distinct(pairs.iter().map(|pair| pair.1));
@@ -235,20 +259,34 @@ impl Network {
         let (of_text, of_image) = (index(of_text)?, index(of_image)?);
         let (text_vectors, image_vectors) =
             (texts.pick_vectors(&text_at, &self.device)?, images.pick_vectors(&image_at, &self.device)?);
-        let cosine = (text_vectors.index_select(&of_text, 0)? * image_vectors.index_select(&of_image, 0)?)?.sum(1)?;
-        let text = self.text.forward(texts, &text_at, text_vectors, pass)?;
-        let image = self.image.forward(images, &image_at, image_vectors, pass)?;
+        let text = self.text.forward(texts, &text_at, &text_vectors, [pass, pass])?;
+        let image = self.image.forward(images, &image_at, &image_vectors, [pass, of_images])?;
 
-        let added = match self.about.kind {
+        let (text, image) = match self.about.kind {
             Kind::FacetFusionOneWay => self.one_way(text, &image, (&of_text, &of_image), pass)?,
             _ => self.both_ways(text, image, (&of_text, &of_image), pass)?,
         };
-        let scaled = cosine.broadcast_mul(&self.log_scale.exp()?)?;
-        Ok(((scaled + &added)?.broadcast_add(&self.bias)?, added))
+        let vectors = (text_vectors.index_select(&of_text, 0)?, image_vectors.index_select(&of_image, 0)?);
+        let scale = self.log_scale.exp()?;
+        let plain = (&vectors.0 * &vectors.1)?.sum(1)?.broadcast_mul(&scale)?;
+        let logit = self.head.forward((&text, &image), vectors, &scale, pass)?;
+        let added = (&logit - plain)?;
+        Ok((logit.broadcast_add(&self.bias)?, added))
+    }
+
+    /// What is known of the numbers that come beside the vectors: their mean and deviation over `at`.
+    pub(super) fn measure(&self, images: &Items, at: &[usize]) -> Result<()> {
+        self.image.extra.as_ref().map_or(Ok(()), |extra| extra.measure(images, at))
     }
 
     /// Every pair has its own states of both sides.
-    fn both_ways(&self, text: Projected, image: Projected, of: (&Tensor, &Tensor), pass: &Pass) -> Result<Tensor> {
+    fn both_ways(
+        &self,
+        text: Projected,
+        image: Projected,
+        of: (&Tensor, &Tensor),
+        pass: &Pass,
+    ) -> Result<(Tensor, Tensor)> {
         let (mut text, mut image) = (text.0.index_select(of.0, 0)?, image.0.index_select(of.1, 0)?);
         for layer in &self.layers {
             let from_image = layer.text.keys(&image, pass)?;
@@ -256,22 +294,42 @@ impl Network {
             (text, image) =
                 (layer.text.forward(&text, &from_image, pass)?, layer.image()?.forward(&image, &from_text, pass)?);
         }
-        self.head.forward(&text, &image, pass)
+        Ok((text, image))
     }
 
     /// Keys and values are made once for each image, whatever the pairs.
-    fn one_way(&self, text: Projected, image: &Projected, of: (&Tensor, &Tensor), pass: &Pass) -> Result<Tensor> {
+    fn one_way(
+        &self,
+        text: Projected,
+        image: &Projected,
+        of: (&Tensor, &Tensor),
+        pass: &Pass,
+    ) -> Result<(Tensor, Tensor)> {
         let mut text = text.0.index_select(of.0, 0)?;
         for layer in &self.layers {
             let keys = layer.text.keys(&image.0, pass)?.select(of.1)?;
             text = layer.text.forward(&text, &keys, pass)?;
         }
-        self.head.forward(&text, &image.0.index_select(of.1, 0)?, pass)
+        Ok((text, image.0.index_select(of.1, 0)?))
+    }
+}
+
+impl Scorer for Network {
+    /// Without gradients, in pieces.
+    fn score(&self, images: &Items, texts: &Items, pairs: &[(usize, usize)]) -> crate::Result<Vec<f32>> {
+        const AT_ONCE: usize = 1024;
+        let mut logits = Vec::with_capacity(pairs.len());
+        for piece in pairs.chunks(AT_ONCE) {
+            let quiet = Pass::quiet(DType::F32);
+            let (logit, _) = self.forward(images, texts, piece, [&quiet, &quiet])?;
+            logits.extend(logit.detach().to_vec1::<f32>()?);
+        }
+        Ok(logits)
     }
 }
 
 /// The distinct numbers in order of first sight, and the place of each number among them.
-fn distinct(numbers: impl Iterator<Item = usize>) -> (Vec<usize>, Vec<u32>) {
+pub(super) fn distinct(numbers: impl Iterator<Item = usize>) -> (Vec<usize>, Vec<u32>) {
     let (mut seen, mut places) = (Vec::new(), std::collections::HashMap::new());
     let at = numbers
         .map(|number| {
@@ -284,40 +342,63 @@ fn distinct(numbers: impl Iterator<Item = usize>) -> (Vec<usize>, Vec<u32>) {
     (seen, at)
 }
 
-/// Brings one side's vector and tokens to the network's width.
-struct Side {
-    pooled: Linear,
-    pooled_norm: Norm,
-    tokens: Option<Tokens>,
+/// Brings one side's vector, extra numbers and tokens to the network's width.
+pub(super) struct Side {
+    pub pooled: Linear,
+    pub extra: Option<Extra>,
+    pub pooled_norm: Norm,
+    pub tokens: Option<Tokens>,
 }
 
-struct Tokens {
-    linear: Linear,
-    norm: Norm,
+/// Numbers of any size, each standardised by its own mean and deviation.
+pub(super) struct Extra {
+    pub linear: Linear,
+    /// (extra) each; measured, not learnt.
+    pub mean: Var,
+    pub deviation: Var,
+}
+
+pub(super) struct Tokens {
+    pub linear: Linear,
+    pub norm: Norm,
     /// What tells a token's place; in the grid of an image, or among the parts of a text.
-    places: Var,
+    pub places: Var,
 }
 
 impl Side {
-    fn new(make: &mut Maker, name: &str, dim_in: usize, [n, token_dim]: [usize; 2], dim: usize) -> Result<Side> {
+    fn new(make: &mut Maker, name: &str, dim_in: usize, shape: SideShape, dim: usize) -> Result<Side> {
+        let SideShape { extra, tokens: [n, token_dim] } = shape;
+        let at = |part: &str| format!("{name}.{part}");
+        let extra_of = |make: &mut Maker| -> Result<Extra> {
+            Ok(Extra {
+                linear: Linear::new(make, &at("extra"), [extra, dim])?,
+                mean: make.constant(&at("extra_mean"), &[extra], 0.0)?,
+                deviation: make.constant(&at("extra_deviation"), &[extra], 1.0)?,
+            })
+        };
         let tokens = |make: &mut Maker| -> Result<Tokens> {
             Ok(Tokens {
-                linear: Linear::new(make, &format!("{name}.tokens"), [token_dim, dim])?,
-                norm: Norm::new(make, &format!("{name}.tokens_ln"), dim)?,
-                places: make.normal(&format!("{name}.places"), &[n, dim], 0.02)?,
+                linear: Linear::new(make, &at("tokens"), [token_dim, dim])?,
+                norm: Norm::new(make, &at("tokens_ln"), dim)?,
+                places: make.normal(&at("places"), &[n, dim], 0.02)?,
             })
         };
         Ok(Side {
-            // A vector of unit length has small numbers.
-            pooled: Linear::new(make, &format!("{name}.vector"), [dim_in, dim])?,
-            pooled_norm: Norm::new(make, &format!("{name}.vector_ln"), dim)?,
+            pooled: Linear::new(make, &at("vector"), [dim_in, dim])?,
+            extra: (extra > 0).then(|| extra_of(make)).transpose()?,
+            pooled_norm: Norm::new(make, &at("vector_ln"), dim)?,
             tokens: (n > 0).then(|| tokens(make)).transpose()?,
         })
     }
 
-    fn forward(&self, items: &Items, at: &[usize], vectors: Tensor, pass: &Pass) -> Result<Projected> {
-        let raised = ops::gelu(&(self.pooled.forward(&vectors, pass)? * (items.dim as f64).sqrt())?)?;
-        let pooled = pass.drop(&self.pooled_norm.forward(&raised)?)?.unsqueeze(1)?;
+    fn forward(&self, items: &Items, at: &[usize], vectors: &Tensor, passes: [&Pass; 2]) -> Result<Projected> {
+        let [pass, coming_in] = passes;
+        // A vector of unit length has small numbers.
+        let mut pooled = self.pooled.forward(&coming_in.drop(&(vectors * (items.dim as f64).sqrt())?)?, pass)?;
+        if let Some(extra) = &self.extra {
+            pooled = (pooled + extra.forward(items, at, passes)?)?;
+        }
+        let pooled = pass.drop(&self.pooled_norm.forward(&ops::gelu(&pooled)?)?)?.unsqueeze(1)?;
         let Some(Tokens { linear, norm, places }) = &self.tokens else { return Ok(Projected(pooled)) };
         // Encoders differ in the size of their states.
         let tokens = ops::standardise(&items.pick_tokens(at, vectors.device())?, 1e-5)?;
@@ -326,10 +407,25 @@ impl Side {
     }
 }
 
+impl Extra {
+    fn forward(&self, items: &Items, at: &[usize], [pass, coming_in]: [&Pass; 2]) -> Result<Tensor> {
+        let (mean, deviation) = (self.mean.to_vec1()?, self.deviation.to_vec1()?);
+        let standard = items.pick_extra(at, (&mean, &deviation), self.mean.device())?;
+        self.linear.forward(&coming_in.drop(&standard)?, pass)
+    }
+
+    fn measure(&self, items: &Items, at: &[usize]) -> Result<()> {
+        let [means, deviations] = items.spread_of_extra(at);
+        let set = |var: &Var, values: Vec<f32>| var.set(&Tensor::from_vec(values, items.extra_dim, var.device())?);
+        set(&self.mean, means)?;
+        set(&self.deviation, deviations)
+    }
+}
+
 /// One layer: the text looks at the image, and the image at the text.
-struct Layer {
-    text: Looking,
-    image: Option<Looking>,
+pub(super) struct Layer {
+    pub text: Looking,
+    pub image: Option<Looking>,
 }
 
 impl Layer {
@@ -347,19 +443,19 @@ impl Layer {
 }
 
 /// Cross-attention of one side to the other and an MLP, norms first.
-struct Looking {
-    norm: Norm,
-    query: Linear,
-    of_norm: Norm,
-    key: Linear,
-    value: Linear,
-    out: Linear,
-    mlp_norm: Norm,
-    up: Linear,
-    down: Linear,
+pub(super) struct Looking {
+    pub norm: Norm,
+    pub query: Linear,
+    pub of_norm: Norm,
+    pub key: Linear,
+    pub value: Linear,
+    pub out: Linear,
+    pub mlp_norm: Norm,
+    pub up: Linear,
+    pub down: Linear,
     /// (dim): a key whose value is nothing.
-    null: Option<Var>,
-    n_heads: usize,
+    pub null: Option<Var>,
+    pub n_heads: usize,
 }
 
 /// (items, heads, tokens, head dim) each.
@@ -430,31 +526,68 @@ impl Looking {
     }
 }
 
-/// From the states of both sides to one number.
-enum Head {
-    /// [t; v; t v; |t - v|] of the mean states, then two layers.
+/// From the states and vectors of both sides to one number.
+pub(super) enum Head {
+    /// The cosine of both vectors, bent by the mean states, and what two layers make of [t; v; t v; |t - v|] of those.
     Joined {
         up: Linear,
         out: Linear,
+        bend: Bend,
     },
     MaxSim(Var),
 }
 
 impl Head {
-    /// (pairs, tokens, dim) each to (pairs).
-    fn forward(&self, text: &Tensor, image: &Tensor, pass: &Pass) -> Result<Tensor> {
+    /// States (pairs, tokens, dim), vectors (pairs, vector dim), the cosine's scale; to (pairs).
+    fn forward(
+        &self,
+        (text, image): (&Tensor, &Tensor),
+        vectors: (Tensor, Tensor),
+        scale: &Tensor,
+        pass: &Pass,
+    ) -> Result<Tensor> {
         match self {
-            Head::Joined { up, out } => {
+            Head::Joined { up, out, bend } => {
                 let (t, v) = (text.mean(1)?, image.mean(1)?);
                 let joined = Tensor::cat(&[&t, &v, &(&t * &v)?, &(&t - &v)?.abs()?], 1)?;
                 let raised = pass.drop(&ops::gelu(&up.forward(&joined, pass)?)?)?;
-                (out.forward(&raised, pass)? * FIRST_SHARE)?.squeeze(1)
+                let learnt = (out.forward(&raised, pass)? * FIRST_SHARE)?.squeeze(1)?;
+                bend.cosine((&t, &v), vectors, pass)?.broadcast_mul(scale)? + learnt
             }
-            Head::MaxSim(scale) => {
-                let unit = |x: &Tensor| x.broadcast_div(&(x.sqr()?.sum_keepdim(D::Minus1)? + 1e-6)?.sqrt()?);
+            Head::MaxSim(own_scale) => {
                 let cosines = unit(text)?.matmul(&unit(image)?.t()?)?; // (pairs, text tokens, image tokens)
-                cosines.max(D::Minus1)?.mean(1)?.broadcast_mul(&scale.exp()?)
+                let best = cosines.max(D::Minus1)?.mean(1)?.broadcast_mul(&own_scale.exp()?)?;
+                (vectors.0 * vectors.1)?.sum(1)?.broadcast_mul(scale)? + best
             }
         }
     }
+}
+
+/// Moves the vectors that a cosine compares, by little at first.
+pub(super) struct Bend {
+    pub text: Linear,
+    pub image: Linear,
+}
+
+impl Bend {
+    fn new(make: &mut Maker, dim: usize, vector_dim: usize) -> Result<Bend> {
+        let side = |make: &mut Maker, name: &str| Linear::without_bias(make, name, [dim, vector_dim]);
+        Ok(Bend { text: side(make, "bend.text")?, image: side(make, "bend.image")? })
+    }
+
+    fn cosine(&self, states: (&Tensor, &Tensor), vectors: (Tensor, Tensor), pass: &Pass) -> Result<Tensor> {
+        // The matrix keeps the size of a state's numbers, which are near 1; those of a unit vector are not.
+        let share = FIRST_SHARE / (vectors.0.dim(1)? as f64).sqrt();
+        let moved = |matrix: &Linear, state: &Tensor, vector: Tensor| -> Result<Tensor> {
+            unit(&(vector + (matrix.forward(state, pass)? * share)?)?)
+        };
+        (moved(&self.text, states.0, vectors.0)? * moved(&self.image, states.1, vectors.1)?)?.sum(1)
+    }
+}
+
+/// Added to a squared length before its root.
+pub(super) const UNIT_EPSILON: f64 = 1e-6;
+
+fn unit(x: &Tensor) -> Result<Tensor> {
+    x.broadcast_div(&(x.sqr()?.sum_keepdim(D::Minus1)? + UNIT_EPSILON)?.sqrt()?)
 }

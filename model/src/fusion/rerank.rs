@@ -1,13 +1,31 @@
 //! What re-ranking is worth: the first candidates by cosine, their logits, and the order that a blend of both gives. The
 //! weight of the logit is chosen on other images than those it is judged on, and may be 0.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use candle_core::Result;
-use rand::{Rng, SeedableRng};
+use rand::{Rng, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
-use super::{Network, Pairs};
+use super::{Calibration, Items, Pairs};
+use crate::Result;
+
+/// What looks at pairs, however it computes.
+pub trait Scorer {
+    /// Logits of pairs, (text, image) each.
+    fn score(&self, images: &Items, texts: &Items, pairs: &[(usize, usize)]) -> Result<Vec<f32>>;
+}
+
+/// What the first order is made by: of pairs' own vectors, or a blend of others. The place of an item is its place in the pairs.
+pub struct Cosines<'a> {
+    pub images: &'a Items,
+    pub texts: &'a Items,
+}
+
+impl<'a> Cosines<'a> {
+    pub fn of(pairs: &'a Pairs) -> Cosines<'a> {
+        Cosines { images: &pairs.images, texts: &pairs.texts }
+    }
+}
 
 /// Who looks for whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -20,6 +38,8 @@ pub enum Direction {
 /// A question with its candidates, nearest first.
 #[derive(Clone, Debug, PartialEq)]
 struct Question {
+    /// The text or image that asks.
+    query: usize,
     /// The image that it is about: questions about one image are not independent.
     image: usize,
     cosines: Vec<f32>,
@@ -27,6 +47,16 @@ struct Question {
     belongs: Vec<bool>,
     /// Others that stand before the first that belongs, by cosine; of equal cosines the own one comes last.
     rank: usize,
+    /// How many there are that belong, candidates or not.
+    n_belong: usize,
+}
+
+/// A candidate with its score, for calibration.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Judgement {
+    pub fold: usize,
+    pub score: f32,
+    pub belongs: bool,
 }
 
 /// Questions whose candidates a network has looked at.
@@ -45,17 +75,19 @@ impl Default for Weights {
     }
 }
 
-/// Shares of questions, 0 to 1, with what belongs among the first 1, 5 and 10, and the mean of one over the rank.
-#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
+/// Shares of questions, 0 to 1, with what belongs among the first 1, 5 and 10; the mean of one over the rank; nDCG of the first 10, where
+/// what belongs gains 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Found {
     pub at_1: f64,
     pub at_5: f64,
     pub at_10: f64,
     pub mrr: f64,
+    pub ndcg: f64,
 }
 
 /// With and without re-ranking on the same questions, paired.
-#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Gain {
     pub n_questions: usize,
     pub n_images: usize,
@@ -70,12 +102,14 @@ pub struct Gain {
 }
 
 const N_RESAMPLES: usize = 4000;
+const NDCG_AT: usize = 10;
 
 impl Reranking {
-    /// Asks `queries` (texts, or images by direction) among all images, or texts, of `gallery`.
+    /// Asks `queries` (texts, or images by direction) among all images, or texts, of `gallery`: the first by `base`, then the network.
     pub fn ask(
-        network: &Network,
+        network: &dyn Scorer,
         pairs: &Pairs,
+        base: &Cosines,
         direction: Direction,
         queries: &[usize],
         gallery: &[usize],
@@ -85,20 +119,22 @@ impl Reranking {
         let mut questions = Vec::with_capacity(queries.len());
         for piece in queries.chunks(AT_ONCE) {
             let (from, to) = match direction {
-                Direction::TextToImage => (&pairs.texts, &pairs.images),
-                Direction::ImageToText => (&pairs.images, &pairs.texts),
+                Direction::TextToImage => (base.texts, base.images),
+                Direction::ImageToText => (base.images, base.texts),
             };
             let scores = from.cosines(piece, to, gallery);
             let mut together = Vec::new();
             for (&query, scores) in piece.iter().zip(scores.chunks_exact(gallery.len())) {
                 let image = if direction == Direction::TextToImage { pairs.owner_of[query] } else { query };
-                let belongs = |at: usize| match direction {
-                    Direction::TextToImage => gallery[at] == image,
-                    Direction::ImageToText => pairs.owner_of[gallery[at]] == image,
+                let belongs_to = |item: usize| match direction {
+                    Direction::TextToImage => item == image,
+                    Direction::ImageToText => pairs.owner_of[item] == image,
                 };
+                let belongs = |at: usize| belongs_to(gallery[at]);
                 let mut order: Vec<usize> = (0..gallery.len()).collect();
                 order.sort_unstable_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(belongs(a).cmp(&belongs(b))));
                 let rank = order.iter().position(|&at| belongs(at)).unwrap_or(gallery.len());
+                let n_belong = gallery.iter().filter(|&&at| belongs_to(at)).count();
                 order.truncate(n_candidates);
                 let pair = |at: &usize| match direction {
                     Direction::TextToImage => (query, gallery[*at]),
@@ -106,11 +142,13 @@ impl Reranking {
                 };
                 together.extend(order.iter().map(pair));
                 questions.push(Question {
+                    query,
                     image,
                     cosines: order.iter().map(|&at| scores[at]).collect(),
                     belongs: order.iter().map(|&at| belongs(at)).collect(),
                     logits: Vec::new(),
                     rank,
+                    n_belong,
                 });
             }
             let mut logits = network.score(&pairs.images, &pairs.texts, &together)?.into_iter();
@@ -130,48 +168,90 @@ impl Reranking {
 
     /// Nested: images fall into folds, and the weight for each fold is chosen on all others.
     pub fn gain(&self, weights: &Weights, n_folds: usize, seed: u64) -> Gain {
-        let mut images: Vec<usize> = self.questions.iter().map(|question| question.image).collect();
-        images.sort_unstable();
-        images.dedup();
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let n_folds = n_folds.clamp(1, images.len().max(1));
-        let fold_of: BTreeMap<usize, usize> = {
-            let mut shuffled = images.clone();
-            (1..shuffled.len()).rev().for_each(|i| shuffled.swap(i, rng.random_range(0..=i)));
-            shuffled.into_iter().enumerate().map(|(at, image)| (image, at % n_folds)).collect()
-        };
+        self.gain_of(|_| true, weights, n_folds, seed)
+    }
+
+    /// Of the questions of some texts, or images by direction; the weights are chosen on all.
+    pub fn gain_of(&self, wanted: impl Fn(usize) -> bool, weights: &Weights, n_folds: usize, seed: u64) -> Gain {
+        let fold_of = self.folds(n_folds, seed);
+        let n_folds = fold_of.values().max().map_or(1, |last| last + 1);
         let chosen: Vec<f32> = (0..n_folds)
             .map(|fold| {
                 let others: Vec<&Question> = self.questions.iter().filter(|q| fold_of[&q.image] != fold).collect();
                 best_weight(&others, weights)
             })
             .collect();
-        // (image, rank by cosine, rank after re-ranking)
-        let ranks: Vec<(usize, usize, usize)> = self
+        let asked: Vec<(&Question, f32)> = self
             .questions
             .iter()
-            .map(|question| (question.image, question.rank, question.rank_by(chosen[fold_of[&question.image]])))
+            .filter(|question| wanted(question.query))
+            .map(|question| (question, chosen[fold_of[&question.image]]))
             .collect();
-        let (interval, p) = bootstrap(&ranks, &mut rng);
+        let ranks: Vec<(usize, usize, usize)> = asked.iter().map(|(q, w)| (q.image, q.rank, q.rank_by(*w))).collect();
+        let (interval, p) = bootstrap(&ranks, &mut ChaCha8Rng::seed_from_u64(seed));
+        let images: BTreeSet<usize> = asked.iter().map(|(question, _)| question.image).collect();
         Gain {
             n_questions: ranks.len(),
             n_images: images.len(),
-            cosine: Found::of(ranks.iter().map(|rank| rank.1)),
-            reranked: Found::of(ranks.iter().map(|rank| rank.2)),
+            cosine: Found::of(asked.iter().map(|(question, _)| (question.rank, question.ndcg_by(0.0)))),
+            reranked: Found::of(asked.iter().map(|(q, w)| (q.rank_by(*w), q.ndcg_by(*w)))),
             interval,
             p,
             weights: chosen,
         }
     }
 
+    /// Images in equal parts, by chance.
+    fn folds(&self, n_folds: usize, seed: u64) -> BTreeMap<usize, usize> {
+        let mut images: Vec<usize> = self.questions.iter().map(|question| question.image).collect();
+        images.sort_unstable();
+        images.dedup();
+        images.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+        let n_folds = n_folds.clamp(1, images.len().max(1));
+        images.into_iter().enumerate().map(|(at, image)| (image, at % n_folds)).collect()
+    }
+
+    /// What a score with this weight promises; none if there is nothing to tell apart.
+    pub fn calibration(&self, weight: f32, n_folds: usize, seed: u64) -> Option<Calibration> {
+        let fold_of = self.folds(n_folds, seed);
+        let of_question = |question: &Question| {
+            let fold = fold_of[&question.image];
+            let judge = |at: usize| Judgement { fold, score: question.score(at, weight), belongs: question.belongs[at] };
+            (0..question.cosines.len()).map(judge).collect::<Vec<_>>()
+        };
+        let judgements: Vec<Judgement> = self.questions.iter().flat_map(of_question).collect();
+        Calibration::fit(&judgements, fold_of.values().max().map_or(1, |last| last + 1))
+    }
+
+    /// The questions of these texts, or images by direction.
+    pub fn only(&self, wanted: impl Fn(usize) -> bool) -> Reranking {
+        Reranking { questions: self.questions.iter().filter(|question| wanted(question.query)).cloned().collect() }
+    }
+
+    /// Questions of different kinds as one lot.
+    pub fn of_all(all: Vec<Reranking>) -> Reranking {
+        Reranking { questions: all.into_iter().flat_map(|one| one.questions).collect() }
+    }
+
+    /// The same questions asked of several networks, their logits added up.
+    pub fn together(all: &[Reranking]) -> Reranking {
+        let mut sum = all.first().cloned().unwrap_or_default();
+        for other in all.iter().skip(1) {
+            for (question, other) in sum.questions.iter_mut().zip(&other.questions) {
+                question.logits.iter_mut().zip(&other.logits).for_each(|(logit, other)| *logit += other);
+            }
+        }
+        sum
+    }
+
     /// With this weight.
     pub fn found(&self, weight: f32) -> Found {
-        Found::of(self.questions.iter().map(|question| question.rank_by(weight)))
+        Found::of(self.questions.iter().map(|question| (question.rank_by(weight), question.ndcg_by(weight))))
     }
 
     /// Ordered by the logits alone.
     pub fn by_logits_alone(&self) -> Found {
-        Found::of(self.questions.iter().map(|question| question.rank_by(f32::INFINITY)))
+        self.found(f32::INFINITY)
     }
 }
 
@@ -181,15 +261,32 @@ impl Question {
         if !self.belongs.contains(&true) {
             return self.rank;
         }
-        let score = |at: usize| match weight {
-            w if w == f32::INFINITY => self.logits[at],
-            0.0 => self.cosines[at],
-            w => self.cosines[at] + w * self.logits[at],
-        };
+        let score = |at: usize| self.score(at, weight);
         let all = 0..self.cosines.len();
         let own = all.clone().filter(|&at| self.belongs[at]).map(score).fold(f32::NEG_INFINITY, f32::max);
         // A score that is no number is below every other.
         all.filter(|&at| !self.belongs[at] && score(at) >= own).count()
+    }
+}
+
+impl Question {
+    fn score(&self, at: usize, weight: f32) -> f32 {
+        match weight {
+            w if w == f32::INFINITY => self.logits[at],
+            0.0 => self.cosines[at],
+            w => self.cosines[at] + w * self.logits[at],
+        }
+    }
+
+    /// Of equal scores what belongs comes last.
+    fn ndcg_by(&self, weight: f32) -> f64 {
+        let mut order: Vec<usize> = (0..self.cosines.len()).collect();
+        let score = |at: usize| self.score(at, weight);
+        order.sort_unstable_by(|&a, &b| score(b).total_cmp(&score(a)).then(self.belongs[a].cmp(&self.belongs[b])));
+        let worth = |place: usize| 1.0 / (place as f64 + 2.0).log2();
+        let first = order.iter().take(NDCG_AT).enumerate();
+        let gained: f64 = first.filter(|(_, at)| self.belongs[**at]).map(|(place, _)| worth(place)).sum();
+        gained / (0..self.n_belong.clamp(1, NDCG_AT)).map(worth).sum::<f64>()
     }
 }
 
@@ -206,18 +303,21 @@ fn best_weight(questions: &[&Question], weights: &Weights) -> f32 {
 }
 
 impl Found {
-    fn of(ranks: impl Iterator<Item = usize>) -> Found {
-        let (mut n, mut found) = (0.0f64, Found::default());
-        for rank in ranks {
+    /// Of ranks, and nDCGs.
+    fn of(found: impl Iterator<Item = (usize, f64)>) -> Found {
+        let (mut n, mut sum) = (0.0f64, Found::default());
+        for (rank, ndcg) in found {
             n += 1.0;
             let within = |cut: usize| if rank < cut { 1.0 } else { 0.0 };
-            found.at_1 += within(1);
-            found.at_5 += within(5);
-            found.at_10 += within(10);
-            found.mrr += 1.0 / (1 + rank) as f64;
+            sum.at_1 += within(1);
+            sum.at_5 += within(5);
+            sum.at_10 += within(10);
+            sum.mrr += 1.0 / (1 + rank) as f64;
+            sum.ndcg += ndcg;
         }
-        let n = n.max(1.0);
-        Found { at_1: found.at_1 / n, at_5: found.at_5 / n, at_10: found.at_10 / n, mrr: found.mrr / n }
+        let mean = |sum: f64| sum / n.max(1.0);
+        let Found { at_1, at_5, at_10, mrr, ndcg } = sum;
+        Found { at_1: mean(at_1), at_5: mean(at_5), at_10: mean(at_10), mrr: mean(mrr), ndcg: mean(ndcg) }
     }
 }
 
@@ -252,7 +352,7 @@ mod tests {
 
     fn question(image: usize, cosines: &[f32], logits: &[f32], own: Option<usize>, rank: usize) -> Question {
         let belongs = (0..cosines.len()).map(|at| Some(at) == own).collect();
-        Question { image, cosines: cosines.to_vec(), logits: logits.to_vec(), belongs, rank }
+        Question { query: image, image, cosines: cosines.to_vec(), logits: logits.to_vec(), belongs, rank, n_belong: 1 }
     }
 
     #[test]
@@ -263,6 +363,9 @@ mod tests {
         assert_eq!(question(0, &[0.5, 0.5], &[1.0, 1.0], Some(1), 1).rank_by(0.3), 1);
         // What is not among the candidates stays where it is.
         assert_eq!(question(0, &[0.5, 0.4], &[1.0, 1.0], None, 77).rank_by(0.3), 77);
+        // By hand: of two that belong, the first and the third of three.
+        let two = Question { belongs: vec![true, false, true], n_belong: 2, ..question(0, &[0.9, 0.8, 0.7], &[0.0; 3], None, 0) };
+        assert!((two.ndcg_by(0.0) - (1.0 + 0.5) / (1.0 + 1.0 / 3f64.log2())).abs() < 1e-9);
     }
 
     #[test]

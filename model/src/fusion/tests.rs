@@ -5,7 +5,7 @@ use half::f16;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::*;
+use super::{folded::Folded, *};
 use crate::learn::{layers::Pass, parameters::Parameter};
 
 const N_TOKENS: usize = 4;
@@ -20,6 +20,7 @@ fn world(n_images: usize, seed: u64) -> Pairs {
         images: Items { dim: DIM, n_tokens: N_TOKENS, token_dim: TOKEN_DIM, ..Items::default() },
         texts: Items { dim: DIM, n_tokens: N_TOKENS, token_dim: TOKEN_DIM, ..Items::default() },
         owner_of: (0..n_images).collect(),
+        joined: vec![false; n_images],
     };
     for _ in 0..n_images {
         let mut things = [0, 1, 2, 3];
@@ -73,7 +74,7 @@ fn a_network_starts_near_the_cosine() {
         let pass = Pass::quiet(DType::F32);
         let network = network(kind, &pairs);
         let asked: Vec<(usize, usize)> = texts.iter().flat_map(|&t| (0..30).map(move |i| (t, i))).collect();
-        let (logits, added) = network.forward(&pairs.images, &pairs.texts, &asked, &pass).unwrap();
+        let (logits, added) = network.forward(&pairs.images, &pairs.texts, &asked, [&pass, &pass]).unwrap();
         let cosines = Tensor::from_vec(pairs.texts.cosines(&texts, &pairs.images, &texts), 900, &Device::Cpu).unwrap();
         let wanted = ((cosines * 20.0).unwrap() - 10.0).unwrap();
         let far = ((logits - wanted).unwrap() - &added).unwrap().abs().unwrap().max_all().unwrap();
@@ -90,7 +91,8 @@ fn frevl_has_shares_of_one_and_others_do_not() {
     let asked: Vec<(usize, usize)> = (0..20).map(|at| (at, (at * 3) % 20)).collect();
     let moved = |kind: Kind| -> Vec<String> {
         let network = network(kind, &pairs);
-        let (logits, _) = network.forward(&pairs.images, &pairs.texts, &asked, &Pass::quiet(DType::F32)).unwrap();
+        let quiet = Pass::quiet(DType::F32);
+        let (logits, _) = network.forward(&pairs.images, &pairs.texts, &asked, [&quiet, &quiet]).unwrap();
         let slopes = logits.sqr().unwrap().sum_all().unwrap().backward().unwrap();
         let moves = |p: &&Parameter| {
             slopes
@@ -119,10 +121,10 @@ fn tokens_teach_what_no_vector_says() {
         (plan.n_lists, plan.list_length, plan.dropout, plan.recipe.rate) = (16, 8, 0.0, 4e-3);
         (plan.evaluate_every, plan.losses.regularisation) = (100, 0.0);
         let options =
-            Options { plan: &plan, pairs: &pairs, train: &train_images, held_out: &held_out, device: &Device::Cpu };
-        let (network, _) = train(&options, &mut |_| ()).unwrap();
+            Options { plan: &plan, pairs: &pairs, train: &train_images, held_out: &held_out, device: crate::Device::Cpu, checkpoint: None };
+        let (network, _) = train(&options, &mut |_| ()).unwrap().unwrap();
         let ask = |direction| {
-            let asked = Reranking::ask(&network, &pairs, direction, &held_out, &held_out, 60).unwrap();
+            let asked = Reranking::ask(&network, &pairs, &Cosines::of(&pairs), direction, &held_out, &held_out, 60).unwrap();
             asked.gain(&Weights::default(), 5, 1)
         };
         (ask(Direction::TextToImage), ask(Direction::ImageToText))
@@ -142,7 +144,7 @@ fn what_cannot_be_learnt_from_is_refused() {
     let images: Vec<usize> = (0..40).collect();
     let plan = Plan::new(Kind::Mlp, 3, 1);
     let error = |plan: &Plan, pairs: &Pairs, train_images: &[usize], held_out: &[usize]| {
-        let options = Options { plan, pairs, train: train_images, held_out, device: &Device::Cpu };
+        let options = Options { plan, pairs, train: train_images, held_out, device: crate::Device::Cpu, checkpoint: None };
         train(&options, &mut |_| ()).err().unwrap().to_string()
     };
     let check = |received: String, expected: &str| assert!(received.contains(expected), "{received}");
@@ -162,27 +164,70 @@ fn what_cannot_be_learnt_from_is_refused() {
 
 #[test]
 fn a_network_is_read_as_it_was_written() {
-    let (pairs, dir) = (world(8, 7), tempfile::tempdir().unwrap());
+    let (pairs, name) = (world(8, 7), std::path::Path::new("reranker.1"));
     let asked: Vec<(usize, usize)> = (0..8).map(|at| (at, (at + 1) % 8)).collect();
     for kind in Kind::ALL {
         let network = network(kind, &pairs);
-        let path = dir.path().join(kind.name());
-        network.write(&path).unwrap();
-        let read = Network::read(&path, &Device::Cpu).unwrap();
+        let read = Network::of_bytes(&network.bytes().unwrap(), name, crate::Device::Cpu).unwrap();
         assert_eq!((read.kind(), read.shape(), read.n_parameters()), (kind, network.shape(), network.n_parameters()));
         let score = |network: &Network| network.score(&pairs.images, &pairs.texts, &asked).unwrap();
         assert_eq!(score(&read), score(&network));
     }
-    let path = dir.path().join("mlp");
-    let whole = std::fs::read(&path).unwrap();
-    std::fs::write(&path, &whole[..whole.len() - 9]).unwrap();
-    assert!(Network::read(&path, &Device::Cpu).is_err());
     let broken = network(Kind::Mlp, &pairs);
-    broken.parameters[0]
-        .var
-        .set(&Tensor::full(f32::NAN, broken.parameters[0].var.dims(), &Device::Cpu).unwrap())
-        .unwrap();
-    broken.write(&path).unwrap();
-    let error = Network::read(&path, &Device::Cpu).err().unwrap().to_string();
-    assert!(error.contains("image.vector.weight: expected finite numbers"), "{error}");
+    let whole = broken.bytes().unwrap();
+    assert!(Network::of_bytes(&whole[..whole.len() - 9], name, crate::Device::Cpu).is_err());
+    let nan = Tensor::full(f32::NAN, broken.parameters[0].var.dims(), &Device::Cpu).unwrap();
+    broken.parameters[0].var.set(&nan).unwrap();
+    let error = Network::of_bytes(&broken.bytes().unwrap(), name, crate::Device::Cpu).err().unwrap().to_string();
+    assert!(error.contains("reranker.1") && error.contains("image.vector.weight: expected finite numbers"), "{error}");
+}
+
+#[test]
+fn a_run_that_was_stopped_goes_on_to_the_bit() {
+    let (pairs, dir) = (world(120, 9), tempfile::tempdir().unwrap());
+    let (train_images, held_out): (Vec<usize>, Vec<usize>) = ((0..100).collect(), (100..120).collect());
+    let mut plan = Plan::new(Kind::FacetFusionOneWay, 12, 3);
+    (plan.sizes, plan.n_lists, plan.list_length, plan.evaluate_every) = (sizes(), 4, 4, 5);
+    let path = dir.path().join("run");
+    let run = |plan: &Plan, stop_after: Option<u64>, resume: bool| {
+        let checkpoint = Checkpoint { path: &path, every: 100, resume, stop_after };
+        let (pairs, device) = (&pairs, crate::Device::Cpu);
+        let options = Options { plan, pairs, train: &train_images, held_out: &held_out, device, checkpoint: Some(checkpoint) };
+        let mut steps = Vec::new();
+        train(&options, &mut |progress| steps.push(progress.step)).map(|learnt| (learnt, steps))
+    };
+    let (whole, _) = run(&plan, None, false).unwrap();
+    assert!(run(&plan, Some(7), false).unwrap().0.is_none());
+    let (resumed, steps) = run(&plan, None, true).unwrap();
+    assert_eq!(steps, [8, 9, 10, 11, 12]);
+    let ((whole, at), (resumed, again)) = (whole.unwrap(), resumed.unwrap());
+    assert_eq!((whole.bytes().unwrap(), at), (resumed.bytes().unwrap(), again));
+    plan.seed = 4;
+    let error = run(&plan, None, true).err().unwrap().to_string();
+    assert!(error.contains("made with other settings"), "{error}");
+}
+
+#[test]
+fn what_is_folded_scores_the_same() {
+    let mut pairs = world(40, 8);
+    pairs.images.extra_dim = 5;
+    pairs.images.extra = (0..40 * 5).map(|at| (at * 7 % 13) as f32 * 0.3).collect();
+    let asked: Vec<(usize, usize)> = (0..40).flat_map(|text| (0..40).map(move |image| (text, image))).collect();
+    let all: Vec<usize> = (0..40).collect();
+    for kind in Kind::ALL {
+        let network = network(kind, &pairs);
+        network.measure(&pairs.images, &all).unwrap();
+        // No number stays at its first value, so that a term that is left out is seen.
+        let mut rng = ChaCha8Rng::seed_from_u64(3);
+        for parameter in network.parameters.iter().filter(|p| !p.name.contains("extra_")) {
+            let values: Vec<f32> =
+                (0..parameter.var.elem_count()).map(|_| rng.random_range(-0.1..0.1)).collect();
+            let moved = Tensor::from_vec(values, parameter.var.dims(), &Device::Cpu).unwrap();
+            parameter.var.set(&(parameter.var.as_tensor() + moved).unwrap()).unwrap();
+        }
+        let expected = network.score(&pairs.images, &pairs.texts, &asked).unwrap();
+        let received = Folded::new(&network).unwrap().score(&pairs.images, &pairs.texts, &asked).unwrap();
+        let far = expected.iter().zip(&received).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(far < 1e-4, "{kind:?}: {far}");
+    }
 }

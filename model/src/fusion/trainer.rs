@@ -1,21 +1,20 @@
 //! Lists, loss, gradients, weights: how a network learns from pairs.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
-use candle_core::{DType, Device, Result, Tensor};
-use rand::{Rng, SeedableRng};
+use candle_core::{DType, Result, Tensor};
+use rand::{Rng, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
-use super::{
-    Direction, Kind, Network, Pairs, Reranking, Shape, Sizes, Weights,
-    lists::{Nearest, draw},
-    loss::Losses,
-};
+use super::{Cosines, Direction, Kind, Network, Pairs, Reranking, Shape, Sizes, Weights, lists::Nearest, loss::Losses};
 use crate::{
     Error,
     learn::{
         layers::Pass,
-        optimizer::{AdamW, Recipe},
+        optimizer::{AdamW, Recipe, follow},
     },
 };
 
@@ -32,34 +31,50 @@ pub struct Plan {
     pub list_length: usize,
     /// The others are drawn from so many nearest ones.
     pub n_nearest: usize,
+    /// A query is asked only if fewer others stand before its own one: a re-ranker sees no other.
+    pub within: usize,
     /// Share of lists in which an image looks for its text.
     pub image_to_text: f64,
+    /// Share of lists of texts that ask with all texts of an image in one.
+    pub joined: f64,
     pub dropout: f32,
+    /// Of what comes in of images.
+    pub image_dropout: f32,
+    /// What a running mean of the weights keeps of itself a step; the mean is what is judged and kept.
+    pub mean_kept: f32,
     /// Longest that all gradients together may be.
     pub clip: f64,
     /// Steps between looks at the held-out images; the best network by R@1 of them is kept.
     pub evaluate_every: u64,
+    /// Held-out texts that are looked at.
+    pub n_questions: usize,
     /// Looks without anything better before the end.
     pub patience: usize,
 }
 
 impl Plan {
     pub fn new(kind: Kind, n_steps: u64, seed: u64) -> Plan {
-        let recipe = Recipe { rate: 1e-3, betas: [0.9, 0.98], decay: 0.05, n_warm_up: 50, ..Recipe::flame(n_steps) };
+        let n_warm_up = 50.min(n_steps);
+        let recipe = Recipe { rate: 1e-3, betas: [0.9, 0.98], decay: 0.05, n_warm_up, ..Recipe::flame(n_steps) };
         Plan {
             kind,
             sizes: Sizes::default(),
             seed,
             recipe,
             losses: Losses::default(),
-            n_lists: 32,
+            n_lists: 64,
             list_length: 16,
-            n_nearest: 60,
-            image_to_text: 0.25,
-            dropout: 0.2,
+            n_nearest: 50,
+            within: 55,
+            image_to_text: 0.0,
+            joined: 0.35,
+            dropout: 0.3,
+            image_dropout: 0.4,
+            mean_kept: 0.995,
             clip: 1.0,
-            evaluate_every: 100,
-            patience: 5,
+            evaluate_every: 150,
+            n_questions: 2000,
+            patience: 6,
         }
     }
 }
@@ -70,7 +85,19 @@ pub struct Options<'a> {
     pub pairs: &'a Pairs,
     pub train: &'a [usize],
     pub held_out: &'a [usize],
-    pub device: &'a Device,
+    pub device: crate::Device,
+    pub checkpoint: Option<Checkpoint<'a>>,
+}
+
+/// Where a run is kept, so that it can go on after a stop.
+#[derive(Clone, Copy, Debug)]
+pub struct Checkpoint<'a> {
+    pub path: &'a Path,
+    pub every: u64,
+    /// Go on from what is there; `Error::BadFile` if it is of other settings or data.
+    pub resume: bool,
+    /// Ends the run after so many steps, as a stop would.
+    pub stop_after: Option<u64>,
 }
 
 /// After each step.
@@ -90,57 +117,126 @@ const N_CANDIDATES: usize = 50;
 /// Fewer pairs teach nothing.
 const MIN_PAIRS: usize = 16;
 
-/// The network that found most of the held-out ones, and the step it was taken at. `Error::BadPairs` if there is nothing to learn from or
-/// the loss is no number.
-pub fn train(options: &Options, report: &mut dyn FnMut(&Progress)) -> crate::Result<(Network, u64)> {
-    let Options { plan, pairs, device, .. } = *options;
-    check(options).map_err(|detail| Error::BadPairs { detail })?;
-    let texts_of = pairs.texts_of();
-    let of = |images: &[usize]| images.iter().flat_map(|&image| &texts_of[image]).copied().collect::<Vec<usize>>();
-    let (train_texts, held_out_texts) = (of(options.train), of(options.held_out));
-    let described: Vec<usize> = options.train.iter().copied().filter(|&image| !texts_of[image].is_empty()).collect();
-    let nearest = Nearest::mine(pairs, options.train, &train_texts, plan.n_nearest);
+/// All that changes while a network learns.
+pub(super) struct Run {
+    pub network: Network,
+    /// The running mean of its weights.
+    pub mean: Network,
+    pub optimizer: AdamW,
+    pub best: Best,
+    /// Looks since the best one.
+    pub n_worse: usize,
+    /// Steps taken.
+    pub step: u64,
+}
 
-    let shape = Shape::of(&pairs.images, &pairs.texts);
-    let network = Network::new(plan.kind, &shape, &plan.sizes, plan.seed, device)?;
-    let mut optimizer = AdamW::new(&network.parameters)?;
-    let mut rng = ChaCha8Rng::seed_from_u64(plan.seed);
-    let (mut best, mut n_worse) = (Best::none(), 0);
+/// The network that found most of the held-out ones, and the step it was taken at; none if it was stopped before the end. `Error::BadPairs` if
+/// there is nothing to learn from or the loss is no number.
+pub fn train(options: &Options, report: &mut dyn FnMut(&Progress)) -> crate::Result<Option<(Network, u64)>> {
+    let Options { plan, pairs, checkpoint, .. } = *options;
+    let bad = |detail: String| Error::BadPairs { detail };
+    check(options).map_err(bad)?;
+    let draws = Draws::new(options).map_err(bad)?;
+    let questions = questions(options);
+    let mut run = Run::new(options)?;
+    let data = checkpoint.map(|_| fingerprint(options)).unwrap_or_default();
+    if let Some(checkpoint) = checkpoint.filter(|checkpoint| checkpoint.resume) {
+        run.read(checkpoint.path, plan, &data)?;
+    }
     let start = Instant::now();
-    for step in 0..plan.recipe.n_steps {
-        let draws = Draws { pairs, texts_of: &texts_of, nearest: &nearest, texts: &train_texts, images: &described };
-        let list = draws.lists(plan, &mut rng);
-        let pass = Pass::noisy(DType::F32, plan.dropout, plan.seed, step);
-        let (logits, added) = network.forward(&pairs.images, &pairs.texts, &list, &pass)?;
-        let shape = (plan.n_lists, plan.list_length);
-        let logits = logits.reshape(shape)?;
-        let loss = plan.losses.of(&logits, &added)?;
-        let value = loss.to_scalar::<f32>()?;
-        if !value.is_finite() {
-            return Err(Error::BadPairs { detail: format!("step {step}: the loss is no number; hint: a lower rate") });
-        }
-        let mut slopes = loss.backward()?;
-        let gradients: Vec<Option<Tensor>> =
-            network.parameters.iter().map(|p| slopes.remove(p.var.as_tensor())).collect();
-        let unscale = clipped(&gradients, plan.clip)?;
-        optimizer.step(&network.parameters, &gradients, &plan.recipe, step, unscale)?;
-
-        let looks = plan.evaluate_every > 0 && (step + 1).is_multiple_of(plan.evaluate_every);
-        let held_out = if looks || step + 1 == plan.recipe.n_steps {
-            let found = look(&network, pairs, &held_out_texts, options.held_out)?;
-            n_worse = if best.offer(&network, found[1], step + 1)? { 0 } else { n_worse + 1 };
-            Some(found)
-        } else {
-            None
-        };
-        let accuracy = first_of(&logits)?;
-        report(&Progress { step: step + 1, loss: value, accuracy, held_out, elapsed: start.elapsed() });
-        if n_worse > plan.patience {
-            break;
+    let is_over = |run: &Run| run.step >= plan.recipe.n_steps || run.n_worse > plan.patience;
+    while !is_over(&run) {
+        let (loss, accuracy) = one_step(&run.network, &mut run.optimizer, &draws, plan, run.step)?;
+        // Early on the first weights would weigh too much.
+        let kept = plan.mean_kept.min((run.step + 1) as f32 / (run.step + 10) as f32);
+        run.mean.follow(&run.network, kept)?;
+        run.step += 1;
+        let looks = plan.evaluate_every > 0 && run.step.is_multiple_of(plan.evaluate_every);
+        let held_out = (looks || run.step == plan.recipe.n_steps)
+            .then(|| run.look(pairs, &questions, options.held_out))
+            .transpose()?;
+        report(&Progress { step: run.step, loss, accuracy, held_out, elapsed: start.elapsed() });
+        if let Some(Checkpoint { path, every, stop_after, .. }) = checkpoint {
+            let is_stopped = stop_after == Some(run.step) && !is_over(&run);
+            if is_stopped || run.step.is_multiple_of(every.max(1)) {
+                run.write(path, plan, &data)?;
+            }
+            if is_stopped {
+                return Ok(None);
+            }
         }
     }
-    let step = best.restore(&network)?;
-    Ok((network, step))
+    let step = run.best.restore(&run.mean)?;
+    Ok(Some((run.mean, step)))
+}
+
+impl Run {
+    fn new(options: &Options) -> crate::Result<Run> {
+        let Options { plan, pairs, device, .. } = *options;
+        let shape = Shape::of(&pairs.images, &pairs.texts);
+        let network = Network::new(plan.kind, &shape, &plan.sizes, plan.seed, &crate::device::open(device)?)?;
+        network.measure(&pairs.images, options.train)?;
+        let (mean, optimizer) = (network.copy()?, AdamW::new(&network.parameters)?);
+        Ok(Run { network, mean, optimizer, best: Best::none(), n_worse: 0, step: 0 })
+    }
+
+    /// R@1 by cosine and re-ranked; keeps the weights if they are the best.
+    fn look(&mut self, pairs: &Pairs, texts: &[usize], images: &[usize]) -> crate::Result<[f64; 2]> {
+        let base = Cosines::of(pairs);
+        let scorer = self.mean.scorer()?;
+        let ask = Direction::TextToImage;
+        let reranking = Reranking::ask(scorer.as_ref(), pairs, &base, ask, texts, images, N_CANDIDATES)?;
+        let found = reranking.found(reranking.best_weight(&Weights::default()));
+        self.n_worse = if self.best.offer(&self.mean, found.at_1, self.step)? { 0 } else { self.n_worse + 1 };
+        Ok([reranking.found(0.0).at_1, found.at_1])
+    }
+}
+
+/// What is learnt from, so that no run goes on with something else.
+fn fingerprint(options: &Options) -> String {
+    let Pairs { images, texts, owner_of, joined } = options.pairs;
+    let mut hasher = blake3::Hasher::new();
+    for items in [images, texts] {
+        hasher.update(bytemuck::cast_slice(&items.vectors)).update(bytemuck::cast_slice(&items.extra));
+        hasher.update(bytemuck::cast_slice(&items.tokens.iter().map(|x| x.to_bits()).collect::<Vec<u16>>()));
+    }
+    for places in [owner_of.as_slice(), options.train, options.held_out] {
+        hasher.update(&(places.len() as u64).to_le_bytes());
+        for &place in places {
+            hasher.update(&(place as u64).to_le_bytes());
+        }
+    }
+    hasher.update(&joined.iter().map(|&is_joined| u8::from(is_joined)).collect::<Vec<u8>>());
+    hasher.finalize().to_hex().to_string()
+}
+
+/// Moves the weights once; loss and accuracy of the lists before.
+fn one_step(
+    network: &Network,
+    optimizer: &mut AdamW,
+    draws: &Draws,
+    plan: &Plan,
+    step: u64,
+) -> crate::Result<(f32, f32)> {
+    let mut rng = ChaCha8Rng::seed_from_u64(plan.seed);
+    rng.set_stream(step);
+    let list = draws.lists(plan, &mut rng);
+    let pass = Pass::noisy(DType::F32, plan.dropout, plan.seed, 2 * step);
+    let of_images = Pass::noisy(DType::F32, plan.image_dropout, plan.seed, 2 * step + 1);
+    let Pairs { images, texts, .. } = draws.pairs;
+    let (logits, added) = network.forward(images, texts, &list, [&pass, &of_images])?;
+    let logits = logits.reshape((plan.n_lists, plan.list_length))?;
+    let loss = plan.losses.of(&logits, &added)?;
+    let value = loss.to_scalar::<f32>()?;
+    if !value.is_finite() {
+        return Err(Error::BadPairs { detail: format!("step {step}: the loss is no number; hint: a lower rate") });
+    }
+    let mut slopes = loss.backward()?;
+    let gradients: Vec<Option<Tensor>> =
+        network.parameters.iter().map(|p| slopes.remove(p.var.as_tensor())).collect();
+    let unscale = clipped(&gradients, plan.clip)?;
+    optimizer.step(&network.parameters, &gradients, &plan.recipe, step, unscale)?;
+    Ok((value, first_of(&logits)?))
 }
 
 fn check(options: &Options) -> std::result::Result<(), String> {
@@ -154,12 +250,13 @@ fn check(options: &Options) -> std::result::Result<(), String> {
         ));
     }
     let n_images = pairs.images.n();
-    if train.iter().chain(held_out).any(|&image| image >= n_images) || train.iter().any(|at| held_out.contains(at)) {
+    let is_held_out = marked(held_out, n_images);
+    if train.iter().any(|&image| image >= n_images || is_held_out[image]) {
         return Err("expected images either to learn from or to hold out".to_owned());
     }
     let of = |images: &[usize]| {
-        let is_in: std::collections::HashSet<usize> = images.iter().copied().collect();
-        pairs.owner_of.iter().filter(|image| is_in.contains(image)).count()
+        let is_in = marked(images, n_images);
+        pairs.owner_of.iter().filter(|&&image| is_in[image]).count()
     };
     let (n_train, n_held_out) = (of(train), of(held_out));
     if n_train < MIN_PAIRS || train.len() < 2 || n_held_out == 0 {
@@ -172,36 +269,93 @@ fn check(options: &Options) -> std::result::Result<(), String> {
     Ok(())
 }
 
+/// Which of `n` are named; what is past them is not.
+fn marked(named: &[usize], n: usize) -> Vec<bool> {
+    let mut marks = vec![false; n];
+    named.iter().filter(|&&at| at < n).for_each(|&at| marks[at] = true);
+    marks
+}
+
+/// Texts of the held-out images, some of them if there are many, in an order that the seed gives.
+fn questions(options: &Options) -> Vec<usize> {
+    let Options { plan, pairs, held_out, .. } = *options;
+    let is_held_out = marked(held_out, pairs.images.n());
+    let mut texts: Vec<usize> = (0..pairs.owner_of.len()).filter(|&text| is_held_out[pairs.owner_of[text]]).collect();
+    texts.shuffle(&mut ChaCha8Rng::seed_from_u64(plan.seed));
+    texts.truncate(plan.n_questions.max(1));
+    texts
+}
+
 /// What lists are drawn from.
 struct Draws<'a> {
     pairs: &'a Pairs,
-    texts_of: &'a [Vec<usize>],
-    nearest: &'a Nearest,
-    /// Those to learn from.
-    texts: &'a [usize],
-    images: &'a [usize],
+    images_of: Nearest,
+    /// Of those that are asked: texts as they are, and all of an image's in one.
+    single: Vec<usize>,
+    joined: Vec<usize>,
+    texts_of: Option<Nearest>,
+    /// The texts of each image, without those that join others.
+    own: Vec<Vec<usize>>,
 }
 
-impl Draws<'_> {
+impl<'a> Draws<'a> {
+    fn new(options: &Options<'a>) -> std::result::Result<Draws<'a>, String> {
+        let Options { plan, pairs, train, .. } = *options;
+        let is_train = marked(train, pairs.images.n());
+        let texts: Vec<usize> = (0..pairs.owner_of.len()).filter(|&text| is_train[pairs.owner_of[text]]).collect();
+        let images_of = Nearest::images_of(pairs, &texts, train, plan.n_nearest, plan.within);
+        if images_of.asked.is_empty() {
+            return Err(format!(
+                "expected texts whose own image is among the nearest {}, received none of {}: no re-ranker would see it",
+                plan.within,
+                texts.len()
+            ));
+        }
+        let (joined, single): (Vec<usize>, Vec<usize>) = images_of.asked.iter().partition(|&&text| pairs.joined[text]);
+        let texts: Vec<usize> = texts.into_iter().filter(|&text| !pairs.joined[text]).collect();
+        let mut own = vec![Vec::new(); pairs.images.n()];
+        texts.iter().for_each(|&text| own[pairs.owner_of[text]].push(text));
+        let texts_of = (plan.image_to_text > 0.0)
+            .then(|| Nearest::texts_of(pairs, train, &texts, plan.n_nearest, plan.within))
+            .filter(|nearest| !nearest.asked.is_empty());
+        Ok(Draws { pairs, images_of, single, joined, texts_of, own })
+    }
+
     /// (text, image) pairs, list after list, in each the one that belongs first.
     fn lists(&self, plan: &Plan, rng: &mut ChaCha8Rng) -> Vec<(usize, usize)> {
         let mut pairs = Vec::with_capacity(plan.n_lists * plan.list_length);
         for _ in 0..plan.n_lists {
-            if rng.random_bool(plan.image_to_text) {
-                let image = self.images[rng.random_range(0..self.images.len())];
-                let own = &self.texts_of[image];
-                pairs.push((own[rng.random_range(0..own.len())], image));
-                let others = draw(&self.nearest.texts_of[image], plan.list_length - 1, rng);
-                pairs.extend(others.into_iter().map(|text| (text, image)));
-            } else {
-                let text = self.texts[rng.random_range(0..self.texts.len())];
-                pairs.push((text, self.pairs.owner_of[text]));
-                let others = draw(&self.nearest.images_of[text], plan.list_length - 1, rng);
-                pairs.extend(others.into_iter().map(|image| (text, image)));
+            match &self.texts_of {
+                Some(texts_of) if rng.random_bool(plan.image_to_text) => {
+                    let image = pick(&texts_of.asked, rng);
+                    pairs.push((pick(&self.own[image], rng), image));
+                    let others = texts_of.draw(image, plan.list_length - 1, rng);
+                    pairs.extend(others.into_iter().map(|text| (text, image)));
+                }
+                _ => {
+                    let text = pick(self.kind_of_text(plan, rng), rng);
+                    pairs.push((text, self.pairs.owner_of[text]));
+                    let others = self.images_of.draw(text, plan.list_length - 1, rng);
+                    pairs.extend(others.into_iter().map(|image| (text, image)));
+                }
             }
         }
         pairs
     }
+
+    fn kind_of_text(&self, plan: &Plan, rng: &mut ChaCha8Rng) -> &[usize] {
+        let wants_joined = rng.random_bool(plan.joined);
+        match (self.single.is_empty(), self.joined.is_empty()) {
+            (false, true) => &self.single,
+            (true, _) => &self.joined,
+            _ if wants_joined => &self.joined,
+            _ => &self.single,
+        }
+    }
+}
+
+fn pick(from: &[usize], rng: &mut ChaCha8Rng) -> usize {
+    from[rng.random_range(0..from.len())]
 }
 
 /// What makes all gradients together no longer than `longest`.
@@ -219,17 +373,29 @@ fn first_of(logits: &Tensor) -> Result<f32> {
     Ok(highest.iter().filter(|&&at| at == 0).count() as f32 / highest.len() as f32)
 }
 
-fn look(network: &Network, pairs: &Pairs, texts: &[usize], images: &[usize]) -> Result<[f64; 2]> {
-    let reranking = Reranking::ask(network, pairs, Direction::TextToImage, texts, images, N_CANDIDATES)?;
-    let found = reranking.found(reranking.best_weight(&Weights::default()));
-    Ok([reranking.found(0.0).at_1, found.at_1])
+impl Network {
+    pub(super) fn copy(&self) -> Result<Network> {
+        let copy = Network::new(self.kind(), self.shape(), self.sizes(), 0, self.device())?;
+        copy.follow(self, 0.0)?;
+        Ok(copy)
+    }
+
+    /// Brings these weights nearer to others: they keep the share `kept` of what they were.
+    fn follow(&self, other: &Network, kept: f32) -> Result<()> {
+        for (mean, weights) in self.parameters.iter().zip(&other.parameters) {
+            let mut moved = mean.var.as_tensor().copy()?;
+            follow(&mut moved, weights.var.as_tensor(), kept)?;
+            mean.var.set(&moved)?;
+        }
+        Ok(())
+    }
 }
 
 /// The best weights so far.
-struct Best {
-    found: f64,
-    step: u64,
-    weights: Vec<Tensor>,
+pub(super) struct Best {
+    pub found: f64,
+    pub step: u64,
+    pub weights: Vec<Tensor>,
 }
 
 impl Best {

@@ -76,6 +76,13 @@ impl Linear {
         Ok(Linear { weight, bias: Some(make.constant(&format!("{name}_bias"), &[3 * dim], 0.0)?) })
     }
 
+    /// Weight (out, in) one row after another, bias (out), and n_in.
+    pub(crate) fn numbers(&self) -> Result<(Vec<f32>, Vec<f32>, usize)> {
+        let (n_out, n_in) = self.weight.dims2()?;
+        let bias = self.bias.as_ref().map_or(Ok(vec![0.0; n_out]), |bias| bias.to_vec1())?;
+        Ok((self.weight.flatten_all()?.to_vec1()?, bias, n_in))
+    }
+
     /// (.., in) to (.., out)
     pub(crate) fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
         let weight = cast(&self.weight, pass.dtype)?;
@@ -100,6 +107,11 @@ impl Norm {
     pub(crate) fn new(make: &mut Maker, name: &str, dim: usize) -> Result<Norm> {
         let gain = make.constant(&format!("{name}.weight"), &[dim], 1.0)?;
         Ok(Norm { gain, bias: make.constant(&format!("{name}.bias"), &[dim], 0.0)? })
+    }
+
+    /// Gain and bias.
+    pub(crate) fn numbers(&self) -> Result<(Vec<f32>, Vec<f32>)> {
+        Ok((self.gain.to_vec1()?, self.bias.to_vec1()?))
     }
 
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {

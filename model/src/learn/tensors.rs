@@ -2,25 +2,41 @@
 
 use std::{collections::HashMap, path::Path};
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor, WithDType};
 use safetensors::SafeTensors;
 
-use crate::{Error, Result, train::write_whole};
+use crate::{Error, Result, pair::is_finite, train::write_whole};
 
 /// Named tensors with a word about them, in one go: a crash leaves the old file or the new one.
-pub(crate) fn write_tensors(path: &Path, tensors: &[(String, Tensor)], (key, word): (&str, &str)) -> Result<()> {
+pub(crate) fn write_tensors(path: &Path, tensors: &[(String, Tensor)], about: (&str, &str)) -> Result<()> {
+    write_whole(path, &serialize(tensors, about).map_err(|detail| bad(path, detail))?)
+}
+
+pub(crate) fn serialize(
+    tensors: &[(String, Tensor)],
+    (key, word): (&str, &str),
+) -> std::result::Result<Vec<u8>, String> {
     let named = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
     let metadata = HashMap::from([(key.to_owned(), word.to_owned())]);
-    let bytes = safetensors::serialize(named, Some(metadata)).map_err(|e| bad(path, e.to_string()))?;
-    write_whole(path, &bytes)
+    safetensors::serialize(named, Some(metadata)).map_err(|error| error.to_string())
 }
 
 pub(crate) fn read_tensors(path: &Path, key: &str, device: &Device) -> Result<(String, HashMap<String, Tensor>)> {
     let bytes = std::fs::read(path).map_err(|error| Error::Io { path: path.to_owned(), error })?;
-    let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| bad(path, e.to_string()))?;
+    parse_tensors(&bytes, path, key, device)
+}
+
+/// `path` is what errors call it.
+pub(crate) fn parse_tensors(
+    bytes: &[u8],
+    path: &Path,
+    key: &str,
+    device: &Device,
+) -> Result<(String, HashMap<String, Tensor>)> {
+    let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| bad(path, e.to_string()))?;
     let word = metadata.metadata().as_ref().and_then(|entries| entries.get(key)).cloned();
     let word = word.ok_or_else(|| bad(path, format!("expected a file of `firn train` with {key:?}")))?;
-    Ok((word, candle_core::safetensors::load_buffer(&bytes, device)?))
+    Ok((word, candle_core::safetensors::load_buffer(bytes, device)?))
 }
 
 /// A tensor of this shape.
@@ -36,6 +52,37 @@ pub(crate) fn take(tensors: &HashMap<String, Tensor>, name: &str, shape: &[usize
         Some(tensor) if tensor.dims() != shape => Err(wrong(format!("{:?}", tensor.dims()))),
         Some(tensor) => Ok(tensor.clone()),
     }
+}
+
+/// The numbers of a tensor of this shape and kind.
+pub(crate) fn numbers<T: WithDType>(
+    tensors: &HashMap<String, Tensor>,
+    name: &str,
+    shape: &[usize],
+    path: &Path,
+) -> Result<Vec<T>> {
+    Ok(of_kind(take(tensors, name, shape, path)?, T::DTYPE, name, path)?.flatten_all()?.to_vec1()?)
+}
+
+/// A tensor of this shape, in f32, all of whose numbers are finite.
+pub(crate) fn weights(tensors: &HashMap<String, Tensor>, name: &str, shape: &[usize], path: &Path) -> Result<Tensor> {
+    let tensor = of_kind(take(tensors, name, shape, path)?, DType::F32, name, path)?;
+    match is_finite(&tensor)? {
+        true => Ok(tensor),
+        false => Err(bad(path, format!("{name}: expected finite numbers, received NaN or infinity"))),
+    }
+}
+
+fn of_kind(tensor: Tensor, expected: DType, name: &str, path: &Path) -> Result<Tensor> {
+    if tensor.dtype() == expected {
+        return Ok(tensor);
+    }
+    Err(Error::WrongTensor {
+        file: path.to_owned(),
+        tensor: name.to_owned(),
+        expected: format!("{expected:?}"),
+        received: format!("{:?}", tensor.dtype()),
+    })
 }
 
 fn bad(path: &Path, detail: String) -> Error {

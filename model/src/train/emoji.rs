@@ -79,7 +79,7 @@ impl Text {
 fn lines<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<Vec<T>> {
     let file = open(path)?;
     let reader: Box<dyn Read> = match path.extension() {
-        Some(extension) if extension == "gz" => Box::new(flate2::read::GzDecoder::new(file)),
+        Some(extension) if extension == "gz" => Box::new(flate2::read::MultiGzDecoder::new(file)),
         _ => Box::new(file),
     };
     let mut rows = Vec::new();

@@ -26,21 +26,28 @@ pub(super) fn gathered(paths: &[PathBuf], out: &Path) -> anyhow::Result<Option<P
         _ => {}
     }
     let mut all = BTreeMap::new();
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     for folder in paths {
         Usage::unless(folder.join(MANIFEST).is_file(), || {
             format!("--facets: several must be folders of firn embed, received {}", folder.display())
         })?;
-        add(folder, &mut all)?;
+        for id in add(folder, &mut all)? {
+            *counts.entry(id).or_default() += 1;
+        }
+    }
+    if let Some((id, n)) = counts.iter().find(|(_, n)| **n != paths.len()) {
+        let expected = format!("expected facets of each id in all {} folders", paths.len());
+        return Err(Usage(format!("--facets: {expected}, received those of {id} in {n}")).into());
     }
     let path = out.join(GATHERED_FILE);
     align::write_facets(&path, &all)?;
     Ok(Some(path))
 }
 
-/// The facets of each text, or its embedding where none were kept.
-fn add(folder: &Path, all: &mut BTreeMap<String, FacetRows>) -> anyhow::Result<()> {
+/// The facets of each text, or its embedding where none were kept; gives the ids.
+fn add(folder: &Path, all: &mut BTreeMap<String, FacetRows>) -> anyhow::Result<Vec<String>> {
     let source = Source::open(folder, &SourceOptions::default())?;
-    let before: usize = all.values().map(|rows| rows.values.len()).sum();
+    let mut ids = Vec::new();
     for item in source.items {
         let mut item =
             item.map_err(|skipped| Usage(format!("{}: {}: {}", folder.display(), skipped.name, skipped.fault)))?;
@@ -59,7 +66,8 @@ fn add(folder: &Path, all: &mut BTreeMap<String, FacetRows>) -> anyhow::Result<(
             )
         })?;
         rows.values.extend(values);
+        ids.push(id);
     }
-    let after: usize = all.values().map(|rows| rows.values.len()).sum();
-    Ok(Usage::unless(after > before, || format!("{}: expected embedded texts, received none", folder.display()))?)
+    Usage::unless(!ids.is_empty(), || format!("{}: expected embedded texts, received none", folder.display()))?;
+    Ok(ids)
 }

@@ -46,11 +46,26 @@ pub(super) fn run(args: &ProjectArgs, settings: &Settings) -> anyhow::Result<()>
         format!("--out: {} is there already, and would be taken for the tokens of these", tokens.display())
     })?;
     let vectors = align::project(&args.aligned, &images, settings.device)?;
+    check(&images, &vectors)?;
     write(&args.out, &images, &vectors).with_context(|| format!("--out {}", args.out.display()))?;
     let dim = vectors.first().map_or(0, Vec::len);
     match settings.json {
         true => println!("{}", serde_json::json!({ "images": vectors.len(), "dim": dim, "embeddings": args.out })),
         false => println!("{} images of {dim} numbers in {}", vectors.len(), args.out.display()),
+    }
+    Ok(())
+}
+
+/// Whether all can be ingested: vectors of some length, tokens that half precision holds.
+fn check(images: &FrozenImages, vectors: &[Vec<f32>]) -> anyhow::Result<()> {
+    let is_good = |vector: &Vec<f32>| vector.iter().all(|x| x.is_finite()) && vector.iter().any(|&x| x != 0.0);
+    if let Some(at) = vectors.iter().position(|vector| !is_good(vector)) {
+        bail!("image {:?}: its numbers are too large to be projected", images.ids()[at]);
+    }
+    let Some(tokens) = images.tokens() else { return Ok(()) };
+    if let Some(at) = tokens.iter().position(|&x| !f16::from_f32(x).is_finite()) {
+        let id = &images.ids()[at / (tokens.len() / images.ids().len())];
+        bail!("tokens of image {id:?}: expected numbers of at most 65504, received {}", tokens[at]);
     }
     Ok(())
 }

@@ -49,6 +49,7 @@ pub(super) fn run(args: &RidgeArgs, settings: &Settings) -> anyhow::Result<()> {
     let RidgeArgs { dim, penalty, features, folds, softening, held_out, .. } = *args;
     let plan = RidgePlan { dim, penalty, n_features: features, n_folds: folds, softening, held_out };
     plan.check().map_err(Usage)?;
+    Usage::unless(!args.images.is_given("--tokens"), || "--tokens: a ridge reads vectors alone".to_owned())?;
     let images = args.images.read()?.ok_or_else(|| Usage("--embeddings is missing".to_owned()))?;
     let started = Instant::now();
     let ridge = align::fit(&images, &args.captions, &plan, &args.out, &mut |said| eprintln!("{said}"))?;

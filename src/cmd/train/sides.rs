@@ -184,6 +184,15 @@ pub(super) fn refuse_ignored(args: &AlignArgs) -> Result<(), Usage> {
         ("--scenes", args.scenes, frozen.is_none()),
         ("--emoji", args.emoji.is_some(), frozen.is_none()),
         ("--decline", args.decline.is_some(), frozen.is_none()),
+        ("--dim", sides.dim.is_some(), frozen.is_some()),
+        ("--texts-per-image", sides.texts_per_image.is_some(), frozen.is_some()),
+        ("--first-scale", sides.first_scale.is_some(), frozen.is_some()),
+        ("--decay", sides.decay.is_some(), frozen.is_some()),
+        ("--accumulate", sides.accumulate.is_some(), frozen.is_some()),
+        ("--dropout", sides.dropout.is_some(), frozen.is_some()),
+        ("--word-dropout", sides.word_dropout.is_some(), frozen.is_some()),
+        ("--mean-kept", sides.mean_kept.is_some(), frozen.is_some()),
+        ("--precision", sides.precision.is_some(), frozen.is_some()),
     ] {
         Usage::unless(is_read || !is_given, || match frozen {
             Some(frozen) => format!("{flag}: not read with --frozen {}", name(frozen)),
@@ -407,6 +416,9 @@ fn measured(folder: &Path, data: &DataArgs, device: Device) -> anyhow::Result<Ve
         return Err(firn_model::Error::UnknownModel { name: folder.display().to_string() }.into());
     }
     if !folder.join(align::ALIGNED_FILE).is_file() {
+        for (flag, is_given) in [("--facets", !data.facets.is_empty()), ("--images", !data.images.is_empty())] {
+            Usage::unless(!is_given, || format!("{flag}: not read for texts against frozen images"))?;
+        }
         let missing = |flag: &str| Usage(format!("{flag} is missing: texts against frozen images need it"));
         let images = data.frozen_images.read()?.ok_or_else(|| missing("--embeddings"))?;
         let captions = data.captions.as_ref().ok_or_else(|| missing("--captions"))?;
@@ -418,7 +430,9 @@ fn measured(folder: &Path, data: &DataArgs, device: Device) -> anyhow::Result<Ve
         (_, TextPlan::Facets { .. }) => FrozenSide::Text,
         _ => FrozenSide::None,
     };
-    Ok(align::measure(&aligned, &sources(data, frozen, folder)?)?)
+    // What is gathered of several folders of facets goes nowhere near the run's own.
+    let gathered = tempfile::tempdir()?;
+    Ok(align::measure(&aligned, &sources(data, frozen, gathered.path())?)?)
 }
 
 fn cells(found: &align::Found) -> String {

@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor};
 use unicode_normalization::UnicodeNormalization;
 use unicode_segmentation::UnicodeSegmentation;
 
-use crate::{Error, Result, builtin::tokens::is_unspaced, learn::tensors::take};
+use crate::{Error, Result, builtin::tokens::is_unspaced, learn::tensors::numbers};
 
 /// Least captions that a word, or a pair, stands in to be counted.
 const MIN_WORD: u32 = 2;
@@ -141,9 +141,9 @@ impl Vocabulary {
 
     pub(super) fn from_tensors(tensors: &HashMap<String, Tensor>, path: &Path) -> Result<Vocabulary> {
         let n = tensors.get("features.hashes").map_or(0, Tensor::elem_count);
-        let hashes: Vec<i64> = take(tensors, "features.hashes", &[n], path)?.to_vec1()?;
+        let hashes: Vec<i64> = numbers(tensors, "features.hashes", &[n], path)?;
         let hashes: Vec<u64> = hashes.into_iter().map(|hash| hash as u64).collect();
-        let weights: Vec<f32> = take(tensors, "features.weights", &[n], path)?.to_vec1()?;
+        let weights: Vec<f32> = numbers(tensors, "features.weights", &[n], path)?;
         if hashes.is_empty() || !hashes.is_sorted() || weights.iter().any(|weight| !weight.is_finite()) {
             let detail = "features: expected hashes in rising order and finite weights".to_owned();
             return Err(Error::BadFile { file: path.to_owned(), detail });

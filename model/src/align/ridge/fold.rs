@@ -8,7 +8,7 @@ use half::f16;
 use super::halves;
 use crate::{
     Error, Result,
-    learn::tensors::{read_tensors, take, write_tensors},
+    learn::tensors::{numbers, read_tensors, write_tensors},
 };
 
 const KEY: &str = "firn.ridge.folds";
@@ -60,15 +60,15 @@ impl Folds {
     pub(super) fn read(path: &Path, n_folds: usize, (n, dim): (usize, usize)) -> Result<Folds> {
         let (_, tensors) = read_tensors(path, KEY, &Device::Cpu)?;
         let n_ids = tensors.get("ids.hashes").map_or(0, Tensor::elem_count);
-        let hashes: Vec<i64> = take(&tensors, "ids.hashes", &[n_ids], path)?.to_vec1()?;
-        let folds: Vec<u8> = take(&tensors, "ids.folds", &[n_ids], path)?.to_vec1()?;
+        let hashes: Vec<i64> = numbers(&tensors, "ids.hashes", &[n_ids], path)?;
+        let folds: Vec<u8> = numbers(&tensors, "ids.folds", &[n_ids], path)?;
         let ids: Vec<(u64, u8)> = hashes.into_iter().map(|hash| hash as u64).zip(folds).collect();
         if !ids.is_sorted() || ids.iter().any(|&(_, fold)| usize::from(fold) >= n_folds) {
             let detail = format!("ids: expected hashes in rising order, each of one of {n_folds} folds");
             return Err(Error::BadFile { file: path.to_owned(), detail });
         }
         let weights = (0..n_folds)
-            .map(|at| halves(&take(&tensors, &format!("weights.{at}"), &[n, dim], path)?, path))
+            .map(|at| halves(&tensors, &format!("weights.{at}"), &[n, dim], path))
             .collect::<Result<_>>()?;
         Ok(Folds { ids, weights })
     }

@@ -10,7 +10,7 @@ use super::RidgePlan;
 use crate::{
     Error, Result,
     align::{FrozenImages, facet_store::make_unit},
-    learn::tensors::take,
+    learn::tensors::numbers,
     product::{Product, View},
 };
 
@@ -97,7 +97,7 @@ impl Space {
     pub(super) fn from_tensors(tensors: &HashMap<String, Tensor>, dim: usize, path: &Path) -> Result<Space> {
         let dim_in = tensors.get("images.mean").map_or(0, Tensor::elem_count);
         let numbers = |name: &str, shape: &[usize]| -> Result<Vec<f32>> {
-            Ok(take(tensors, name, shape, path)?.flatten_all()?.to_vec1()?)
+            numbers(tensors, name, shape, path)
         };
         let space = Space { mean: numbers("images.mean", &[dim_in])?, axes: numbers("images.axes", &[dim_in, dim])? };
         if dim_in == 0 || space.mean.iter().chain(&space.axes).any(|x| !x.is_finite()) {

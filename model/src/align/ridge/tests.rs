@@ -82,14 +82,14 @@ fn texts_of_both_kinds_of_scripts_find_images_that_were_not_seen() {
     assert_eq!(rows.iter().map(|row| row.language.as_str()).collect::<Vec<_>>(), ["en", "zh"]);
     for row in rows {
         assert_eq!(row.n_images, 12);
-        assert!(row.text_to_image.at[2] > 0.9, "{row:?}");
+        assert!(row.text_to_image.at[0] > 0.8, "{row:?}");
     }
 }
 
 #[test]
 fn words_add_up_to_the_embedding_and_folds_have_not_seen_their_images() {
     let folder = tempfile::tempdir().unwrap();
-    let (_, ridge) = fitted(folder.path(), 3);
+    let (images, ridge) = fitted(folder.path(), 3);
     let line = Line::read("a red ball and a dog by the unheard-of", MAX_WORDS).unwrap();
     let parts = ridge.word_parts(&line, &ridge.weights);
     let mut sum = [0.0; 5];
@@ -110,6 +110,17 @@ fn words_add_up_to_the_embedding_and_folds_have_not_seen_their_images() {
     let of_folds: std::collections::BTreeSet<String> =
         (1..5).map(|at| format!("{:?}", unseen(&format!("i{at}"))[0].embedding)).collect();
     assert!(of_folds.len() > 1, "all in one fold");
+    // Each fold is what its neighbours alone teach: solved once more without it.
+    let all = captions::read(&folder.path().join("captions.jsonl")).unwrap();
+    let train = Train::of(&images, &all, ridge.plan());
+    let rows = Rows::new(train.lines.iter().map(|line| ridge.vocabulary.row(line)));
+    for (&at, &fold) in train.images.iter().zip(&train.fold_of_image) {
+        let is_other = |text: usize| train.fold_of[text] != fold && train.owner_of[text] != at;
+        let expected = solve::solve(&rows, &is_other, &ridge.space.of(&images), &train.owner_of, ridge.plan());
+        let received = ridge.folds().unwrap().unwrap().without(&images.ids()[at]).unwrap();
+        let far = expected.iter().zip(received).map(|(a, b)| (a.to_f32() - b.to_f32()).abs()).fold(0.0, f32::max);
+        assert!(far < 1e-2, "{at}: {far}");
+    }
     let path = folder.path().join("ridge").join(FOLDS_FILE);
     let bytes = std::fs::read(&path).unwrap();
     std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();

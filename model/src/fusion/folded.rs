@@ -1,0 +1,450 @@
+//! A network that serves on a CPU: flat f32, pairs in pieces over all cores, and everything folded at load time that can be, exactly.
+//!
+//! - Of one key the share is always 1: `W_o W_v` is one matrix, and query and key are gone (FrEVL on single vectors).
+//! - Gains and biases of norms, the scale of queries, first shares and the spread of extra numbers go into the next matrix.
+//! - What a side is before the first sum, and all keys and values of the one-way network, are made once an item, not once a pair.
+//!
+//! `network` says the same in candle's operations, and judges this in the tests.
+
+use candle_core::Result;
+use rayon::prelude::*;
+
+use super::{
+    Items, Kind, Network, Scorer,
+    matrix::Matrix,
+    network::{self, FIRST_SHARE, distinct},
+};
+use crate::{
+    flat::{Dense, activate, dot, softmax, standardise},
+    pair::Activation,
+    vector_unit::on_best_unit,
+};
+
+/// Pairs that one thread takes at a time.
+const PIECE: usize = 32;
+const EPSILON: f32 = 1e-5;
+
+pub(super) struct Folded {
+    kind: Kind,
+    dim: usize,
+    image: Side,
+    text: Side,
+    layers: Vec<Layer>,
+    head: Head,
+    /// Of the cosine.
+    scale: f32,
+    bias: f32,
+}
+
+/// Items of one side as the network first sees them.
+struct Seen {
+    /// (items, tokens, dim)
+    states: Vec<f32>,
+    n_tokens: usize,
+    /// (items, vector dim)
+    vectors: Vec<f32>,
+}
+
+/// A piece of pairs on its way.
+struct Piece<'a> {
+    pairs: &'a [(usize, usize)],
+    /// (pairs, tokens, dim)
+    text: Vec<f32>,
+    image: Vec<f32>,
+    n_text: usize,
+    n_image: usize,
+}
+
+impl Folded {
+    /// `network` has to be on the CPU.
+    pub(super) fn new(network: &Network) -> Result<Folded> {
+        let network::Parts { image, text, layers, head, log_scale, bias } = network.parts();
+        let n_heads = network.sizes().n_heads;
+        let dim = network.shape().dim;
+        Ok(Folded {
+            kind: network.kind(),
+            dim: network.sizes().dim,
+            image: Side::new(image, dim)?,
+            text: Side::new(text, dim)?,
+            layers: layers.iter().map(|layer| Layer::new(layer, n_heads)).collect::<Result<_>>()?,
+            head: Head::new(head, dim)?,
+            scale: log_scale.to_scalar::<f32>()?.exp(),
+            bias: bias.to_scalar::<f32>()?,
+        })
+    }
+
+    fn piece(&self, pairs: &[(usize, usize)], texts: &Seen, images: &Seen, keys: &[Vec<f32>]) -> Vec<f32> {
+        let mut piece = Piece {
+            pairs,
+            text: gather(&texts.states, texts.n_tokens * self.dim, pairs.iter().map(|pair| pair.0)),
+            image: gather(&images.states, images.n_tokens * self.dim, pairs.iter().map(|pair| pair.1)),
+            n_text: texts.n_tokens,
+            n_image: images.n_tokens,
+        };
+        match self.kind {
+            Kind::FacetFusionOneWay => {
+                for (layer, keys) in self.layers.iter().zip(keys) {
+                    layer.one_way(&mut piece, keys, self.dim);
+                }
+            }
+            _ => self.layers.iter().for_each(|layer| layer.both_ways(&mut piece, self.dim)),
+        }
+        let mut logits = self.head.forward(&piece, texts, images, self.scale, self.dim);
+        logits.iter_mut().for_each(|logit| *logit += self.bias);
+        logits
+    }
+}
+
+impl Scorer for Folded {
+    fn score(&self, images: &Items, texts: &Items, pairs: &[(usize, usize)]) -> crate::Result<Vec<f32>> {
+        let (text_at, of_text) = distinct(pairs.iter().map(|pair| pair.0));
+        let (image_at, of_image) = distinct(pairs.iter().map(|pair| pair.1));
+        let (texts, images) = (self.text.see(texts, &text_at), self.image.see(images, &image_at));
+        let keys: Vec<Vec<f32>> = match self.kind {
+            Kind::FacetFusionOneWay => self.layers.iter().map(|layer| layer.text.keys(&images.states)).collect(),
+            _ => Vec::new(),
+        };
+        let places: Vec<(usize, usize)> =
+            of_text.into_iter().zip(of_image).map(|(text, image)| (text as usize, image as usize)).collect();
+        let of_piece = |pairs: &[(usize, usize)]| self.piece(pairs, &texts, &images, &keys);
+        Ok(places.par_chunks(PIECE).flat_map_iter(of_piece).collect())
+    }
+}
+
+/// Rows by place, one after another.
+fn gather(rows: &[f32], width: usize, at: impl Iterator<Item = usize>) -> Vec<f32> {
+    at.flat_map(|at| &rows[at * width..][..width]).copied().collect()
+}
+
+struct Side {
+    vector: Dense,
+    extra: Option<Dense>,
+    gain: Vec<f32>,
+    bias: Vec<f32>,
+    tokens: Option<Tokens>,
+}
+
+struct Tokens {
+    dense: Dense,
+    gain: Vec<f32>,
+    /// (tokens, dim): the norm's bias and the place of each.
+    places: Vec<f32>,
+}
+
+impl Side {
+    fn new(side: &network::Side, vector_dim: usize) -> Result<Side> {
+        let (gain, bias) = side.pooled_norm.numbers()?;
+        let vector = Matrix::of(&side.pooled)?.with_inputs_times((vector_dim as f32).sqrt());
+        let extra = side.extra.as_ref().map(|extra| -> Result<Dense> {
+            let (mean, deviation) = (extra.mean.to_vec1::<f32>()?, extra.deviation.to_vec1::<f32>()?);
+            Ok(Matrix::of(&extra.linear)?.of_standardised(&mean, &deviation).dense())
+        });
+        let tokens = side.tokens.as_ref().map(|tokens| -> Result<Tokens> {
+            let (gain, bias) = tokens.norm.numbers()?;
+            let mut places = tokens.places.flatten_all()?.to_vec1::<f32>()?;
+            places.chunks_exact_mut(bias.len()).for_each(|row| row.iter_mut().zip(&bias).for_each(|(x, b)| *x += b));
+            Ok(Tokens { dense: Matrix::of(&tokens.linear)?.dense(), gain, places })
+        });
+        Ok(Side { vector: vector.dense(), extra: extra.transpose()?, gain, bias, tokens: tokens.transpose()? })
+    }
+
+    fn see(&self, items: &Items, at: &[usize]) -> Seen {
+        let vectors = gather(&items.vectors, items.dim, at.iter().copied());
+        let dim = self.vector.n_out;
+        let n_threads = rayon::current_num_threads();
+        let (mut raised, mut pooled) = (Vec::new(), Vec::new());
+        self.vector.forward(&vectors, &mut raised, n_threads);
+        if let Some(extra) = &self.extra {
+            extra.add(&gather(&items.extra, items.extra_dim, at.iter().copied()), &mut raised, n_threads);
+        }
+        activate(&mut raised, Activation::Gelu);
+        standardise(&raised, &mut pooled, dim, EPSILON);
+        for row in pooled.chunks_exact_mut(dim) {
+            row.iter_mut().zip(self.gain.iter().zip(&self.bias)).for_each(|(x, (gain, bias))| *x = *x * gain + bias);
+        }
+        let Some(tokens) = &self.tokens else { return Seen { states: pooled, n_tokens: 1, vectors } };
+        let of_tokens = tokens.see(items, at);
+        let n_tokens = 1 + items.n_tokens;
+        let mut states = Vec::with_capacity(at.len() * n_tokens * dim);
+        for (pooled, tokens) in pooled.chunks_exact(dim).zip(of_tokens.chunks_exact(items.n_tokens * dim)) {
+            states.extend_from_slice(pooled);
+            states.extend_from_slice(tokens);
+        }
+        Seen { states, n_tokens, vectors }
+    }
+}
+
+impl Tokens {
+    /// (items, tokens, dim)
+    fn see(&self, items: &Items, at: &[usize]) -> Vec<f32> {
+        let width = items.n_tokens * items.token_dim;
+        let of = |&at: &usize| items.tokens[at * width..][..width].iter().map(|x| x.to_f32());
+        let (mut standard, mut raised, mut normed) = (Vec::new(), Vec::new(), Vec::new());
+        standardise(&at.iter().flat_map(of).collect::<Vec<f32>>(), &mut standard, items.token_dim, EPSILON);
+        self.dense.forward(&standard, &mut raised, rayon::current_num_threads());
+        standardise(&raised, &mut normed, self.gain.len(), EPSILON);
+        for item in normed.chunks_exact_mut(self.places.len()) {
+            let gains = self.gain.iter().cycle();
+            item.iter_mut().zip(gains.zip(&self.places)).for_each(|(x, (gain, place))| *x = *x * gain + place);
+        }
+        normed
+    }
+}
+
+struct Layer {
+    text: Looking,
+    image: Option<Looking>,
+}
+
+/// One side looks at the other.
+enum Attention {
+    /// At a single state: `W_o W_v`, of its standardised numbers.
+    One(Dense),
+    Many {
+        query: Dense,
+        /// Key and value side by side.
+        key_value: Dense,
+        /// (dim): a key whose value is nothing.
+        null: Vec<f32>,
+        out: Dense,
+        n_heads: usize,
+    },
+}
+
+struct Looking {
+    attention: Attention,
+    up: Dense,
+    down: Dense,
+}
+
+impl Layer {
+    fn new(layer: &network::Layer, n_heads: usize) -> Result<Layer> {
+        let image = layer.image.as_ref().map(|image| Looking::new(image, n_heads)).transpose()?;
+        Ok(Layer { text: Looking::new(&layer.text, n_heads)?, image })
+    }
+
+    fn both_ways(&self, piece: &mut Piece, dim: usize) {
+        let image = self.image.as_ref().expect("only the one-way network leaves images as they are");
+        let (mut text_seen, mut image_seen) = (Vec::new(), Vec::new());
+        standardise(&piece.text, &mut text_seen, dim, EPSILON);
+        standardise(&piece.image, &mut image_seen, dim, EPSILON);
+        let all = || (0..piece.pairs.len()).map(|pair| (pair, pair));
+        let from_image = self.text.look(&text_seen, &self.text.keys(&image_seen), [piece.n_text, piece.n_image], all());
+        let from_text = image.look(&image_seen, &image.keys(&text_seen), [piece.n_image, piece.n_text], all());
+        self.text.take(&mut piece.text, &from_image, dim);
+        image.take(&mut piece.image, &from_text, dim);
+    }
+
+    /// `keys` of all images.
+    fn one_way(&self, piece: &mut Piece, keys: &[f32], dim: usize) {
+        let mut seen = Vec::new();
+        standardise(&piece.text, &mut seen, dim, EPSILON);
+        let whose = piece.pairs.iter().enumerate().map(|(pair, &(_, image))| (pair, image));
+        let from_image = self.text.look(&seen, keys, [piece.n_text, piece.n_image], whose);
+        self.text.take(&mut piece.text, &from_image, dim);
+    }
+}
+
+impl Looking {
+    fn new(looking: &network::Looking, n_heads: usize) -> Result<Looking> {
+        let share = FIRST_SHARE as f32;
+        let (own, other, mlp) =
+            (looking.norm.numbers()?, looking.of_norm.numbers()?, looking.mlp_norm.numbers()?);
+        let value = Matrix::of(&looking.value)?.of_normed(&other);
+        let out = Matrix::of(&looking.out)?.times(share);
+        let attention = match &looking.null {
+            None => Attention::One(out.after(&value).dense()),
+            Some(null) => {
+                let head_dim = null.elem_count() / n_heads;
+                let query = Matrix::of(&looking.query)?.of_normed(&own).times((head_dim as f32).powf(-0.5));
+                let key = Matrix::of(&looking.key)?.of_normed(&other);
+                Attention::Many {
+                    query: query.dense(),
+                    key_value: key.beside(value).dense(),
+                    null: null.to_vec1()?,
+                    out: out.dense(),
+                    n_heads,
+                }
+            }
+        };
+        let up = Matrix::of(&looking.up)?.of_normed(&mlp).dense();
+        Ok(Looking { attention, up, down: Matrix::of(&looking.down)?.times(share).dense() })
+    }
+
+    /// Of the other side's standardised states: key and value of each, or what one alone gives.
+    fn keys(&self, seen: &[f32]) -> Vec<f32> {
+        let mut keys = Vec::new();
+        match &self.attention {
+            Attention::One(both) => both.forward(seen, &mut keys, 1),
+            Attention::Many { key_value, .. } => key_value.forward(seen, &mut keys, 1),
+        }
+        keys
+    }
+
+    /// What each own state (n_own an item) sees of the item whose keys it looks at (n_others each), by (own item, other item).
+    fn look(
+        &self,
+        seen: &[f32],
+        keys: &[f32],
+        [n_own, n_others]: [usize; 2],
+        whose: impl Iterator<Item = (usize, usize)>,
+    ) -> Vec<f32> {
+        let (query, null, n_heads) = match &self.attention {
+            Attention::One(both) => return gather(keys, both.n_out, whose.map(|(_, other)| other)),
+            Attention::Many { query, null, n_heads, .. } => (query, null, *n_heads),
+        };
+        let (dim, mut queries) = (null.len(), Vec::new());
+        query.forward(seen, &mut queries, 1);
+        let mut attended = vec![0.0; queries.len()];
+        let mut scores = vec![0.0; n_others + 1];
+        for (own, other) in whose {
+            let keys = &keys[other * n_others * 2 * dim..][..n_others * 2 * dim];
+            let states = own * n_own * dim..(own + 1) * n_own * dim;
+            let rows = queries[states.clone()].chunks_exact(dim).zip(attended[states].chunks_exact_mut(dim));
+            rows.for_each(|(query, into)| attend(query, keys, null, n_heads, &mut scores, into));
+        }
+        attended
+    }
+
+    /// Adds what was seen to the states, then what the MLP makes of them.
+    fn take(&self, states: &mut [f32], attended: &[f32], dim: usize) {
+        match &self.attention {
+            Attention::One(_) => states.iter_mut().zip(attended).for_each(|(state, seen)| *state += seen),
+            Attention::Many { out, .. } => out.add(attended, states, 1),
+        }
+        let (mut seen, mut wide) = (Vec::new(), Vec::new());
+        standardise(states, &mut seen, dim, EPSILON);
+        self.up.forward(&seen, &mut wide, 1);
+        activate(&mut wide, Activation::Gelu);
+        self.down.add(&wide, states, 1);
+    }
+}
+
+/// One query of all heads, (dim), to what it sees of (others, key and value), added to `into`.
+fn attend(query: &[f32], keys: &[f32], null: &[f32], n_heads: usize, scores: &mut [f32], into: &mut [f32]) {
+    let (dim, width) = (query.len(), query.len() / n_heads);
+    on_best_unit(
+        #[inline(always)]
+        || {
+            for head in (0..dim).step_by(width) {
+                let query = &query[head..head + width];
+                let (nothing, of_others) = scores.split_last_mut().expect("there is room for the null key");
+                *nothing = dot(query, &null[head..head + width]);
+                for (score, key) in of_others.iter_mut().zip(keys.chunks_exact(2 * dim)) {
+                    *score = dot(query, &key[head..head + width]);
+                }
+                softmax(scores, scores.len(), false);
+                let into = &mut into[head..head + width];
+                for (share, value) in scores.iter().zip(keys.chunks_exact(2 * dim)) {
+                    let value = &value[dim + head..][..width];
+                    into.iter_mut().zip(value).for_each(|(into, value)| *into += share * value);
+                }
+            }
+        },
+    );
+}
+
+enum Head {
+    Joined {
+        up: Dense,
+        /// (wide), and the bias.
+        out: Vec<f32>,
+        out_bias: f32,
+        text: Dense,
+        image: Dense,
+    },
+    /// The scale of the best token's cosine.
+    MaxSim(f32),
+}
+
+impl Head {
+    fn new(head: &network::Head, vector_dim: usize) -> Result<Head> {
+        let (share, bend_share) = (FIRST_SHARE as f32, FIRST_SHARE as f32 / (vector_dim as f32).sqrt());
+        Ok(match head {
+            network::Head::MaxSim(scale) => Head::MaxSim(scale.to_scalar::<f32>()?.exp()),
+            network::Head::Joined { up, out, bend } => {
+                let (out, bias) = Matrix::of(out)?.times(share).into_parts();
+                Head::Joined {
+                    up: Matrix::of(up)?.dense(),
+                    out,
+                    out_bias: bias[0],
+                    text: Matrix::of(&bend.text)?.times(bend_share).dense(),
+                    image: Matrix::of(&bend.image)?.times(bend_share).dense(),
+                }
+            }
+        })
+    }
+
+    /// Without the bias.
+    fn forward(&self, piece: &Piece, texts: &Seen, images: &Seen, scale: f32, dim: usize) -> Vec<f32> {
+        let vector_dim = texts.vectors.len() / (texts.states.len() / (texts.n_tokens * dim));
+        let mut text = gather(&texts.vectors, vector_dim, piece.pairs.iter().map(|pair| pair.0));
+        let mut image = gather(&images.vectors, vector_dim, piece.pairs.iter().map(|pair| pair.1));
+        match self {
+            Head::MaxSim(own_scale) => {
+                let cosines = cosines(&text, &image, vector_dim);
+                let of_text = piece.text.chunks_exact(piece.n_text * dim);
+                let states = of_text.zip(piece.image.chunks_exact(piece.n_image * dim));
+                let best = states.map(|(text, image)| best_of(text, image, dim));
+                cosines.zip(best).map(|(cosine, best)| scale * cosine + own_scale * best).collect()
+            }
+            Head::Joined { up, out, out_bias, text: bend_text, image: bend_image } => {
+                let (t, v) = (means(&piece.text, piece.n_text, dim), means(&piece.image, piece.n_image, dim));
+                bend_text.add(&t, &mut text, 1);
+                bend_image.add(&v, &mut image, 1);
+                unit_rows(&mut text, vector_dim);
+                unit_rows(&mut image, vector_dim);
+                let mut joined = Vec::with_capacity(4 * t.len());
+                for (t, v) in t.chunks_exact(dim).zip(v.chunks_exact(dim)) {
+                    joined.extend_from_slice(t);
+                    joined.extend_from_slice(v);
+                    joined.extend(t.iter().zip(v).map(|(t, v)| t * v));
+                    joined.extend(t.iter().zip(v).map(|(t, v)| (t - v).abs()));
+                }
+                let mut raised = Vec::new();
+                up.forward(&joined, &mut raised, 1);
+                activate(&mut raised, Activation::Gelu);
+                let learnt = raised.chunks_exact(out.len()).map(|row| dot(row, out) + out_bias);
+                cosines(&text, &image, vector_dim).zip(learnt).map(|(cosine, learnt)| scale * cosine + learnt).collect()
+            }
+        }
+    }
+}
+
+/// Row by row.
+fn cosines<'a>(a: &'a [f32], b: &'a [f32], dim: usize) -> impl Iterator<Item = f32> + 'a {
+    a.chunks_exact(dim).zip(b.chunks_exact(dim)).map(|(a, b)| dot(a, b))
+}
+
+/// (items, tokens, dim) to (items, dim)
+fn means(states: &[f32], n_tokens: usize, dim: usize) -> Vec<f32> {
+    let mut all = Vec::with_capacity(states.len() / n_tokens);
+    for item in states.chunks_exact(n_tokens * dim) {
+        let start = all.len();
+        all.extend_from_slice(&item[..dim]);
+        let mean = &mut all[start..];
+        for token in item[dim..].chunks_exact(dim) {
+            mean.iter_mut().zip(token).for_each(|(sum, x)| *sum += x);
+        }
+        mean.iter_mut().for_each(|x| *x /= n_tokens as f32);
+    }
+    all
+}
+
+fn unit_rows(rows: &mut [f32], dim: usize) {
+    for row in rows.chunks_exact_mut(dim) {
+        let inverse = 1.0 / (dot(row, row) + network::UNIT_EPSILON as f32).sqrt();
+        row.iter_mut().for_each(|x| *x *= inverse);
+    }
+}
+
+/// The mean over text tokens of the best cosine among image tokens.
+fn best_of(text: &[f32], image: &[f32], dim: usize) -> f32 {
+    let length = |x: &[f32]| (dot(x, x) + network::UNIT_EPSILON as f32).sqrt();
+    let lengths: Vec<f32> = image.chunks_exact(dim).map(length).collect();
+    let of_token = |token: &[f32]| {
+        let cosines = image.chunks_exact(dim).zip(&lengths).map(|(other, length)| dot(token, other) / length);
+        cosines.fold(f32::NEG_INFINITY, f32::max) / length(token)
+    };
+    text.chunks_exact(dim).map(of_token).sum::<f32>() / (text.len() / dim) as f32
+}

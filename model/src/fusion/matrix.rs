@@ -1,0 +1,83 @@
+//! A learnt matrix with its bias while it is folded with what stands before and behind it. Sums run in f64.
+
+use candle_core::Result;
+
+use crate::{flat::Dense, learn::layers::Linear};
+
+pub(super) struct Matrix {
+    /// (out, in)
+    weight: Vec<f64>,
+    /// (out)
+    bias: Vec<f64>,
+    n_in: usize,
+}
+
+impl Matrix {
+    pub(super) fn of(linear: &Linear) -> Result<Matrix> {
+        let (weight, bias, n_in) = linear.numbers()?;
+        let wide = |values: Vec<f32>| values.into_iter().map(f64::from).collect();
+        Ok(Matrix { weight: wide(weight), bias: wide(bias), n_in })
+    }
+
+    pub(super) fn times(mut self, factor: f32) -> Matrix {
+        self.weight.iter_mut().chain(&mut self.bias).for_each(|x| *x *= f64::from(factor));
+        self
+    }
+
+    pub(super) fn with_inputs_times(mut self, factor: f32) -> Matrix {
+        self.weight.iter_mut().for_each(|x| *x *= f64::from(factor));
+        self
+    }
+
+    /// Takes what a norm has standardised, before its gain and bias.
+    pub(super) fn of_normed(mut self, (gain, bias): &(Vec<f32>, Vec<f32>)) -> Matrix {
+        for (row, own) in self.weight.chunks_exact_mut(self.n_in).zip(&mut self.bias) {
+            for (x, (gain, bias)) in row.iter_mut().zip(gain.iter().zip(bias)) {
+                *own += *x * f64::from(*bias);
+                *x *= f64::from(*gain);
+            }
+        }
+        self
+    }
+
+    /// Takes numbers as they are, of which it was to have each without its mean, by its deviation.
+    pub(super) fn of_standardised(self, mean: &[f32], deviation: &[f32]) -> Matrix {
+        let gain: Vec<f32> = deviation.iter().map(|deviation| 1.0 / deviation).collect();
+        let bias = mean.iter().zip(&gain).map(|(mean, gain)| -mean * gain).collect();
+        self.of_normed(&(gain, bias))
+    }
+
+    /// `self (first x)` as one.
+    pub(super) fn after(&self, first: &Matrix) -> Matrix {
+        let n_in = first.n_in;
+        let mut weight = vec![0.0; self.bias.len() * n_in];
+        let mut bias = self.bias.clone();
+        for (at, row) in self.weight.chunks_exact(self.n_in).enumerate() {
+            let into = &mut weight[at * n_in..][..n_in];
+            for (x, (between, own)) in row.iter().zip(first.weight.chunks_exact(n_in).zip(&first.bias)) {
+                into.iter_mut().zip(between).for_each(|(into, between)| *into += x * between);
+                bias[at] += x * own;
+            }
+        }
+        Matrix { weight, bias, n_in }
+    }
+
+    /// Both outputs of the same input, one behind the other.
+    pub(super) fn beside(mut self, other: Matrix) -> Matrix {
+        self.weight.extend(other.weight);
+        self.bias.extend(other.bias);
+        self
+    }
+
+    pub(super) fn dense(self) -> Dense {
+        let (n_in, n_out) = (self.n_in, self.bias.len());
+        let transposed = (0..n_in * n_out).map(|at| self.weight[(at % n_out) * n_in + at / n_out] as f32).collect();
+        Dense::of(transposed, self.bias.into_iter().map(|x| x as f32).collect(), n_in, n_out)
+    }
+
+    /// Weight (out, in) and bias.
+    pub(super) fn into_parts(self) -> (Vec<f32>, Vec<f32>) {
+        let narrow = |values: Vec<f64>| values.into_iter().map(|x| x as f32).collect();
+        (narrow(self.weight), narrow(self.bias))
+    }
+}

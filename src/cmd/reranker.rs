@@ -1,0 +1,170 @@
+//! `firn reranker`: the networks that are kept with a collection, what they are worth, and which of them queries use.
+
+use firn_index::Collection;
+use firn_model::fusion::Direction;
+
+use super::{
+    local, table,
+    train::{PartingArgs, blend_of, gathered},
+};
+use crate::{
+    engine::Engine,
+    exit::Exit,
+    reranker::{Judged, Length, Reranker, State, Version, Wanted, judge},
+    settings::Settings,
+};
+
+/// List, judge and switch the networks that re-rank what a collection finds
+#[derive(Debug, clap::Subcommand)]
+pub enum RerankerCommand {
+    /// List the networks of a collection
+    ///
+    /// Example: firn reranker list photos
+    List { collection: String },
+    /// Print all that is known of one network
+    ///
+    /// Example: firn reranker show photos 2
+    Show { collection: String, version: u32 },
+    /// Judge a network anew on the points that it has not learnt from, as they are now
+    ///
+    /// The collection has to be parted as it was in training.
+    ///
+    /// Example: firn reranker evaluate photos 2
+    Evaluate(Box<EvaluateArgs>),
+    /// Let queries use a network
+    ///
+    /// Refused if it is not significantly better than cosine.
+    ///
+    /// Example: firn reranker activate photos 2
+    Activate {
+        collection: String,
+        version: u32,
+        /// Activate it nevertheless
+        #[arg(long)]
+        force: bool,
+    },
+    /// Let queries use what they used before: another network, or plain cosine
+    ///
+    /// Example: firn reranker rollback photos
+    Rollback { collection: String },
+}
+
+#[derive(Debug, clap::Args)]
+pub struct EvaluateArgs {
+    collection: String,
+    version: u32,
+    /// Decides the folds of the judgement
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    #[command(flatten)]
+    parting: PartingArgs,
+}
+
+pub fn run(command: &RerankerCommand, settings: &Settings) -> anyhow::Result<Exit> {
+    let engine = local::existing_engine(settings)?;
+    let open = |name: &str| engine.db().collection(name);
+    match command {
+        RerankerCommand::List { collection } => print_list(&State::of(&open(collection)?)?, settings)?,
+        RerankerCommand::Show { collection, version } => {
+            let state = State::of(&open(collection)?)?;
+            print(state.version(*version)?, state.active, settings)?;
+        }
+        RerankerCommand::Evaluate(args) => evaluate(&engine, &open(&args.collection)?, args, settings)?,
+        RerankerCommand::Activate { collection, version, force } => {
+            let collection = open(collection)?;
+            say_active(&State::of(&collection)?.activate(&collection, *version, *force)?, settings);
+        }
+        RerankerCommand::Rollback { collection } => {
+            let collection = open(collection)?;
+            say_active(&State::of(&collection)?.roll_back(&collection)?, settings);
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+fn evaluate(engine: &Engine, collection: &Collection, args: &EvaluateArgs, settings: &Settings) -> anyhow::Result<()> {
+    let state = State::of(collection)?;
+    let reranker = Reranker::open(collection, state.version(args.version)?, settings.device)?;
+    let (version, parting) = (&reranker.version, args.parting.parting()?);
+    let blend = blend_of(collection, &version.reads.image)?;
+    let wanted = Wanted { reads: &version.reads, parting: &parting, blend: &blend, only_judged: true };
+    let gathered = gathered(engine, collection, &wanted)?;
+    let verdict = judge(reranker.scorer(), &gathered, version.candidates, args.seed)?;
+    let version = State::of(collection)?.judge(collection, args.version, blend, verdict)?;
+    print(&version, State::of(collection)?.active, settings)
+}
+
+fn say_active(state: &State, settings: &Settings) {
+    match (settings.json, state.active) {
+        (true, active) => println!("{}", serde_json::json!({ "active": active })),
+        (false, Some(number)) => println!("version {number} is active"),
+        (false, None) => println!("no version is active: hits are ordered by cosine"),
+    }
+}
+
+fn print_list(state: &State, settings: &Settings) -> anyhow::Result<()> {
+    if settings.json {
+        println!("{}", serde_json::to_string(state)?);
+        return Ok(());
+    }
+    if state.versions.is_empty() {
+        println!("no networks; hint: firn train fusion makes one");
+        return Ok(());
+    }
+    let row = |version: &Version| {
+        let active = if state.active == Some(version.number) { "active" } else { "" };
+        let Version { number, kind, parameters, .. } = version;
+        vec![number.to_string(), kind.clone(), parameters.to_string(), active.to_owned(), version.gain_in_words()]
+    };
+    let rows: Vec<Vec<String>> = state.versions.iter().map(row).collect();
+    table::print(&["VERSION", "KIND", "WEIGHTS", "", "GAIN"], &rows);
+    Ok(())
+}
+
+/// One version with the verdict on it.
+pub fn print(version: &Version, active: Option<u32>, settings: &Settings) -> anyhow::Result<()> {
+    let is_active = active == Some(version.number);
+    if settings.json {
+        println!("{}", serde_json::json!({ "version": version, "active": is_active }));
+        return Ok(());
+    }
+    let Version { number, kind, parameters, seed, steps, reads, blend, candidates, weights, .. } = version;
+    let of_blend: Vec<String> = blend.iter().map(|(name, weight)| format!("{name} {weight}")).collect();
+    let mut read = vec![format!("{:?}", reads.image)];
+    read.extend(reads.tokens.then(|| "its tokens".to_owned()));
+    read.extend(reads.extra.as_ref().map(|extra| format!("{extra:?}")));
+    println!("version {number}{}: {kind}, {parameters} weights, seed {seed}, {steps} steps", if is_active { " (active)" } else { "" });
+    println!("reads {}; re-ranks the first {candidates} by cosine of {}", read.join(", "), of_blend.join(" + "));
+    println!("a logit counts {} when texts look for images, {} when images look for texts\n", weights[0], weights[1]);
+    let rows: Vec<Vec<String>> = version.judged.iter().map(judged_row).collect();
+    table::print(&["QUESTIONS", "N", "R@1", "R@5", "R@10", "MRR", "nDCG@10", "GAIN IN R@1 (95 %), P"], &rows);
+    if let Some(calibration) = &version.calibration {
+        println!("\nrelevance is off by {:.1} points on average (expected calibration error)", 100.0 * calibration.error);
+    }
+    Ok(())
+}
+
+fn judged_row(judged: &Judged) -> Vec<String> {
+    let Judged { direction, language, length, gain } = judged;
+    let language = if language.is_empty() { "all" } else { language };
+    let what = match (direction, length) {
+        (Direction::TextToImage, Length::Single) => format!("text to image, {language}"),
+        (Direction::TextToImage, Length::Joined) => format!("joined text to image, {language}"),
+        (Direction::ImageToText, _) => format!("image to text, {language}"),
+    };
+    let (before, after) = (&gain.cosine, &gain.reranked);
+    let both = |before: f64, after: f64| format!("{:.1} > {:.1}", 100.0 * before, 100.0 * after);
+    let [low, high] = gain.interval.map(|share| 100.0 * share);
+    let points = 100.0 * (after.at_1 - before.at_1);
+    let relative = if before.at_1 > 0.0 { format!("{:+.1} %", points / before.at_1) } else { "-".to_owned() };
+    vec![
+        what,
+        gain.n_questions.to_string(),
+        both(before.at_1, after.at_1),
+        both(before.at_5, after.at_5),
+        both(before.at_10, after.at_10),
+        both(before.mrr, after.mrr),
+        both(before.ndcg, after.ndcg),
+        format!("{points:+.2} ({low:+.2} to {high:+.2}), {relative}, p {:.3}", gain.p),
+    ]
+}

@@ -1,0 +1,306 @@
+//! What a network learns from and is judged on: the points of a collection that have an image vector and texts.
+//!
+//! Texts are embedded as if their image had never been seen, where the model can (cross-fitting); else a network would learn from texts
+//! that fit their images better than any that it will be asked.
+
+use std::collections::{BTreeMap, HashSet};
+
+use firn_index::{Collection, Fields, Point, Reader};
+use firn_model::{
+    Encoder, Grid, Keep,
+    fusion::{Cosines, Items, Pairs},
+};
+
+use super::{Error, Reads};
+use crate::engine::Engine;
+
+/// Points of a page, and texts that are embedded at once.
+const PAGE: usize = 1000;
+const TEXTS_AT_ONCE: usize = 256;
+
+/// How points fall into those learnt from and those judged on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parting {
+    /// The field of the payload that says `train` or anything else; where it is there, it decides.
+    pub split: String,
+    /// The field whose equal values are never parted; none: each point is its own group.
+    pub group: Option<String>,
+    /// Share of groups that is judged on where no split is said.
+    pub held_out: f64,
+    /// Share of the groups to learn from that only says when to stop.
+    pub stop: f64,
+}
+
+impl Default for Parting {
+    fn default() -> Parting {
+        Parting { split: "split".to_owned(), group: None, held_out: 0.1, stop: 0.1 }
+    }
+}
+
+/// Where a point belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Train,
+    Stop,
+    Judged,
+}
+
+/// Pairs of a collection.
+pub struct Gathered {
+    pub pairs: Pairs,
+    /// Of each text; empty if it is not said.
+    pub languages: Vec<String>,
+    /// Places of images.
+    pub train: Vec<usize>,
+    pub stop: Vec<usize>,
+    pub judged: Vec<usize>,
+    /// What the first order of the judged ones is made by, if not by the vectors of the pairs.
+    blended: Option<(Items, Items)>,
+    /// Points that lack a vector or tokens that are read, and one of them.
+    pub n_left_out: usize,
+    pub left_out: Option<String>,
+}
+
+/// What is read of a collection.
+pub struct Wanted<'a> {
+    pub reads: &'a Reads,
+    pub parting: &'a Parting,
+    /// Weights of cosines by named vector.
+    pub blend: &'a BTreeMap<String, f32>,
+    /// Leave out what is neither judged nor stops: for judging alone.
+    pub only_judged: bool,
+}
+
+impl Gathered {
+    pub fn base(&self) -> Cosines<'_> {
+        match &self.blended {
+            Some((images, texts)) => Cosines { images, texts },
+            None => Cosines::of(&self.pairs),
+        }
+    }
+
+    /// Reads all points and embeds their texts; `report` is told how many of how many are done.
+    pub fn read(
+        engine: &Engine,
+        collection: &Collection,
+        wanted: &Wanted,
+        report: &mut dyn FnMut(usize, usize),
+    ) -> Result<Gathered, Error> {
+        let encoder = encoder(engine, collection, &wanted.reads.image)?;
+        let blended: Vec<(&str, f32)> = match wanted.blend.len() {
+            1 if wanted.blend.contains_key(&wanted.reads.image) => Vec::new(),
+            _ => wanted.blend.iter().map(|(name, weight)| (name.as_str(), *weight)).collect(),
+        };
+        let mut rows = Rows { of_blend: vec![Vec::new(); blended.len()], ..Rows::default() };
+        rows.read(&collection.reader(), wanted, &blended)?;
+        if rows.ids.is_empty() {
+            return Err(rows.nothing(wanted));
+        }
+        let mut gathered = rows.gather(encoder.as_ref(), wanted, report)?;
+        if !blended.is_empty() {
+            gathered.blended = Some(rows.blend(engine, collection, &gathered, &blended)?);
+        }
+        Ok(gathered)
+    }
+}
+
+fn encoder(engine: &Engine, collection: &Collection, vector: &str) -> Result<std::sync::Arc<dyn Encoder>, Error> {
+    let encoder = engine.encoder_for(collection.config(), vector)?;
+    encoder.ok_or_else(|| Error::NoModel { collection: collection.name().to_owned(), vector: vector.to_owned() })
+}
+
+/// A text that asks: of which image, in which language, what, and whether it joins all of them.
+struct Asked {
+    owner: usize,
+    language: String,
+    text: String,
+    is_joined: bool,
+}
+
+/// What was read of the points.
+#[derive(Default)]
+struct Rows {
+    ids: Vec<String>,
+    parts: Vec<Part>,
+    images: Items,
+    /// Of each blended vector, all images.
+    of_blend: Vec<Vec<f32>>,
+    asked: Vec<Asked>,
+    n_left_out: usize,
+    left_out: Option<String>,
+}
+
+impl Default for Part {
+    fn default() -> Part {
+        Part::Train
+    }
+}
+
+impl Rows {
+    fn read(&mut self, reader: &Reader, wanted: &Wanted, blended: &[(&str, f32)]) -> Result<(), Error> {
+        let fields = Fields { payload: true, texts: true, vectors: true, tokens: wanted.reads.tokens };
+        let mut from = Some(0);
+        while let Some(row) = from {
+            let page = reader.scroll(row, PAGE, fields)?;
+            from = page.next;
+            page.points.into_iter().for_each(|point| self.take(point, wanted, blended));
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, mut point: Point, wanted: &Wanted, blended: &[(&str, f32)]) {
+        let part = wanted.parting.of(&point);
+        if point.texts.is_empty() || wanted.only_judged && part != Part::Judged {
+            return;
+        }
+        let Reads { image, extra, tokens, .. } = wanted.reads;
+        let has_all = point.vectors.contains_key(image)
+            && extra.as_ref().is_none_or(|extra| point.vectors.contains_key(extra))
+            && (!tokens || point.tokens.contains_key(image))
+            && blended.iter().all(|(name, _)| point.vectors.contains_key(*name));
+        if !has_all {
+            self.n_left_out += 1;
+            self.left_out.get_or_insert_with(|| point.id.to_string());
+            return;
+        }
+        let owner = self.ids.len();
+        self.ids.push(point.id.to_string());
+        self.parts.push(part);
+        for (all, (name, _)) in self.of_blend.iter_mut().zip(blended) {
+            all.extend_from_slice(&point.vectors[*name]);
+        }
+        let images = &mut self.images;
+        images.dim = point.vectors[image].len();
+        images.vectors.append(point.vectors.get_mut(image).expect("it is there"));
+        if let Some(vector) = extra.as_ref().and_then(|extra| point.vectors.get_mut(extra)) {
+            images.extra_dim = vector.len();
+            images.extra.append(vector);
+        }
+        if let Some(tokens) = point.tokens.get_mut(image).filter(|_| *tokens) {
+            (images.n_tokens, images.token_dim) = (tokens.n, tokens.dim);
+            images.tokens.append(&mut tokens.values);
+        }
+        self.asked.extend(asked(owner, point.texts));
+    }
+
+    fn nothing(&self, wanted: &Wanted) -> Error {
+        let of = |name: &String| format!(", a vector {name:?}");
+        let reads = wanted.reads;
+        let tokens = if reads.tokens { " with tokens" } else { "" };
+        let extra = reads.extra.as_ref().map(of).unwrap_or_default();
+        Error::NoPairs {
+            expected: format!("points with texts, a vector {:?}{tokens}{extra}", reads.image),
+            n_left_out: self.n_left_out,
+        }
+    }
+
+    fn gather(
+        &mut self,
+        encoder: &dyn Encoder,
+        wanted: &Wanted,
+        report: &mut dyn FnMut(usize, usize),
+    ) -> Result<Gathered, Error> {
+        let keep = if wanted.reads.tokens { Keep::Tokens(Grid::Four) } else { Keep::Nothing };
+        let mut texts = Items { dim: self.images.dim, ..Items::default() };
+        for (done, asked) in self.asked.chunks(TEXTS_AT_ONCE).enumerate() {
+            report(done * TEXTS_AT_ONCE, self.asked.len());
+            let ids: Vec<&str> = asked.iter().map(|asked| self.ids[asked.owner].as_str()).collect();
+            let words: Vec<&str> = asked.iter().map(|asked| asked.text.as_str()).collect();
+            for embedded in encoder.embed_unseen_texts(&ids, &words, keep)? {
+                texts.vectors.extend(embedded.embedding);
+                if let Some(tokens) = embedded.fusion_tokens {
+                    (texts.n_tokens, texts.token_dim) = (tokens.n, tokens.dim);
+                    texts.tokens.extend(tokens.values);
+                }
+            }
+        }
+        report(self.asked.len(), self.asked.len());
+        let places = |part: Part| (0..self.parts.len()).filter(|&at| self.parts[at] == part).collect();
+        Ok(Gathered {
+            languages: self.asked.iter().map(|asked| asked.language.clone()).collect(),
+            train: places(Part::Train),
+            stop: places(Part::Stop),
+            judged: places(Part::Judged),
+            pairs: Pairs {
+                owner_of: self.asked.iter().map(|asked| asked.owner).collect(),
+                joined: self.asked.iter().map(|asked| asked.is_joined).collect(),
+                images: std::mem::take(&mut self.images),
+                texts,
+            },
+            blended: None,
+            n_left_out: self.n_left_out,
+            left_out: self.left_out.clone(),
+        })
+    }
+
+    /// Vectors whose product is the weighted mean of the cosines; of the texts only those of judged images.
+    fn blend(
+        &self,
+        engine: &Engine,
+        collection: &Collection,
+        gathered: &Gathered,
+        blended: &[(&str, f32)],
+    ) -> Result<(Items, Items), Error> {
+        let total: f32 = blended.iter().map(|(_, weight)| weight).sum();
+        let is_judged: HashSet<usize> = gathered.judged.iter().copied().collect();
+        let judged: Vec<usize> = (0..self.asked.len()).filter(|&at| is_judged.contains(&self.asked[at].owner)).collect();
+        let (mut images, mut texts) = (Vec::new(), Vec::new());
+        for ((name, weight), vectors) in blended.iter().zip(&self.of_blend) {
+            let (share, dim) = ((weight / total).sqrt(), vectors.len() / self.ids.len());
+            images.push((dim, vectors.iter().map(|x| x * share).collect()));
+            let encoder = encoder(engine, collection, name)?;
+            let mut of_texts = vec![0.0; self.asked.len() * dim];
+            for places in judged.chunks(TEXTS_AT_ONCE) {
+                let words: Vec<&str> = places.iter().map(|&at| self.asked[at].text.as_str()).collect();
+                for (&at, embedded) in places.iter().zip(encoder.embed_texts(&words, Keep::Nothing)?) {
+                    let row = of_texts[at * dim..][..dim].iter_mut();
+                    row.zip(&embedded.embedding).for_each(|(to, x)| *to = x * share);
+                }
+            }
+            texts.push((dim, of_texts));
+        }
+        Ok((beside(images), beside(texts)))
+    }
+}
+
+/// Rows of several dimensions, one behind the other.
+fn beside(parts: Vec<(usize, Vec<f32>)>) -> Items {
+    let dim = parts.iter().map(|(dim, _)| dim).sum();
+    let n = parts.first().map_or(0, |(dim, values)| values.len() / dim.max(&1));
+    let row = |at: usize| parts.iter().flat_map(move |(dim, values)| values[at * dim..][..*dim].iter().copied());
+    Items { dim, vectors: (0..n).flat_map(row).collect(), ..Items::default() }
+}
+
+/// Each text, and all of a language in one where there are several. Equal texts of a point ask once.
+fn asked(owner: usize, texts: Vec<firn_index::Text>) -> Vec<Asked> {
+    let mut by_language: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for text in texts.into_iter().filter(|text| text.text.chars().any(char::is_alphanumeric)) {
+        let of_language = by_language.entry(text.language).or_default();
+        if !of_language.contains(&text.text) {
+            of_language.push(text.text);
+        }
+    }
+    let ask = |(language, texts): (String, Vec<String>)| {
+        let joined = (texts.len() > 1).then(|| texts.join(" "));
+        let of = move |(text, is_joined)| Asked { owner, language: language.clone(), text, is_joined };
+        texts.into_iter().map(|text| (text, false)).chain(joined.map(|text| (text, true))).map(of)
+    };
+    by_language.into_iter().flat_map(ask).collect()
+}
+
+impl Parting {
+    /// By its split, where one is said; else by its group.
+    fn of(&self, point: &Point) -> Part {
+        let word = |field: &str| point.payload.get(field).map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned));
+        let group = self.group.as_deref().and_then(word).unwrap_or_else(|| point.id.to_string());
+        let number = u32::from_le_bytes(blake3::hash(group.as_bytes()).as_bytes()[..4].try_into().expect("32 bytes"));
+        let place = f64::from(number) / f64::from(u32::MAX);
+        match word(&self.split) {
+            Some(split) if split != "train" => Part::Judged,
+            None if place < self.held_out => Part::Judged,
+            // Another stretch of the same numbers, from the other end.
+            _ if place > 1.0 - self.stop => Part::Stop,
+            _ => Part::Train,
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! What a network is worth: held-out questions in both directions, by language and length, with and without it.
+
+use std::collections::BTreeSet;
+
+use firn_model::fusion::{Calibration, Direction, Gain, Reranking, Scorer, Weights};
+
+use super::{Error, Gathered, Judged, Length};
+
+/// Parts of the images that the weight for each is chosen on all others of.
+const N_FOLDS: usize = 10;
+
+/// The verdict on a network.
+#[derive(Clone, Debug)]
+pub struct Verdict {
+    /// What a logit counts beside the cosine when a text looks for images, and when an image looks for texts.
+    pub weights: [f32; 2],
+    /// Of texts that look for images.
+    pub calibration: Option<Calibration>,
+    /// All languages first, then each.
+    pub judged: Vec<Judged>,
+}
+
+impl Verdict {
+    /// Whether it finds more than chance would, whatever texts look for images: the lower end of the 95 % interval of R@1 is above 0.
+    pub fn is_better(&self) -> bool {
+        is_better(&self.judged)
+    }
+}
+
+pub fn is_better(judged: &[Judged]) -> bool {
+    let all = |row: &&Judged| row.direction == Direction::TextToImage && row.language.is_empty();
+    let rows: Vec<&Judged> = judged.iter().filter(all).collect();
+    rows.iter().any(|row| row.gain.interval[0] > 0.0) && rows.iter().all(|row| row.gain.interval[1] >= 0.0)
+}
+
+/// Asks all questions about the judged images, of which each sees `candidates`.
+pub fn judge(network: &dyn Scorer, gathered: &Gathered, candidates: usize, seed: u64) -> Result<Verdict, Error> {
+    let (pairs, base) = (&gathered.pairs, gathered.base());
+    let is_judged: BTreeSet<usize> = gathered.judged.iter().copied().collect();
+    let texts: Vec<usize> =
+        (0..pairs.owner_of.len()).filter(|&text| is_judged.contains(&pairs.owner_of[text])).collect();
+    let languages: BTreeSet<&str> = texts.iter().map(|&text| gathered.languages[text].as_str()).collect();
+    let weights = Weights::default();
+
+    let there =
+        Reranking::ask(network, pairs, &base, Direction::TextToImage, &texts, &gathered.judged, candidates)?;
+    let mut judged = Vec::new();
+    let mut add = |direction, language: &str, length, gain: Gain| {
+        if gain.n_questions > 0 {
+            judged.push(Judged { direction, language: language.to_owned(), length, gain });
+        }
+    };
+    let all = std::iter::once("").chain(languages.iter().copied().filter(|language| !language.is_empty()));
+    for language in all {
+        for (length, is_joined) in [(Length::Single, false), (Length::Joined, true)] {
+            let is_wanted = |text: usize| {
+                pairs.joined[text] == is_joined && (language.is_empty() || gathered.languages[text] == language)
+            };
+            add(Direction::TextToImage, language, length, there.gain_of(is_wanted, &weights, N_FOLDS, seed));
+        }
+    }
+    // An image looks for texts of one language.
+    let mut back = Vec::new();
+    for language in &languages {
+        let gallery: Vec<usize> = texts
+            .iter()
+            .copied()
+            .filter(|&text| gathered.languages[text] == *language && !pairs.joined[text])
+            .collect();
+        let described: BTreeSet<usize> = gallery.iter().map(|&text| pairs.owner_of[text]).collect();
+        let images: Vec<usize> = described.into_iter().collect();
+        back.push(Reranking::ask(network, pairs, &base, Direction::ImageToText, &images, &gallery, candidates)?);
+    }
+    for (language, asked) in languages.iter().zip(&back) {
+        add(Direction::ImageToText, language, Length::Single, asked.gain(&weights, N_FOLDS, seed));
+    }
+    let weight = there.best_weight(&weights);
+    let back = Reranking::of_all(back);
+    Ok(Verdict {
+        weights: [weight, back.best_weight(&weights)],
+        calibration: there.calibration(weight, N_FOLDS, seed),
+        judged,
+    })
+}

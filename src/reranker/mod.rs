@@ -1,0 +1,35 @@
+//! Fusion networks that are kept with a collection: trained on its own pairs, judged on held-out ones, and switched on if they are worth it.
+
+mod gather;
+mod judge;
+mod serve;
+mod state;
+
+pub use self::{
+    gather::{Gathered, Parting, Wanted},
+    judge::{Verdict, judge},
+    serve::Reranker,
+    state::{Judged, Length, Reads, State, Version, attachment, now_s},
+};
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("expected {expected}, received none{}", if *.n_left_out > 0 { format!(" ({} points with texts lack something of it)", .n_left_out) } else { String::new() })]
+    NoPairs { expected: String, n_left_out: usize },
+    #[error("collection {collection:?}: no model brings texts to the vector {vector:?}")]
+    NoModel { collection: String, vector: String },
+    #[error("version {received}: expected one of {expected:?}")]
+    UnknownVersion { received: u32, expected: Vec<u32> },
+    #[error("version {version} is not significantly better than cosine: {detail}; hint: --force activates it nevertheless")]
+    NoGain { version: u32, detail: String },
+    #[error("nothing was active before")]
+    NothingBefore,
+    #[error("attachment {what:?} cannot be read: {detail}")]
+    Unreadable { what: String, detail: String },
+    #[error(transparent)]
+    Index(#[from] firn_index::Error),
+    #[error(transparent)]
+    Model(#[from] firn_model::Error),
+    #[error(transparent)]
+    Engine(#[from] crate::engine::Error),
+}

@@ -1,0 +1,193 @@
+//! The networks of a collection as they are kept with it: one attachment says what there is, and one each holds the weights.
+
+use std::{
+    collections::BTreeMap,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use firn_index::{Collection, ModelRef};
+use firn_model::fusion::{Calibration, Direction, Gain};
+use serde::{Deserialize, Serialize};
+
+use super::{Error, Verdict, judge::is_better};
+
+/// The attachment that says what there is.
+const STATE: &str = "rerankers";
+/// Versions that are kept; the oldest that is not in use gives way.
+pub const MAX_VERSIONS: usize = 32;
+
+/// All versions of a collection, and which of them queries use.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    pub versions: Vec<Version>,
+    pub active: Option<u32>,
+    /// What was active before, oldest first; none stands for plain cosine.
+    pub before: Vec<Option<u32>>,
+    /// Of the next version; numbers are never used again.
+    next: u32,
+}
+
+/// A trained network, and all that has to be known to serve it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Version {
+    pub number: u32,
+    pub kind: String,
+    pub parameters: u64,
+    pub seed: u64,
+    pub steps: u64,
+    /// Seconds since 1970.
+    pub made_at: u64,
+    pub reads: Reads,
+    /// Cosines that the first order is made by: weights by named vector.
+    pub blend: BTreeMap<String, f32>,
+    /// What a logit counts beside the cosine when a text looks for images, and when an image looks for texts; 0 if nothing made the
+    /// order better.
+    pub weights: [f32; 2],
+    /// Candidates that it was judged with.
+    pub candidates: usize,
+    /// From score to the probability that a candidate belongs.
+    pub calibration: Option<Calibration>,
+    pub judged: Vec<Judged>,
+}
+
+/// What a network reads of points and questions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reads {
+    /// The named vector of images that is compared with texts by `model`, with its tokens if `tokens`.
+    pub image: String,
+    /// A named vector of images that no text is compared with.
+    pub extra: Option<String>,
+    pub tokens: bool,
+    /// What embeds the texts.
+    pub model: ModelRef,
+}
+
+/// Held-out questions of one kind, with and without re-ranking.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Judged {
+    /// `text_to_image` or `image_to_text`.
+    pub direction: Direction,
+    /// Empty: all.
+    pub language: String,
+    pub length: Length,
+    pub gain: Gain,
+}
+
+/// How much text asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Length {
+    /// Each text of a point.
+    Single,
+    /// All texts of a point and language in one.
+    Joined,
+}
+
+impl State {
+    pub fn of(collection: &Collection) -> Result<State, Error> {
+        let Some(bytes) = collection.attachment(STATE)? else { return Ok(State { next: 1, ..State::default() }) };
+        serde_json::from_slice(&bytes).map_err(|error| Error::Unreadable { what: STATE.to_owned(), detail: error.to_string() })
+    }
+
+    /// The version of that number; `Error::UnknownVersion`.
+    pub fn version(&self, number: u32) -> Result<&Version, Error> {
+        let found = self.versions.iter().find(|version| version.number == number);
+        found.ok_or_else(|| Error::UnknownVersion {
+            received: number,
+            expected: self.versions.iter().map(|version| version.number).collect(),
+        })
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("plain numbers and names")
+    }
+
+    /// Keeps a network under the next number, and makes room if there are too many.
+    pub fn add(mut self, collection: &Collection, mut version: Version, weights: Vec<u8>) -> Result<Version, Error> {
+        version.number = self.next;
+        self.next += 1;
+        let mut changes = vec![(attachment(version.number), Some(weights))];
+        self.versions.push(version.clone());
+        while self.versions.len() > MAX_VERSIONS {
+            let in_use = |number: u32| self.active == Some(number) || self.before.contains(&Some(number)) || number == version.number;
+            let Some(at) = self.versions.iter().position(|version| !in_use(version.number)) else { break };
+            changes.push((attachment(self.versions.remove(at).number), None));
+        }
+        changes.push((STATE.to_owned(), Some(self.bytes())));
+        collection.attach(changes)?;
+        Ok(version)
+    }
+
+    /// Queries use this version from now on. `Error::NoGain` if it is not significantly better than cosine, unless it is forced.
+    pub fn activate(mut self, collection: &Collection, number: u32, is_forced: bool) -> Result<State, Error> {
+        let version = self.version(number)?;
+        if !is_forced && !is_better(&version.judged) {
+            return Err(Error::NoGain { version: number, detail: version.gain_in_words() });
+        }
+        if self.active != Some(number) {
+            self.before.push(self.active.replace(number));
+            let too_many = self.before.len().saturating_sub(MAX_VERSIONS);
+            self.before.drain(..too_many);
+        }
+        self.write(collection)
+    }
+
+    /// What was active before is active again: another version, or plain cosine. `Error::NothingBefore`.
+    pub fn roll_back(mut self, collection: &Collection) -> Result<State, Error> {
+        self.active = self.before.pop().ok_or(Error::NothingBefore)?;
+        self.write(collection)
+    }
+
+    /// Takes the verdict on a version, with this first order, in the place of the one before.
+    pub fn judge(
+        mut self,
+        collection: &Collection,
+        number: u32,
+        blend: BTreeMap<String, f32>,
+        verdict: Verdict,
+    ) -> Result<Version, Error> {
+        self.version(number)?;
+        let version = self.versions.iter_mut().find(|version| version.number == number).expect("it was just found");
+        (version.blend, version.weights) = (blend, verdict.weights);
+        (version.calibration, version.judged) = (verdict.calibration, verdict.judged);
+        let version = version.clone();
+        self.write(collection)?;
+        Ok(version)
+    }
+
+    fn write(self, collection: &Collection) -> Result<State, Error> {
+        collection.attach(vec![(STATE.to_owned(), Some(self.bytes()))])?;
+        Ok(self)
+    }
+}
+
+impl Version {
+    /// R@1 of all texts that look for images, with and without it.
+    pub fn gain_in_words(&self) -> String {
+        let all = |row: &&Judged| row.direction == Direction::TextToImage && row.language.is_empty();
+        let say = |Judged { length, gain, .. }: &Judged| {
+            let [before, after] = [gain.cosine.at_1, gain.reranked.at_1].map(|share| 100.0 * share);
+            let [low, high] = gain.interval.map(|share| 100.0 * share);
+            format!("R@1 of {} {before:.1} to {after:.1} (95 % {low:+.1} to {high:+.1})", length.in_words())
+        };
+        self.judged.iter().filter(all).map(say).collect::<Vec<_>>().join(", ")
+    }
+}
+
+impl Length {
+    pub fn in_words(self) -> &'static str {
+        match self {
+            Length::Single => "single texts",
+            Length::Joined => "joined texts",
+        }
+    }
+}
+
+/// Where a version's weights stand.
+pub fn attachment(number: u32) -> String {
+    format!("reranker.{number}")
+}
+
+pub fn now_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
