@@ -187,3 +187,50 @@ fn a_text_is_asked_of_every_model_of_a_blend() {
     let score = found["hits"][0]["score"].as_f64().unwrap();
     assert!((score - 0.5).abs() < 1e-3, "the mirror has nothing to say of a picture: {score}");
 }
+
+#[test]
+fn captions_and_another_array_are_joined_to_rows() {
+    let scratch = scratch();
+    scratch.write("more.jsonl", "{\"id\": \"nobody\", \"text\": \"lost\"}\n");
+    let captions = ["captions.jsonl", "more.jsonl"].map(|name| std::fs::read(scratch.path().join(name)).unwrap());
+    scratch.write("all.jsonl", captions.join(&b"\n"[..]));
+    let server = Server::start(&scratch.path().join("data"), &[]);
+    for at in [&[][..], &["--server", &server.grpc]] {
+        let ok = |args: &[&str]| scratch.ok(&[args, at].concat());
+        let ingest =
+            ["ingest", "photos.npy", "--collection", "c", "--captions", "all.jsonl", "--also", "mirror=projected.npy"];
+        let report = json(&ok(&[&ingest[..], &["--json"]].concat()));
+        assert_eq!((&report["written"], &report["unmet_captions"]), (&12.into(), &1.into()), "{report}");
+        let ask = ["query", "c", "--id", "p10", "--blend", "image=1,mirror=1", "--with-texts", "--json"];
+        let hit = &json(&ok(&ask))["hits"][0];
+        assert_eq!(hit["cosines"].as_object().unwrap().len(), 2);
+        assert!(hit["texts"][0]["text"].is_string() && hit["payload"]["split"].is_string(), "{hit}");
+        assert!(ok(&ingest).contains("1  id with captions that no item has"), "and all is unchanged");
+        let fails = |args: &[&str], part: &str| scratch.fails(2, &[args, at].concat(), part);
+        scratch.write("short.npy", npy(3, 4));
+        fails(&["ingest", "photos.npy", "--collection", "c", "--also", "mirror=short.npy"], "expected 12 rows, as in");
+        fails(&["ingest", "photos.npy", "--collection", "c", "--also", "image=projected.npy"], "a vector of that name");
+        fails(
+            &["ingest", "photos.npy", "photos", "--collection", "c", "--also", "m=projected.npy"],
+            "expected one source",
+        );
+        fails(&["ingest", "photos.npy", "--collection", "c", "--captions", "nowhere.jsonl"], "nowhere.jsonl");
+    }
+}
+
+#[test]
+fn captions_are_embedded_where_there_is_a_vector_of_texts() {
+    let scratch = scratch();
+    scratch.ok(&[&["collection", "create", "c"], &VECTORS[..]].concat());
+    scratch.ok(&[
+        "ingest",
+        "projected.npy",
+        "--collection",
+        "c",
+        "--vector-name",
+        "mirror",
+        "--captions",
+        "captions.jsonl",
+    ]);
+    assert_eq!(["mirror", "text", "image"].map(|using| n_found(&scratch, using, &[])), [12, 12, 0]);
+}
