@@ -79,8 +79,13 @@ fn code_of_cause(cause: &(dyn StdError + 'static)) -> Option<Exit> {
         return Some(code_of_answer(error));
     }
     use crate::query::Error as Query;
-    if let Some(Query::Invalid { .. } | Query::NoModel { .. } | Query::NoVector { .. } | Query::AnswerTooLarge { .. }) =
-        cause.downcast_ref()
+    if let Some(
+        Query::Invalid { .. }
+        | Query::NoModel { .. }
+        | Query::NoVector { .. }
+        | Query::NotGiven { .. }
+        | Query::AnswerTooLarge { .. },
+    ) = cause.downcast_ref()
     {
         return Some(Exit::Usage);
     }

@@ -112,3 +112,125 @@ fn a_server_has_the_models_it_was_started_with() {
     let here = json(&scratch.ok(&["model", "info", "builtin", "--json"]));
     assert_eq!(both["config"]["vectors"]["image"]["embeds"]["model"]["hash"], here["hash"]);
 }
+
+/// "c" with vectors "a" and "b" of three points; the third has no "b".
+const POINTS: &str = r#"{"id": 1, "vectors": {"a": [1, 0], "b": [0, 1, 0]}}
+{"id": 2, "vectors": {"a": [0.6, 0.8], "b": [0, 0.6, 0.8]}}
+{"id": 3, "vectors": {"a": [0, 1]}}
+"#;
+
+/// Ids and scores of an answer.
+fn hits(answer: &serde_json::Value) -> Vec<(u64, f64)> {
+    let hit =
+        |hit: &serde_json::Value| (hit["id"].as_u64().unwrap(), (hit["score"].as_f64().unwrap() * 1e4).round() / 1e4);
+    answer["hits"].as_array().unwrap().iter().map(hit).collect()
+}
+
+#[test]
+fn several_vectors_answer_together_here_and_at_a_server() {
+    let scratch = Scratch::new();
+    scratch.write("points.jsonl", POINTS);
+    scratch.write("both.json", r#"{"a": [0, 2], "b": [0, 1, 0]}"#);
+    let server = Server::start(&scratch.path().join("data"), &[]);
+    for at in [&[][..], &["--server", &server.grpc]] {
+        let ok = |args: &[&str]| scratch.ok(&[args, at].concat());
+        ok(&["collection", "create", "c", "--vector", "a=2", "--vector", "b=3"]);
+        ok(&["ingest", "points.jsonl", "--collection", "c"]);
+        let ask = |more: &[&str]| json(&ok(&[&["query", "c", "--vectors", "both.json", "--json"], more].concat()));
+        let alike = vec![(2, 0.7), (1, 0.5), (3, 0.5)];
+        assert_eq!(hits(&ask(&["--blend", "a=1,b=1"])), alike);
+        let answer = ask(&["--blend", "a=1,b=3", "--exact"]);
+        assert_eq!(hits(&answer), [(1, 0.75), (2, 0.65), (3, 0.25)], "who has no b has a cosine of 0 there");
+        assert_eq!(answer["hits"][2]["cosines"], serde_json::json!({ "a": 1.0 }));
+        assert_eq!(hits(&ask(&[])), alike, "without weights all count the same");
+
+        let described = json(&ok(&["collection", "blend", "c", "a=1,b=3", "--json"]));
+        assert_eq!(described["blend"]["weights"], serde_json::json!({ "a": 1.0, "b": 3.0 }));
+        assert!(ok(&["collection", "get", "c"]).contains("b 3"));
+        assert_eq!(hits(&ask(&[]))[0], (1, 0.75));
+        assert_eq!(hits(&ask(&["--using", "a"]))[0], (3, 1.0));
+        let by_id = json(&ok(&["query", "c", "--id", "3", "--json"]));
+        assert_eq!(
+            hits(&by_id),
+            [(2, 0.2), (1, 0.0)],
+            "a vector that the asking point has not counts as a cosine of 0"
+        );
+        assert!(ok(&["query", "c", "--vectors", "both.json"]).contains("0.7500 (a 0.0000, b 1.0000)"));
+
+        let fails = |args: &[&str], part: &str| scratch.fails(2, &[args, at].concat(), part);
+        fails(&["query", "c", "--vectors", "both.json", "--blend", "a=1", "--using", "a"], "either a blend or using");
+        fails(&["query", "c", "--vectors", "both.json", "--blend", "a=-1"], "expected finite weights");
+        fails(&["query", "c", "--vectors", "both.json", "--blend", "a=1,z=1"], "expected names of [\"a\", \"b\"]");
+        fails(&["query", "c", "--vectors", "both.json", "--blend", "a=1,a=1"], "a is weighed twice");
+        fails(&["query", "c", "--vectors", "both.json", "--blend", "a"], "expected NAME=WEIGHT");
+        fails(&["collection", "blend", "c", "z=1"], "expected names of [\"a\", \"b\"]");
+        fails(&["collection", "blend", "c"], "NAME=WEIGHT");
+        assert!(json(&ok(&["collection", "blend", "c", "--clear", "--json"]))["blend"].is_null());
+        assert_eq!(hits(&ask(&[])), alike);
+    }
+}
+
+#[test]
+fn a_text_is_asked_of_every_model_of_a_blend() {
+    let scratch = scratch();
+    scratch.ok(&[&["collection", "create", "c"], &VECTORS[..]].concat());
+    scratch.ok(&["ingest", "photos", "--collection", "c"]);
+    scratch.ok(&["ingest", "projected.npy", "--collection", "c", "--vector-name", "mirror"]);
+    let ask = ["query", "c", "--text", "a red circle", "--blend", "image=1,mirror=0.5", "--limit", "50", "--json"];
+    let answer = json(&scratch.ok(&ask));
+    let cosines =
+        |name: &str| answer["hits"].as_array().unwrap().iter().filter(|hit| hit["cosines"][name].is_f64()).count();
+    assert_eq!((cosines("image"), cosines("mirror")), (12, 12));
+    scratch.fails(2, &["query", "c", "--image", "photos/1.png", "--blend", "image=1,mirror=1"], "takes no images");
+    scratch.ok(&["collection", "blend", "c", "image=1,mirror=1"]);
+    let found = json(&scratch.ok(&["query", "c", "--image", "photos/1.png", "--limit", "1", "--json"]));
+    let score = found["hits"][0]["score"].as_f64().unwrap();
+    assert!((score - 0.5).abs() < 1e-3, "the mirror has nothing to say of a picture: {score}");
+}
+
+#[test]
+fn captions_and_another_array_are_joined_to_rows() {
+    let scratch = scratch();
+    scratch.write("more.jsonl", "{\"id\": \"nobody\", \"text\": \"lost\"}\n");
+    let captions = ["captions.jsonl", "more.jsonl"].map(|name| std::fs::read(scratch.path().join(name)).unwrap());
+    scratch.write("all.jsonl", captions.join(&b"\n"[..]));
+    let server = Server::start(&scratch.path().join("data"), &[]);
+    for at in [&[][..], &["--server", &server.grpc]] {
+        let ok = |args: &[&str]| scratch.ok(&[args, at].concat());
+        let ingest =
+            ["ingest", "photos.npy", "--collection", "c", "--captions", "all.jsonl", "--also", "mirror=projected.npy"];
+        let report = json(&ok(&[&ingest[..], &["--json"]].concat()));
+        assert_eq!((&report["written"], &report["unmet_captions"]), (&12.into(), &1.into()), "{report}");
+        let ask = ["query", "c", "--id", "p10", "--blend", "image=1,mirror=1", "--with-texts", "--json"];
+        let hit = &json(&ok(&ask))["hits"][0];
+        assert_eq!(hit["cosines"].as_object().unwrap().len(), 2);
+        assert!(hit["texts"][0]["text"].is_string() && hit["payload"]["split"].is_string(), "{hit}");
+        assert!(ok(&ingest).contains("1  id with captions that no item has"), "and all is unchanged");
+        let fails = |args: &[&str], part: &str| scratch.fails(2, &[args, at].concat(), part);
+        scratch.write("short.npy", npy(3, 4));
+        fails(&["ingest", "photos.npy", "--collection", "c", "--also", "mirror=short.npy"], "expected 12 rows, as in");
+        fails(&["ingest", "photos.npy", "--collection", "c", "--also", "image=projected.npy"], "a vector of that name");
+        fails(
+            &["ingest", "photos.npy", "photos", "--collection", "c", "--also", "m=projected.npy"],
+            "expected one source",
+        );
+        fails(&["ingest", "photos.npy", "--collection", "c", "--captions", "nowhere.jsonl"], "nowhere.jsonl");
+    }
+}
+
+#[test]
+fn captions_are_embedded_where_there_is_a_vector_of_texts() {
+    let scratch = scratch();
+    scratch.ok(&[&["collection", "create", "c"], &VECTORS[..]].concat());
+    scratch.ok(&[
+        "ingest",
+        "projected.npy",
+        "--collection",
+        "c",
+        "--vector-name",
+        "mirror",
+        "--captions",
+        "captions.jsonl",
+    ]);
+    assert_eq!(["mirror", "text", "image"].map(|using| n_found(&scratch, using, &[])), [12, 12, 0]);
+}

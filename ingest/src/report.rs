@@ -41,6 +41,8 @@ pub struct Report {
     pub truncated_texts: u64,
     /// The first item that has one.
     pub truncated_example: Option<ItemPlace>,
+    /// Ids in a file of captions that no item has.
+    pub unmet_captions: u64,
     /// Files in folders that are neither pictures nor beside one.
     pub ignored_files: u64,
     /// Stopped before the end, at the user's wish.

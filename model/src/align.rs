@@ -35,6 +35,7 @@ use candle_core::DType;
 
 pub use self::{
     aligned::Aligned,
+    captions::{Belonging, Caption, Described, read as read_captions},
     evaluate::{Found, FoundRow},
     facet_store::{FacetRows, write_facets},
     frozen_files::FrozenImages,

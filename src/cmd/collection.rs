@@ -3,13 +3,17 @@
 use std::{collections::BTreeMap, io::IsTerminal as _, io::Write as _};
 
 use anyhow::{Context as _, bail};
-use firn_index::{CollectionConfig, CollectionInfo, Embeds, HnswConfig, Side, Status, VectorConfig};
+use firn_index::{CollectionConfig, CollectionInfo, Database, Embeds, HnswConfig, Side, Status, VectorConfig};
 use firn_model::Grid;
 
-use super::{local, remote, table};
+use super::{
+    blend::{self, BlendArgs},
+    local, remote, table,
+};
 use crate::{
     engine,
     exit::{Exit, Usage},
+    query::Blend,
     settings::{self, Settings},
 };
 
@@ -43,13 +47,33 @@ pub enum CollectionCommand {
         #[command(flatten)]
         target: TargetArgs,
     },
+    Blend(BlendArgs),
 }
 
 #[derive(Debug, clap::Args)]
 pub struct TargetArgs {
     /// Ask this server instead of the local data directory
     #[arg(long, env = "FIRN_SERVER", value_name = "URL")]
-    server: Option<String>,
+    pub server: Option<String>,
+}
+
+/// A collection, and the blend that it keeps.
+#[derive(serde::Serialize)]
+pub struct Described {
+    #[serde(flatten)]
+    pub info: CollectionInfo,
+    pub blend: Option<Blend>,
+}
+
+impl Described {
+    /// One that is quarantined has no blend to be read.
+    fn read(db: &Database, info: CollectionInfo) -> anyhow::Result<Described> {
+        let blend = match &info.status {
+            Status::Quarantined(_) => None,
+            _ => Blend::read(&db.collection(&info.name)?)?,
+        };
+        Ok(Described { info, blend })
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -136,24 +160,35 @@ pub fn run(command: &CollectionCommand, settings: &Settings) -> anyhow::Result<E
         CollectionCommand::Create(args) => {
             let info = match settings.server(args.target.server.as_deref(), &settings::OF_HERE)? {
                 Some(server) => remote::create(&server, args, settings)?,
-                None => create(args, settings)?,
+                None => Described { info: create(args, settings)?, blend: None },
             };
             print_one(&info, settings)?;
         }
         CollectionCommand::List(target) => {
             let all = match settings.server(target.server.as_deref(), &settings::OF_HERE_AND_MODEL)? {
                 Some(server) => remote::collections(&server)?,
-                None => local::database(settings)?.collections(),
+                None => {
+                    let db = local::database(settings)?;
+                    db.collections()
+                        .into_iter()
+                        .map(|info| Described::read(&db, info))
+                        .collect::<anyhow::Result<_>>()?
+                }
             };
             print_list(&all, settings)?;
         }
         CollectionCommand::Get { name, target } => {
             let info = match settings.server(target.server.as_deref(), &settings::OF_HERE_AND_MODEL)? {
                 Some(server) => remote::collection(&server, name)?,
-                None => local::database(settings)?.collection_info(name)?,
+                None => {
+                    let db = local::database(settings)?;
+                    let info = db.collection_info(name)?;
+                    Described::read(&db, info)?
+                }
             };
             print_one(&info, settings)?;
         }
+        CollectionCommand::Blend(args) => print_one(&blend::run(args, settings)?, settings)?,
         CollectionCommand::Delete { name, yes, target } => {
             confirm(name, *yes)?;
             match settings.server(target.server.as_deref(), &settings::OF_HERE_AND_MODEL)? {
@@ -212,12 +247,12 @@ fn confirm(name: &str, yes: bool) -> anyhow::Result<()> {
     if answer.trim().eq_ignore_ascii_case("y") { Ok(()) } else { bail!("nothing was deleted") }
 }
 
-fn print_list(all: &[CollectionInfo], settings: &Settings) -> anyhow::Result<()> {
+fn print_list(all: &[Described], settings: &Settings) -> anyhow::Result<()> {
     if settings.json {
         println!("{}", serde_json::json!({ "collections": all }));
         return Ok(());
     }
-    let row = |c: &CollectionInfo| {
+    let row = |Described { info: c, .. }: &Described| {
         let vectors: Vec<_> = c.config.vectors.iter().map(|(name, v)| format!("{name}:{}", v.dim)).collect();
         let model = c.config.model.as_ref().map_or("-", |m| &m.name);
         vec![c.name.clone(), c.points_count.to_string(), status(c), model.to_owned(), vectors.join(" ")]
@@ -226,11 +261,12 @@ fn print_list(all: &[CollectionInfo], settings: &Settings) -> anyhow::Result<()>
     Ok(())
 }
 
-fn print_one(info: &CollectionInfo, settings: &Settings) -> anyhow::Result<()> {
+fn print_one(described: &Described, settings: &Settings) -> anyhow::Result<()> {
     if settings.json {
-        println!("{}", serde_json::to_string(info)?);
+        println!("{}", serde_json::to_string(described)?);
         return Ok(());
     }
+    let Described { info, blend } = described;
     let row = |name: &str, value: String| vec![name.to_owned(), value];
     let mut rows = vec![
         row("uuid", info.uuid.clone()),
@@ -240,6 +276,9 @@ fn print_one(info: &CollectionInfo, settings: &Settings) -> anyhow::Result<()> {
     ];
     for (name, vector) in &info.config.vectors {
         rows.push(row("vector", format!("{name}, {} dimensions{}", vector.dim, made_of(vector))));
+    }
+    for (name, weight) in blend.iter().flat_map(|blend| &blend.weights) {
+        rows.push(row("blend", format!("{name} {weight}")));
     }
     for (of, shape) in &info.config.tokens {
         rows.push(row("tokens", format!("{of}, {shape}, {} bytes a point", shape.bytes())));

@@ -143,6 +143,7 @@ fn answer(engine: &Engine, content: Content) -> Result<Answer, query::Error> {
         collection: COLLECTION.into(),
         content,
         using: None,
+        blend: None,
         limit: Some(3),
         offset: 0,
         candidates: None,

@@ -11,6 +11,7 @@ pub(super) mod sources;
 mod summary;
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -27,7 +28,7 @@ use firn_ingest::{
     pipeline::{self, Job, RunError},
     report::{Report, Watch},
     sink::{CollectionSink, Sink},
-    source::SourceOptions,
+    source::{SourceOptions, join::Captions},
 };
 use firn_model::{Encoder, Grid, ModelInfo};
 
@@ -66,6 +67,12 @@ pub struct IngestArgs {
     /// The named vector that rows of .npy files are
     #[arg(long, value_name = "NAME", default_value = "image")]
     vector_name: String,
+    /// Texts and splits of the items by their ids: JSON Lines, also .gz, as `firn train align --captions` reads them
+    #[arg(long, value_name = "FILE")]
+    captions: Option<PathBuf>,
+    /// One more named vector from another .npy file, with the rows of the first in their order; may be repeated
+    #[arg(long, value_name = "NAME=FILE.npy", value_parser = named_file)]
+    also: Vec<(String, PathBuf)>,
     /// Where the id of an item without one comes from
     #[arg(long, value_name = "content|path", default_value = "content", value_parser = id_from)]
     id_from: IdFrom,
@@ -89,7 +96,8 @@ Sources:
   .csv, .tsv     a header line with the same names; texts and vectors as JSON
   .tar           WebDataset: members of one name are one point (jpg, txt, json, cls, npy)
   .npy           (n, dim) embeddings; ids in x.ids.txt or x.ids.json, else x:0, x:1 ...;
-                 (n, tokens, dim) tokens beside them in x.tokens.npy
+                 (n, tokens, dim) tokens beside them in x.tokens.npy;
+                 --also NAME=y.npy: one more vector of each row
   .safetensors   (n, dim) tensors by vector name, (n, tokens, dim) tokens as NAME.tokens;
                  ids in the metadata, else x:0, x:1 ...
   embeddings     a folder that `firn embed` wrote
@@ -115,6 +123,8 @@ pub fn folder(path: &Path, collection: &str, settings: &Settings) -> anyhow::Res
         server: None,
         images: None,
         vector_name: "image".to_owned(),
+        captions: None,
+        also: Vec::new(),
         id_from: IdFrom::Content,
         batch: pipeline::DEFAULT_BATCH as u16,
         journal: Some(settings.data_dir.join("ingest.journal")),
@@ -124,7 +134,7 @@ pub fn folder(path: &Path, collection: &str, settings: &Settings) -> anyhow::Res
 }
 
 pub fn run(args: &IngestArgs, settings: &Settings) -> anyhow::Result<Exit> {
-    let options = SourceOptions { images: args.images.clone(), vector_name: args.vector_name.clone() };
+    let options = options(args)?;
     let mut sources = Sources::open(&args.sources, &options);
     let server = settings.server(args.server.as_deref(), &settings::OF_HERE)?;
     let (report, result) = match server {
@@ -132,13 +142,34 @@ pub fn run(args: &IngestArgs, settings: &Settings) -> anyhow::Result<Exit> {
         Some(server) => at_server(&server, args, settings, &mut sources)?,
         None => here(args, settings, &mut sources)?,
     };
-    let (report, ended) = end(sources, report, result, settings);
+    let unmet_captions = options.captions.as_ref().map_or(0, |captions| captions.n_unmet());
+    let (report, ended) = end(sources, Report { unmet_captions, ..report }, result, settings);
     if report.skipped_by_reason.contains_key("wrong_dimension") {
         eprintln!(
             "hint: `firn collection create NAME --vector image=DIM` makes a collection for embeddings of your own"
         );
     }
     ended
+}
+
+fn options(args: &IngestArgs) -> anyhow::Result<SourceOptions> {
+    let mut also = BTreeMap::new();
+    for (name, path) in &args.also {
+        if *name == args.vector_name || also.insert(name.clone(), path.clone()).is_some() {
+            return Err(Usage(format!("--also {name}: there is a vector of that name already")).into());
+        }
+    }
+    Usage::unless(also.is_empty() || args.sources.len() == 1, || {
+        format!("--also: expected one source, to whose rows it belongs, received {}", args.sources.len())
+    })?;
+    let captions = args.captions.as_deref().map(Captions::read).transpose()?;
+    Ok(SourceOptions { images: args.images.clone(), vector_name: args.vector_name.clone(), captions, also })
+}
+
+fn named_file(text: &str) -> Result<(String, PathBuf), String> {
+    let parsed = text.split_once('=').filter(|(name, path)| !name.is_empty() && !path.is_empty());
+    let parsed = parsed.map(|(name, path)| (name.to_owned(), path.into()));
+    parsed.ok_or_else(|| "expected NAME=FILE.npy, such as mirror=projected.npy".to_owned())
 }
 
 /// Prints the report of a run, and says how it ended. Gives the report back, with the sources that were refused.

@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand.
 
+mod blend;
 mod collection;
 mod demo;
 mod embed;

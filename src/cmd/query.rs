@@ -26,6 +26,9 @@ pub struct QueryArgs {
     /// The named vector to search [default: the only one, else image, else text]
     #[arg(long, value_name = "NAME")]
     using: Option<String>,
+    /// Named vectors to search together and how much each counts, such as image=1,mirror=0.7 [default: the collection's]
+    #[arg(long, value_name = "NAME=WEIGHT,...", value_delimiter = ',', value_parser = super::blend::weight)]
+    blend: Vec<(String, f32)>,
     /// Hits wanted, 1 to 1000
     #[arg(long, default_value_t = 10)]
     limit: usize,
@@ -73,6 +76,9 @@ struct ContentArgs {
     /// A file with one vector: a JSON list, .npy, or one number a line
     #[arg(long, value_name = "FILE")]
     vector: Option<PathBuf>,
+    /// A JSON file with a vector for each name that is searched
+    #[arg(long, value_name = "FILE")]
+    vectors: Option<PathBuf>,
 }
 
 pub fn run(args: &QueryArgs, settings: &Settings) -> anyhow::Result<Exit> {
@@ -95,6 +101,7 @@ fn request(args: &QueryArgs) -> anyhow::Result<Request> {
         collection: args.collection.clone(),
         content: content(args)?,
         using: args.using.clone(),
+        blend: (!args.blend.is_empty()).then(|| super::blend::weights(&args.blend)).transpose()?,
         limit: Some(args.limit),
         offset: args.offset,
         candidates: args.candidates,
@@ -118,7 +125,11 @@ fn content(args: &QueryArgs) -> anyhow::Result<Content> {
     if let Some(id) = &given.id {
         return Ok(Content::Id(point_id(id)));
     }
-    let path = given.vector.as_ref().expect("clap asks for one of the four");
+    if let Some(path) = &given.vectors {
+        let vectors = serde_json::from_slice(&read(path)?);
+        return Ok(Content::Vectors(vectors.map_err(|error| Usage(format!("{}: {error}", path.display())))?));
+    }
+    let path = given.vector.as_ref().expect("clap asks for one of the five");
     let vector = super::vector_file::parse(&read(path)?);
     Ok(Content::Vector(vector.map_err(|error| Usage(format!("{}: {error:#}", path.display())))?))
 }
@@ -143,7 +154,9 @@ fn print(answer: &Answer) {
             let language = if text.language.is_empty() { String::new() } else { format!("[{}] ", text.language) };
             about.push_str(&format!("  {language}{}", table::shorten(&text.text, 120)));
         }
-        vec![(rank + 1).to_string(), format!("{:.4}", hit.score), hit.id.to_string(), about]
+        let cosines = hit.cosines.iter().map(|(name, cosine)| format!("{name} {cosine:.4}")).collect::<Vec<_>>();
+        let score = if cosines.is_empty() { String::new() } else { format!(" ({})", cosines.join(", ")) };
+        vec![(rank + 1).to_string(), format!("{:.4}{score}", hit.score), hit.id.to_string(), about]
     };
     let rows: Vec<_> = answer.hits.iter().enumerate().map(row).collect();
     table::print(&["#", "score", "id", "payload"], &rows);

@@ -14,9 +14,9 @@ use firn_index::{
 };
 use firn_model::{Grid, ModelInfo, Sigmoid, TokenShape};
 
-use super::collection::{CreateArgs, VectorArg};
+use super::collection::{CreateArgs, Described, VectorArg};
 use crate::{
-    query::{Answer, Content, Hit, Request, Timings, Truncation},
+    query::{Answer, Blend, Content, Hit, Request, Timings, Truncation},
     server::settings::MAX_MESSAGE_BYTES,
     settings::{DEFAULT_MODEL, Settings},
 };
@@ -57,7 +57,7 @@ pub fn query(server: &str, request: &Request) -> anyhow::Result<Answer> {
     answer(call(server, async |client| client.query(request).await)?)
 }
 
-pub fn create(server: &str, args: &CreateArgs, settings: &Settings) -> anyhow::Result<CollectionInfo> {
+pub fn create(server: &str, args: &CreateArgs, settings: &Settings) -> anyhow::Result<Described> {
     let vector = |vector: &VectorArg| match vector {
         VectorArg::Dim(dim) => v1::VectorConfig { dim: *dim as u32, ..Default::default() },
         VectorArg::Made(side, model) => {
@@ -78,7 +78,7 @@ pub fn create(server: &str, args: &CreateArgs, settings: &Settings) -> anyhow::R
         token_grid: token_grid(args.tokens).into(),
         ..Default::default()
     };
-    info(call(server, async |client| client.create_collection(request).await)?)
+    described(call(server, async |client| client.create_collection(request).await)?)
 }
 
 fn side_of(side: Side) -> v1::Side {
@@ -120,12 +120,16 @@ pub fn token_grid(grid: Option<Grid>) -> v1::TokenGrid {
     }
 }
 
-pub fn collections(server: &str) -> anyhow::Result<Vec<CollectionInfo>> {
-    call(server, async |client| client.list_collections().await)?.into_iter().map(info).collect()
+pub fn collections(server: &str) -> anyhow::Result<Vec<Described>> {
+    call(server, async |client| client.list_collections().await)?.into_iter().map(described).collect()
 }
 
-pub fn collection(server: &str, name: &str) -> anyhow::Result<CollectionInfo> {
-    info(call(server, async |client| client.get_collection(name).await)?)
+pub fn collection(server: &str, name: &str) -> anyhow::Result<Described> {
+    described(call(server, async |client| client.get_collection(name).await)?)
+}
+
+pub fn set_blend(server: &str, name: &str, weights: BTreeMap<String, f32>) -> anyhow::Result<Described> {
+    described(call(server, async |client| client.set_blend(name, weights.into_iter().collect()).await)?)
 }
 
 /// A model of the server by its name, or its own.
@@ -183,6 +187,7 @@ fn query_request(request: &Request) -> v1::QueryRequest {
         Content::Id(PointId::Num(num)) => firn_client::stored(firn_client::id(*num)),
         Content::Id(PointId::Text(text)) => firn_client::stored(firn_client::id(text.clone())),
         Content::Vector(vector) => firn_client::vector(vector),
+        Content::Vectors(vectors) => firn_client::vectors(vectors),
     };
     // What does not fit in 32 bits is over the server's limit, and it says so.
     let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
@@ -190,6 +195,7 @@ fn query_request(request: &Request) -> v1::QueryRequest {
         collection_name: request.collection.clone(),
         query: Some(content),
         using: request.using.clone().unwrap_or_default(),
+        blend: request.blend.clone().unwrap_or_default().into_iter().collect(),
         limit: number(request.limit.unwrap_or_default()),
         offset: number(request.offset),
         candidates: number(request.candidates.unwrap_or_default()),
@@ -211,6 +217,7 @@ fn answer(reply: v1::QueryResponse) -> anyhow::Result<Answer> {
         timings: Timings {
             encode_us: t.encode_us,
             retrieve_us: t.retrieve_us,
+            merge_us: t.merge_us,
             rerank_us: t.rerank_us,
             fetch_us: t.fetch_us,
             total_us: t.total_us,
@@ -227,6 +234,7 @@ fn hit(hit: v1::Hit) -> anyhow::Result<Hit> {
         id: point_id(hit.id)?,
         score: hit.score,
         cosine: hit.cosine,
+        cosines: hit.cosines.into_iter().collect(),
         payload: hit.payload.map_or_else(|| Ok(Payload::new()), json::from_struct)?,
         texts: hit.texts.into_iter().map(|t| Text { text: t.text, language: t.language }).collect(),
         vectors: hit.vectors.iter().map(|(name, vector)| (name.clone(), firn_client::unpack(vector))).collect(),
@@ -245,6 +253,12 @@ pub fn point_id(id: Option<v1::PointId>) -> anyhow::Result<PointId> {
         Some(v1::point_id::Kind::Text(text)) => Ok(PointId::Text(text)),
         None => Err(anyhow!("the server's reply has a point without an id")),
     }
+}
+
+fn described(mut description: v1::CollectionDescription) -> anyhow::Result<Described> {
+    let weights: BTreeMap<String, f32> = std::mem::take(&mut description.blend).into_iter().collect();
+    let blend = (!weights.is_empty()).then(|| Blend::new(weights));
+    Ok(Described { info: info(description)?, blend })
 }
 
 pub fn info(c: v1::CollectionDescription) -> anyhow::Result<CollectionInfo> {

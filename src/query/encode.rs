@@ -1,83 +1,129 @@
-//! First stage: whatever is looked for becomes a vector.
+//! First stage: whatever is looked for becomes a vector for each named vector that is searched.
+
+use std::collections::BTreeMap;
 
 use firn_index::{Collection, CollectionConfig, PointId, Reader, Row};
 use firn_model::{Encoder, Keep, picture};
 
-use super::{Content, Error, Request, Truncation, request::invalid};
+use super::{Content, Error, Request, Truncation, using};
 use crate::engine::Engine;
 
-/// A question as a vector.
+/// A question as vectors.
 pub struct Query {
-    pub vector: Vec<f32>,
-    /// The named vector that is searched.
-    pub using: String,
+    pub parts: Vec<Part>,
+    /// Whether cosines are weighed, even if it is those of one part.
+    pub is_blend: bool,
+    /// Of all vectors that are searched, those that nothing is looked for in too.
+    pub weight: f64,
     /// The point that asks, which is not an answer.
     pub itself: Option<Row>,
     pub truncation: Option<Truncation>,
 }
 
-/// Turns the content into a vector of the collection's space.
+/// What is looked for in one named vector.
+pub struct Part {
+    pub using: String,
+    pub weight: f32,
+    pub vector: Vec<f32>,
+}
+
+/// Turns the content into a vector of each space.
 pub fn query(engine: &Engine, collection: &Collection, reader: &Reader, request: &Request) -> Result<Query, Error> {
-    let using = named_vector(collection.config(), reader, request.using.as_deref())?;
-    let plain = |vector| Query { vector, using: using.clone(), itself: None, truncation: None };
-    match &request.content {
-        Content::Vector(vector) => Ok(plain(vector.clone())),
-        Content::Id(id) => {
-            let vector = stored_vector(collection.config(), reader, id, &using)?;
-            Ok(Query { itself: reader.row(id)?, ..plain(vector) })
+    let using = using::of(collection, reader, request)?;
+    let mut embeds = Embeds { engine, collection, done: Vec::new() };
+    let mut vector = |name: &str| match &request.content {
+        Content::Vector(vector) => Ok(Some(vector.clone())),
+        Content::Vectors(vectors) => named(vectors, name).map(Some),
+        Content::Id(id) => stored(collection.config(), reader, id, name),
+        Content::Text(text) => embeds.once(name, |encoder| by_text(encoder, &text.text)).map(Some),
+        Content::Image(bytes) => embeds.once(name, |encoder| by_image(encoder, bytes)).map(Some),
+    };
+    let (mut parts, mut fault) = (Vec::with_capacity(using.weights.len()), None);
+    for (name, weight) in &using.weights {
+        match vector(name) {
+            Ok(vector) => parts.extend(vector.map(|vector| Part { using: name.clone(), weight: *weight, vector })),
+            Err(error) if using.is_kept && says_nothing(&error) => fault = Some(error),
+            Err(error) => return Err(error),
         }
-        Content::Text(text) => {
-            let embedded = encoder(engine, collection, &using)?.embed_texts(&[&text.text], Keep::Nothing)?;
-            let embedded = embedded.into_iter().next().expect("one text gives one embedding");
-            let truncation = (embedded.tokens_cut > 0)
-                .then_some(Truncation { tokens_used: embedded.tokens_used, tokens_cut: embedded.tokens_cut });
-            Ok(Query { truncation, ..plain(embedded.embedding) })
+    }
+    let itself = match (&request.content, fault) {
+        (Content::Id(id), _) if parts.is_empty() => {
+            return Err(Error::NoVector { id: id.clone(), using: using.names() });
         }
-        Content::Image(bytes) => {
-            let encoder = encoder(engine, collection, &using)?;
-            let pixels = encoder.preprocess(&picture::decode(bytes)?.rgb)?;
-            let embedded = encoder.embed_images(&[pixels], Keep::Nothing)?;
-            Ok(plain(embedded.into_iter().next().expect("one image gives one embedding").embedding))
+        (Content::Id(id), _) => reader.row(id)?,
+        (_, Some(fault)) if parts.is_empty() => return Err(fault),
+        _ => None,
+    };
+    Ok(Query { parts, is_blend: using.is_blend, weight: using.weight(), itself, truncation: embeds.truncation() })
+}
+
+/// The vectors of a collection's blend are not the asker's choice: one that the content cannot be compared with finds nothing.
+fn says_nothing(error: &Error) -> bool {
+    use firn_model::Error::{NoImageSide, NoTextSide};
+    matches!(error, Error::NotGiven { .. } | Error::Model(NoImageSide { .. } | NoTextSide { .. }))
+}
+
+type Embedded = (Vec<f32>, Option<Truncation>);
+
+/// One content in the spaces of several models, through each network once.
+struct Embeds<'a> {
+    engine: &'a Engine,
+    collection: &'a Collection,
+    /// By the model's hash.
+    done: Vec<(String, Embedded)>,
+}
+
+impl Embeds<'_> {
+    fn once(
+        &mut self,
+        using: &str,
+        embed: impl FnOnce(&dyn Encoder) -> Result<Embedded, Error>,
+    ) -> Result<Vec<f32>, Error> {
+        let encoder = self.engine.encoder_for(self.collection.config(), using)?;
+        let encoder = encoder.ok_or_else(|| Error::NoModel { collection: self.collection.name().to_owned() })?;
+        let hash = &encoder.info().hash;
+        if let Some((_, (vector, _))) = self.done.iter().find(|(done, _)| done == hash) {
+            return Ok(vector.clone());
         }
+        let embedded = embed(encoder.as_ref())?;
+        self.done.push((hash.clone(), embedded.clone()));
+        Ok(embedded.0)
+    }
+
+    /// Of the model that read least.
+    fn truncation(self) -> Option<Truncation> {
+        self.done.into_iter().filter_map(|(_, (_, cut))| cut).max_by_key(|cut| cut.tokens_cut)
     }
 }
 
-/// The vector to search: the one asked for, else the only one, else "image" or "text", whichever first holds anything.
-fn named_vector(config: &CollectionConfig, reader: &Reader, asked: Option<&str>) -> Result<String, Error> {
-    let names: Vec<&str> = config.vectors.keys().map(String::as_str).collect();
-    let usual = ["image", "text"].into_iter().filter(|name| names.contains(name));
-    let choices: Vec<&str> = match (asked, names.as_slice()) {
-        (Some(name), names) => names.iter().copied().filter(|has| *has == name).collect(),
-        (None, [only]) => vec![only],
-        (None, _) => usual.collect(),
-    };
-    for name in &choices {
-        if choices.len() > 1 && reader.holds(name)? {
-            return Ok((*name).to_owned());
-        }
-    }
-    let first = choices.first().map(|name| (*name).to_owned());
-    first.ok_or_else(|| invalid("using", format!("one of {names:?}"), format!("{:?}", asked.unwrap_or(""))))
+fn by_text(encoder: &dyn Encoder, text: &str) -> Result<Embedded, Error> {
+    let embedded = encoder.embed_texts(&[text], Keep::Nothing)?;
+    let embedded = embedded.into_iter().next().expect("one text gives one embedding");
+    let cut = Truncation { tokens_used: embedded.tokens_used, tokens_cut: embedded.tokens_cut };
+    Ok((embedded.embedding, (cut.tokens_cut > 0).then_some(cut)))
+}
+
+fn by_image(encoder: &dyn Encoder, bytes: &[u8]) -> Result<Embedded, Error> {
+    let pixels = encoder.preprocess(&picture::decode(bytes)?.rgb)?;
+    let embedded = encoder.embed_images(&[pixels], Keep::Nothing)?;
+    Ok((embedded.into_iter().next().expect("one image gives one embedding").embedding, None))
+}
+
+fn named(vectors: &BTreeMap<String, Vec<f32>>, using: &str) -> Result<Vec<f32>, Error> {
+    let given = || vectors.keys().cloned().collect();
+    vectors.get(using).cloned().ok_or_else(|| Error::NotGiven { using: using.to_owned(), given: given() })
 }
 
 /// A point's own vector; any other of its vectors will do that lies in the same space, which is that of one model.
-fn stored_vector(config: &CollectionConfig, reader: &Reader, id: &PointId, using: &str) -> Result<Vec<f32>, Error> {
-    let none = || Error::NoVector { id: id.clone(), using: using.to_owned() };
-    if let Some(vector) = reader.vector(id, using)? {
-        return Ok(vector);
-    }
-    let Some(space) = config.model_of(using) else { return Err(none()) };
+fn stored(config: &CollectionConfig, reader: &Reader, id: &PointId, using: &str) -> Result<Option<Vec<f32>>, Error> {
+    let own = reader.vector(id, using)?;
+    let (None, Some(space)) = (&own, config.model_of(using)) else { return Ok(own) };
     let is_there = |name: &str| config.model_of(name).is_some_and(|model| model.hash == space.hash);
     let same = config.vectors.iter().filter(|(_, vector)| vector.dim == config.vectors[using].dim);
     for (name, _) in same.filter(|(name, _)| is_there(name)) {
         if let Some(vector) = reader.vector(id, name)? {
-            return Ok(vector);
+            return Ok(Some(vector));
         }
     }
-    Err(none())
-}
-
-fn encoder(engine: &Engine, collection: &Collection, using: &str) -> Result<std::sync::Arc<dyn Encoder>, Error> {
-    let encoder = engine.encoder_for(collection.config(), using)?;
-    encoder.ok_or_else(|| Error::NoModel { collection: collection.name().to_owned() })
+    Ok(None)
 }

@@ -9,6 +9,8 @@ pub enum Error {
     NoModel { collection: String },
     #[error("point {id} has no vector named {using:?}")]
     NoVector { id: firn_index::PointId, using: String },
+    #[error("query.vectors: expected one named {using:?}, received {given:?}")]
+    NotGiven { using: String, given: Vec<String> },
     #[error("the answer is larger than {max_bytes} bytes: ask for fewer hits, or for less of each")]
     AnswerTooLarge { max_bytes: usize },
     #[error(transparent)]

@@ -1,14 +1,20 @@
 //! The way of a question: content in, hits out, one file per stage.
 
+mod blend;
 mod encode;
 mod error;
 mod fetch;
+mod merge;
 mod request;
 mod rerank;
 mod retrieve;
+#[cfg(test)]
+mod tests;
+mod using;
 
 use std::time::Instant;
 
+pub use blend::Blend;
 pub use error::Error;
 pub use request::{Answer, Content, Hit, Limits, Request, Timings, Truncation};
 
@@ -24,15 +30,17 @@ pub fn run(engine: &Engine, request: &Request) -> Result<Answer, Error> {
 
     let query = encode::query(engine, &collection, &reader, request)?;
     let encode_us = clock.lap_us();
-    let candidates = retrieve::candidates(&reader, &query, &plan)?;
+    let lists = retrieve::candidates(&reader, &query, &plan)?;
     let retrieve_us = clock.lap_us();
-    let ranked = rerank::by_cosine(candidates, &plan);
+    let merged = merge::by_weight(&reader, &query, lists, &plan)?;
+    let merge_us = clock.lap_us();
+    let ranked = rerank::by_cosine(merged, &plan);
     let rerank_us = clock.lap_us();
-    let hits = fetch::hits(&reader, ranked, request)?;
+    let hits = fetch::hits(&reader, ranked, &query, request)?;
     let fetch_us = clock.lap_us();
 
     let total_us = start.elapsed().as_micros() as u64;
-    let timings = Timings { encode_us, retrieve_us, rerank_us, fetch_us, total_us };
+    let timings = Timings { encode_us, retrieve_us, merge_us, rerank_us, fetch_us, total_us };
     Ok(Answer { hits, timings, truncation: query.truncation, rerank_applied: false })
 }
 

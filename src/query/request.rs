@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use firn_index::{Fields, Payload, PointId, Text, Tokens};
 use serde::{Deserialize, Serialize};
 
-use super::Error;
+use super::{Error, blend::check_weights};
 
 /// Limits of a question.
 pub struct Limits;
@@ -16,6 +16,8 @@ impl Limits {
     /// Largest `offset + limit`, and most candidates.
     pub const MAX_WINDOW: usize = firn_index::Limits::MAX_LIMIT;
     pub const MAX_EF: usize = firn_index::Limits::MAX_EF_SEARCH;
+    /// Fewest candidates of each vector of a blend.
+    pub const MIN_BLENDED: usize = 100;
 }
 
 /// What is looked for.
@@ -26,6 +28,8 @@ pub enum Content {
     Image(Vec<u8>),
     Id(PointId),
     Vector(Vec<f32>),
+    /// By the names of the vectors that are searched.
+    Vectors(BTreeMap<String, Vec<f32>>),
 }
 
 /// A question.
@@ -34,8 +38,11 @@ pub struct Request {
     /// A collection or alias.
     pub collection: String,
     pub content: Content,
-    /// The named vector to search; none: the only one, else "image", or "text" if no point has an image.
+    /// The named vector to search; none: by the collection's blend, else the only one, else "image", or "text" if no point has an
+    /// image.
     pub using: Option<String>,
+    /// Named vectors that are searched together, and how much each counts.
+    pub blend: Option<BTreeMap<String, f32>>,
     /// None: `Limits::DEFAULT_LIMIT`.
     pub limit: Option<usize>,
     pub offset: usize,
@@ -67,6 +74,12 @@ impl Request {
     }
 
     pub(super) fn plan(&self) -> Result<Plan, Error> {
+        if let Some(weights) = &self.blend {
+            check_weights(weights)?;
+            if let Some(using) = &self.using {
+                return Err(invalid("blend", "either a blend or using".into(), format!("both, using {using:?}")));
+            }
+        }
         let limit = self.limit.unwrap_or(Limits::DEFAULT_LIMIT);
         within("limit", limit, 1, Limits::MAX_LIMIT)?;
         let window = limit.saturating_add(self.offset);
@@ -108,7 +121,11 @@ pub struct Hit {
     pub id: PointId,
     /// What the list is sorted by.
     pub score: f32,
+    /// Of a blend, the weighted mean.
     pub cosine: f32,
+    /// Of a blend, by the names of the vectors that the point has.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub cosines: BTreeMap<String, f32>,
     pub payload: Payload,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub texts: Vec<Text>,
@@ -124,6 +141,7 @@ pub struct Hit {
 pub struct Timings {
     pub encode_us: u64,
     pub retrieve_us: u64,
+    pub merge_us: u64,
     pub rerank_us: u64,
     pub fetch_us: u64,
     pub total_us: u64,
@@ -155,6 +173,7 @@ mod tests {
             collection: "c".into(),
             content: Content::Vector(vec![1.0]),
             using: None,
+            blend: None,
             limit: None,
             offset: 0,
             candidates: None,
@@ -183,6 +202,8 @@ mod tests {
             (Request { candidates: Some(10_001), ..request() }, "candidates"),
             (Request { ef: Some(4097), ..request() }, "ef"),
             (Request { score_threshold: Some(f32::NAN), ..request() }, "score_threshold"),
+            (Request { blend: Some([("a".into(), -1.0)].into()), ..request() }, "blend"),
+            (Request { blend: Some([("a".into(), 1.0)].into()), using: Some("a".into()), ..request() }, "blend"),
         ];
         for (request, name) in cases {
             let Err(Error::Invalid { field, .. }) = request.plan() else { panic!("{name} was taken") };

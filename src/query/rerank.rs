@@ -1,23 +1,21 @@
-//! Third stage: the order of the answer. Without a fusion network the score is the cosine.
+//! Fourth stage: the order of the answer. Without a fusion network the score is the cosine, or the blend of several.
 
-use firn_index::Candidate;
-
-use super::request::Plan;
+use super::{merge::Merged, request::Plan};
 
 /// A row with what it is sorted by.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Ranked {
-    pub candidate: Candidate,
+    pub merged: Merged,
     pub score: f32,
 }
 
 /// Keeps the order of retrieval; drops what is below the threshold, before the offset or past the limit.
-pub fn by_cosine(candidates: Vec<Candidate>, plan: &Plan) -> Vec<Ranked> {
-    candidates
+pub fn by_cosine(merged: Vec<Merged>, plan: &Plan) -> Vec<Ranked> {
+    merged
         .into_iter()
-        .filter(|candidate| candidate.score >= plan.score_threshold)
+        .filter(|merged| merged.candidate.score >= plan.score_threshold)
         .skip(plan.offset)
         .take(plan.limit)
-        .map(|candidate| Ranked { candidate, score: candidate.score })
+        .map(|merged| Ranked { score: merged.candidate.score, merged })
         .collect()
 }

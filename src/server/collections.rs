@@ -2,16 +2,20 @@
 
 use std::sync::Arc;
 
-use firn_index::{CollectionConfig, Error};
+use firn_index::{CollectionConfig, CollectionInfo, Error};
 use firn_proto::v1::{
     self, CollectionExistsRequest, CollectionExistsResponse, CreateCollectionRequest, CreateCollectionResponse,
     DeleteCollectionRequest, DeleteCollectionResponse, GetCollectionRequest, GetCollectionResponse,
-    ListCollectionsRequest, ListCollectionsResponse, UpdateAliasesRequest, UpdateAliasesResponse,
+    ListCollectionsRequest, ListCollectionsResponse, SetBlendRequest, SetBlendResponse, UpdateAliasesRequest,
+    UpdateAliasesResponse,
 };
 use tonic::{Request, Response, Status};
 
 use super::{convert, limits, shared::Shared, status::Problem, work};
-use crate::engine;
+use crate::{
+    engine,
+    query::{self, Blend},
+};
 
 pub struct Collections(pub Arc<Shared>);
 
@@ -29,7 +33,7 @@ impl v1::collections_server::Collections for Collections {
             let made = shared.engine()?.db().create_collection(&name, config);
             Ok(made.map_err(|error| of_vectors(error, &name))?.info())
         });
-        let collection = Some(convert::collection_out(collection.await?));
+        let collection = Some(convert::collection_out(collection.await?, None));
         Ok(Response::new(CreateCollectionResponse { collection }))
     }
 
@@ -37,7 +41,7 @@ impl v1::collections_server::Collections for Collections {
         let name = request.into_inner().collection_name;
         convert::collection_name(&name)?;
         let info = self.0.engine()?.db().collection_info(&name).map_err(Problem::from)?;
-        Ok(Response::new(GetCollectionResponse { collection: Some(convert::collection_out(info)) }))
+        Ok(Response::new(GetCollectionResponse { collection: Some(self.description(info)?) }))
     }
 
     async fn list(
@@ -52,7 +56,7 @@ impl v1::collections_server::Collections for Collections {
         let has_more = after.len() > limit;
         after.truncate(limit);
         let next_page = if has_more { after.last().map(|info| info.name.clone()) } else { None };
-        let collections = after.into_iter().map(convert::collection_out).collect();
+        let collections = after.into_iter().map(|info| self.description(info)).collect::<Result<_, Problem>>()?;
         Ok(Response::new(ListCollectionsResponse { collections, next_page: next_page.unwrap_or_default() }))
     }
 
@@ -91,6 +95,29 @@ impl v1::collections_server::Collections for Collections {
         work::run(move || Ok(shared.engine()?.db().update_aliases(&changes)?)).await?;
         Ok(Response::new(UpdateAliasesResponse {}))
     }
+
+    async fn set_blend(&self, request: Request<SetBlendRequest>) -> Result<Response<SetBlendResponse>, Status> {
+        let SetBlendRequest { collection_name, weights } = request.into_inner();
+        let collection = self.0.collection(&collection_name)?;
+        let set = move || {
+            match weights.is_empty() {
+                true => Blend::clear(&collection)?,
+                false => Blend::new(weights.into_iter().collect()).write(&collection)?,
+            }
+            Ok(collection.info())
+        };
+        let info = work::run(move || set().map_err(|problem: query::Error| of_weights(problem.into()))).await?;
+        Ok(Response::new(SetBlendResponse { collection: Some(self.description(info)?) }))
+    }
+}
+
+impl Collections {
+    /// A collection with its blend; one that is quarantined, or whose blend is damaged, is described without.
+    fn description(&self, info: CollectionInfo) -> Result<v1::CollectionDescription, Problem> {
+        let collection = self.0.engine()?.db().collection(&info.name);
+        let blend = collection.ok().and_then(|collection| Blend::read(&collection).ok().flatten());
+        Ok(convert::collection_out(info, blend))
+    }
 }
 
 /// The index checks vector names as it checks the collection's: which of them was wrong is seen by the name.
@@ -98,6 +125,11 @@ fn of_vectors(error: Error, collection: &str) -> Problem {
     let is_of_vector = matches!(&error, Error::InvalidName { name } if name != collection);
     let problem = Problem::from(error);
     if is_of_vector { Problem { field: "vectors".to_owned(), ..problem } } else { problem }
+}
+
+/// A query calls them its blend.
+fn of_weights(problem: Problem) -> Problem {
+    if problem.field == "blend" { Problem { field: "weights".to_owned(), ..problem } } else { problem }
 }
 
 /// The size of a page that was asked for.

@@ -15,7 +15,7 @@ use half::f16;
 use super::status::Problem;
 use crate::{
     engine::{self, Engine},
-    query,
+    query::{self, Blend},
 };
 
 type Result<T> = std::result::Result<T, Problem>;
@@ -256,6 +256,7 @@ pub fn query_in(request: v1::QueryRequest, max_bytes: usize) -> Result<query::Re
         content: content_in(request.query)?,
         collection: request.collection_name,
         using: (!request.using.is_empty()).then_some(request.using),
+        blend: (!request.blend.is_empty()).then(|| request.blend.into_iter().collect()),
         limit: given(request.limit),
         offset: request.offset as usize,
         candidates: given(request.candidates),
@@ -272,7 +273,7 @@ pub fn query_in(request: v1::QueryRequest, max_bytes: usize) -> Result<query::Re
 fn content_in(content: Option<v1::QueryContent>) -> Result<query::Content> {
     use v1::query_content::Kind;
     let Some(kind) = content.and_then(|content| content.kind) else {
-        return Err(missing("query", "a text, an image, an id or a vector"));
+        return Err(missing("query", "a text, an image, an id, a vector or vectors"));
     };
     Ok(match kind {
         Kind::Text(text) => {
@@ -288,6 +289,14 @@ fn content_in(content: Option<v1::QueryContent>) -> Result<query::Content> {
         Kind::Image(bytes) => query::Content::Image(bytes.into()),
         Kind::Id(id) => query::Content::Id(id_in(Some(id), "query.id")?),
         Kind::Vector(vector) => query::Content::Vector(vector_in(vector, "query.vector")?),
+        Kind::Vectors(v1::NamedVectors { vectors }) => {
+            within("query.vectors", vectors.len(), 1, Limits::MAX_VECTORS_PER_POINT)?;
+            let named = |(name, vector)| {
+                let vector = vector_in(vector, &format!("query.vectors[{name:?}]"))?;
+                Ok((name, vector))
+            };
+            query::Content::Vectors(vectors.into_iter().map(named).collect::<Result<_>>()?)
+        }
     })
 }
 
@@ -304,6 +313,7 @@ pub fn answer_out(answer: query::Answer, fields: Fields) -> v1::QueryResponse {
         timings: Some(v1::Timings {
             encode_us: timings.encode_us,
             retrieve_us: timings.retrieve_us,
+            merge_us: timings.merge_us,
             fetch_us: timings.fetch_us,
             rerank_us: timings.rerank_us,
             total_us: timings.total_us,
@@ -318,6 +328,7 @@ fn hit_out(hit: query::Hit, fields: Fields) -> v1::Hit {
         id: Some(id_out(hit.id)),
         score: hit.score,
         cosine: hit.cosine,
+        cosines: hit.cosines.into_iter().collect(),
         payload: payload_out(hit.payload, fields),
         texts: texts_out(hit.texts),
         vectors: vectors_out(hit.vectors),
@@ -393,7 +404,7 @@ fn vector_config_out(vector: VectorConfig) -> v1::VectorConfig {
     v1::VectorConfig { dim, side: side.into(), model: model.name, model_hash: model.hash }
 }
 
-pub fn collection_out(info: CollectionInfo) -> v1::CollectionDescription {
+pub fn collection_out(info: CollectionInfo, blend: Option<Blend>) -> v1::CollectionDescription {
     let CollectionConfig { model, vectors, hnsw, tokens } = info.config;
     let (status, status_detail) = match info.status {
         index::Status::Ready => (v1::CollectionStatus::Ready, String::new()),
@@ -420,6 +431,7 @@ pub fn collection_out(info: CollectionInfo) -> v1::CollectionDescription {
         tombstones_count: info.tombstones_count,
         aliases: info.aliases,
         tokens: token_shapes_out(tokens),
+        blend: blend.map(|blend| blend.weights.into_iter().collect()).unwrap_or_default(),
     }
 }
 

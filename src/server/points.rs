@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     engine::Engine,
-    query::{self, Content},
+    query::{self, Blend, Content},
 };
 
 #[derive(Clone)]
@@ -188,11 +188,16 @@ impl Points {
 fn is_short(engine: &Engine, request: &query::Request) -> bool {
     const WIDTH: usize = 256;
     const BUFFERED: usize = 2048;
-    if request.exact || !matches!(request.content, Content::Vector(_) | Content::Id(_)) {
+    let is_of_numbers = matches!(request.content, Content::Vector(_) | Content::Id(_));
+    if request.exact || request.blend.is_some() || !is_of_numbers {
         return false;
     }
     // Without a collection there is nothing to search.
     let Ok(collection) = engine.db().collection(&request.collection) else { return true };
+    let is_one = request.using.is_some() || collection.config().vectors.len() == 1;
+    if matches!(request.content, Content::Id(_)) && !is_one && !matches!(Blend::read(&collection), Ok(None)) {
+        return false;
+    }
     let ef = request.ef.unwrap_or(collection.config().hnsw.ef_search);
     let reach = request.limit.unwrap_or(query::Limits::DEFAULT_LIMIT).saturating_add(request.offset);
     let widest = reach.max(request.candidates.unwrap_or(0)).max(ef);

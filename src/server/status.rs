@@ -252,6 +252,10 @@ impl From<query::Error> for Problem {
             }
             query::Error::NoModel { .. } => Problem::new(Code::FailedPrecondition, "NO_MODEL", message),
             query::Error::NoVector { .. } => Problem::invalid("query.id", "NO_VECTOR", message),
+            query::Error::NotGiven { using, given } => {
+                let message = format!("expected one named {using:?}, received {given:?}");
+                Problem::invalid("query.vectors", "NO_VECTOR", message)
+            }
             query::Error::AnswerTooLarge { max_bytes } => reply_too_large(max_bytes),
             query::Error::Index(error) => of_query_vector(error.into()),
             query::Error::Model(error) => Problem::from(error).in_query(),

@@ -1,13 +1,13 @@
 //! One connection to a server, and a method for every call.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use firn_proto::v1::{
     AliasChange, CollectionDescription, CollectionExistsRequest, CountRequest, CreateCollectionRequest,
     DeleteCollectionRequest, DeleteRequest, DeleteResponse, EmbedInput, EmbedRequest, Embedding, GetCollectionRequest,
     GetRequest, Include, InfoRequest, InfoResponse, ListCollectionsRequest, Point, PointId, PointInput,
-    QueryBatchRequest, QueryRequest, QueryResponse, QueryResult, ScrollRequest, ScrollResponse, SetPayloadRequest,
-    SetPayloadResponse, TokenGrid, UpdateAliasesRequest, UpsertRequest, UpsertResponse,
+    QueryBatchRequest, QueryRequest, QueryResponse, QueryResult, ScrollRequest, ScrollResponse, SetBlendRequest,
+    SetPayloadRequest, SetPayloadResponse, TokenGrid, UpdateAliasesRequest, UpsertRequest, UpsertResponse,
     collections_client::CollectionsClient, inference_client::InferenceClient, points_client::PointsClient,
 };
 use tonic::{
@@ -145,6 +145,17 @@ impl Client {
     pub async fn update_aliases(&self, changes: Vec<AliasChange>) -> Result<(), Error> {
         self.collections_service().update_aliases(self.request(UpdateAliasesRequest { changes })).await?;
         Ok(())
+    }
+
+    /// Sets the weights by which queries are answered that name no vector; none: removes them.
+    pub async fn set_blend(
+        &self,
+        collection: &str,
+        weights: HashMap<String, f32>,
+    ) -> Result<CollectionDescription, Error> {
+        let request = SetBlendRequest { collection_name: collection.to_owned(), weights };
+        let reply = self.collections_service().set_blend(self.request(request)).await?.into_inner();
+        reply.collection.ok_or_else(|| Error::incomplete("collection"))
     }
 }
 

@@ -29,4 +29,4 @@ pub use firn_proto::{json, v1};
 pub use half::f16;
 pub use tonic::Code;
 pub use upsert_stream::{Refusal, Settled, StreamOptions, UpsertStream, Written};
-pub use words::{id, image, pack, stored, text, tokens, unpack, unpack_tokens, vector};
+pub use words::{id, image, pack, stored, text, tokens, unpack, unpack_tokens, vector, vectors};

@@ -1,6 +1,6 @@
 //! Short ways to say ids, vectors and queries.
 
-use firn_proto::v1::{PointId, QueryContent, Text, Tokens, Vector, point_id, query_content};
+use firn_proto::v1::{NamedVectors, PointId, QueryContent, Text, Tokens, Vector, point_id, query_content};
 use half::f16;
 
 /// A point id: `id(7)` or `id("cat.jpg")`.
@@ -47,6 +47,12 @@ pub fn stored(id: PointId) -> QueryContent {
 /// Asks by a vector.
 pub fn vector(values: &[f32]) -> QueryContent {
     content(query_content::Kind::Vector(pack(values)))
+}
+
+/// A vector for each named vector that is searched.
+pub fn vectors<'a>(vectors: impl IntoIterator<Item = (&'a String, &'a Vec<f32>)>) -> QueryContent {
+    let vectors = vectors.into_iter().map(|(name, values)| (name.clone(), pack(values))).collect();
+    content(query_content::Kind::Vectors(NamedVectors { vectors }))
 }
 
 /// A vector in the faster of its two forms on the wire.

@@ -9,6 +9,7 @@ mod facets;
 mod fault;
 mod fields;
 mod folder;
+pub mod join;
 mod jsonl;
 mod kind;
 pub mod npy;
@@ -31,6 +32,8 @@ use firn_index::{ModelRef, Payload, PointId, Text, TokenConfig, Tokens};
 
 pub use fault::{Fault, Skipped, SourceError};
 pub use kind::Kind;
+
+use self::join::{Captions, Joined};
 
 /// Largest file, tar member or line's picture that is read.
 pub const MAX_FILE_BYTES: u64 = 64 << 20;
@@ -62,11 +65,15 @@ pub struct SourceOptions {
     pub images: Option<PathBuf>,
     /// The vector that .npy rows are.
     pub vector_name: String,
+    /// Texts of the items by their ids.
+    pub captions: Option<Arc<Captions>>,
+    /// More .npy files beside the first, by the names of their vectors.
+    pub also: BTreeMap<String, PathBuf>,
 }
 
 impl Default for SourceOptions {
     fn default() -> Self {
-        SourceOptions { images: None, vector_name: "image".to_owned() }
+        SourceOptions { images: None, vector_name: "image".to_owned(), captions: None, also: BTreeMap::new() }
     }
 }
 
@@ -92,7 +99,11 @@ impl Source {
         let kind = kind::of(path)?;
         let progress = Arc::new(Progress::default());
         let (mut dims, mut tokens, mut model) = (BTreeMap::new(), BTreeMap::new(), None);
-        let items: Box<dyn Iterator<Item = Next> + Send> = match kind {
+        if kind != Kind::Npy && !options.also.is_empty() {
+            let expected = ".npy, to which other arrays can be joined".to_owned();
+            return Err(SourceError::Unsupported { path: path.to_owned(), expected, received: format!("{kind:?}") });
+        }
+        let mut items: Box<dyn Iterator<Item = Next> + Send> = match kind {
             Kind::Folder => Box::new(folder::Folder::open(path, progress.clone())?),
             Kind::Picture => Box::new(folder::Folder::single(path, progress.clone())?),
             Kind::Jsonl => Box::new(jsonl::Jsonl::open(path, options, progress.clone())?),
@@ -103,9 +114,12 @@ impl Source {
             Kind::WebDataset => Box::new(webdataset::WebDataset::open(path, options, progress.clone())?),
             Kind::Npy => {
                 let npy = npy::Npy::open(path, &options.vector_name, progress.clone())?;
-                dims.insert(options.vector_name.clone(), npy.dim());
-                tokens.extend(npy.tokens().map(|shape| (options.vector_name.clone(), shape)));
-                Box::new(npy)
+                let joined = Joined::open(npy, &options.also)?;
+                for npy in joined.arrays() {
+                    dims.insert(npy.vector_name().to_owned(), npy.dim());
+                    tokens.extend(npy.tokens().map(|shape| (npy.vector_name().to_owned(), shape)));
+                }
+                Box::new(joined)
             }
             Kind::Safetensors => {
                 let tensors = safetensors::Safetensors::open(path, progress.clone())?;
@@ -123,7 +137,11 @@ impl Source {
                 Box::new(facets)
             }
         };
-        let has_texts = !matches!(kind, Kind::Npy | Kind::Safetensors | Kind::Facets);
+        let mut has_texts = !matches!(kind, Kind::Npy | Kind::Safetensors | Kind::Facets);
+        if let Some(captions) = options.captions.clone() {
+            items = Box::new(items.map(move |next| next.map(|item| captions.describe(item))));
+            has_texts = true;
+        }
         Ok(Source { path: path.to_owned(), kind, dims, tokens, model, has_texts, progress, items })
     }
 

@@ -94,6 +94,23 @@ impl Npy {
         Ok(Npy { from, header, path, ids, tokens, vector_name, row: 0, ended: false, progress })
     }
 
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn vector_name(&self) -> &str {
+        &self.vector_name
+    }
+
+    pub fn n_rows(&self) -> usize {
+        self.header.shape[0]
+    }
+
+    /// Those that stand beside it.
+    pub fn ids(&self) -> Option<&[PointId]> {
+        self.ids.as_deref()
+    }
+
     pub fn dim(&self) -> usize {
         self.header.shape[1]
     }

@@ -5,7 +5,7 @@ mod tars;
 use std::{fs, path::Path};
 
 use firn_index::{PointId, Text, TokenConfig};
-use firn_ingest::source::{Item, Kind, MAX_FILE_BYTES, Skipped, Source, SourceOptions};
+use firn_ingest::source::{Item, Kind, MAX_FILE_BYTES, Skipped, Source, SourceOptions, join::Captions};
 use serde_json::{Value, json};
 
 use crate::support::{f32_bytes, gzip, npy, png, tar, write};
@@ -481,4 +481,57 @@ fn what_is_no_source_is_refused_with_what_is() {
     check_refused(&dir.path().join("nothing"), "No such file");
     let found = lines(&dir.path().join("photo"), &SourceOptions::default());
     assert_eq!(found.len(), 1);
+}
+
+#[test]
+fn arrays_are_joined_row_by_row() {
+    let dir = tempfile::tempdir().unwrap();
+    let rows = npy("(2, 2)", "<f4", &f32_bytes(&[1.0, 2.0, 3.0, 4.0]));
+    let others = npy("(2, 1)", "<f4", &f32_bytes(&[5.0, 6.0]));
+    write(dir.path(), &[("a.npy", &rows), ("a.ids.txt", b"x\ny\n"), ("b.npy", &others), ("same.npy", &others)]);
+    write(dir.path(), &[("same.ids.txt", b"x\ny\n"), ("turned.npy", &others), ("turned.ids.txt", b"y\nx\n")]);
+    write(dir.path(), &[("long.npy", &npy("(3, 1)", "<f4", &[0; 12])), ("r.jsonl", b"{\"id\": 1}")]);
+    let options = |also: &[&str]| {
+        let also = also.iter().enumerate().map(|(at, name)| (format!("v{at}"), dir.path().join(name)));
+        SourceOptions { also: also.collect(), ..SourceOptions::default() }
+    };
+    let path = dir.path().join("a.npy");
+    let joined = options(&["b.npy", "same.npy"]);
+    assert_eq!(
+        Source::open(&path, &joined).unwrap().dims,
+        [("image", 2), ("v0", 1), ("v1", 1)].map(|(n, d)| (n.to_owned(), d)).into()
+    );
+    let expected =
+        [r#"row 0 id="x" image=[1.0, 2.0] v0=[5.0] v1=[5.0]"#, r#"row 1 id="y" image=[3.0, 4.0] v0=[6.0] v1=[6.0]"#];
+    assert_eq!(lines(&path, &joined), expected);
+    let refused = |path: &Path, also: &str, words: &str| {
+        let error = Source::open(path, &options(&[also])).err().unwrap().to_string();
+        assert!(error.contains(words), "{error}");
+    };
+    refused(&path, "turned.npy", "turned.npy: expected in row 0 the id x, as in");
+    refused(&path, "long.npy", "long.npy: expected 2 rows, as in");
+    refused(&path, "nowhere.npy", "nowhere.npy");
+    refused(&dir.path().join("r.jsonl"), "b.npy", "expected .npy");
+}
+
+#[test]
+fn captions_go_to_the_items_of_their_ids() {
+    let dir = tempfile::tempdir().unwrap();
+    let captions = r#"{"id": "x", "split": "val", "captions": [{"lang": "en", "text": "one"}, {"text": "eins", "lang": "de"}]}
+{"id": "7", "text": "seven", "language": "en"}
+{"id": "nobody", "text": "lost"}"#;
+    let rows = npy("(3, 1)", "<f4", &f32_bytes(&[1.0, 2.0, 3.0]));
+    write(dir.path(), &[("a.npy", &rows), ("a.ids.json", br#"["x", 7, "z"]"#), ("c.jsonl", captions.as_bytes())]);
+    let captions = Captions::read(&dir.path().join("c.jsonl")).unwrap();
+    assert_eq!(captions.n_unmet(), 3);
+    let options = SourceOptions { captions: Some(captions.clone()), ..SourceOptions::default() };
+    let source = Source::open(&dir.path().join("a.npy"), &options).unwrap();
+    assert!(source.has_texts);
+    let items: Vec<_> = source.items.map(Result::unwrap).collect();
+    let texts = |at: usize| items[at].texts.iter().map(|t| format!("{} {}", t.language, t.text)).collect::<Vec<_>>();
+    assert_eq!((texts(0), texts(1)), (vec!["en one".to_owned(), "de eins".to_owned()], vec!["en seven".to_owned()]));
+    assert!(items[2].texts.is_empty() && items[2].vectors.contains_key("image"), "an item without captions has none");
+    assert_eq!(items[0].payload["split"], "val");
+    assert!(items[1].payload.is_empty());
+    assert_eq!(captions.n_unmet(), 1);
 }

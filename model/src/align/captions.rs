@@ -12,8 +12,9 @@ use serde::Deserialize;
 use super::arrays::{bad, open};
 use crate::{Error, Result};
 
+/// A text that describes an image.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Caption {
+pub struct Caption {
     pub text: String,
     /// Empty if it is not said.
     pub language: String,
@@ -21,14 +22,14 @@ pub(super) struct Caption {
 
 /// What is said of one image.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Described {
+pub struct Described {
     pub captions: Vec<Caption>,
     pub belonging: Belonging,
 }
 
 /// What decides whether an item is held out.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-pub(super) struct Belonging {
+pub struct Belonging {
     pub split: Option<String>,
     /// Items of a group are never parted.
     pub group: Option<String>,
@@ -51,7 +52,7 @@ impl Belonging {
     }
 
     /// By its split, where one is given; else by its group, which is the item itself where none is given.
-    pub(super) fn is_held_out(&self, id: &str, share: f64) -> bool {
+    pub fn is_held_out(&self, id: &str, share: f64) -> bool {
         match &self.split {
             Some(split) => split != "train",
             None => {
@@ -83,7 +84,7 @@ struct Nested {
 }
 
 /// By id. Several rows of one id are added up.
-pub(super) fn read(path: &Path) -> Result<HashMap<String, Described>> {
+pub fn read(path: &Path) -> Result<HashMap<String, Described>> {
     let file = open(path)?;
     let from: Box<dyn Read> = match path.extension() {
         Some(extension) if extension == "gz" => Box::new(flate2::read::MultiGzDecoder::new(file)),

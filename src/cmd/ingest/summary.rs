@@ -28,6 +28,7 @@ fn text(report: &Report) -> String {
         (report.unchanged, ["unchanged since an earlier run"; 2]),
         (report.duplicates, ["the same as an earlier item"; 2]),
         (report.truncated_texts, TRUNCATED),
+        (report.unmet_captions, ["id with captions that no item has", "ids with captions that no item has"]),
         (report.ignored_files, ["other file ignored", "other files ignored"]),
         (report.skipped, ["skipped"; 2]),
     ];
