@@ -4,8 +4,13 @@ use std::{env, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 4] =
-    ["firn/v1/common.proto", "firn/v1/collections.proto", "firn/v1/points.proto", "firn/v1/inference.proto"];
+const FILES: [&str; 5] = [
+    "firn/v1/common.proto",
+    "firn/v1/collections.proto",
+    "firn/v1/points.proto",
+    "firn/v1/inference.proto",
+    "firn/v1/rerankers.proto",
+];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=firn");

@@ -9,6 +9,8 @@ use firn_index::{CollectionConfig, Database, Embeds, HnswConfig, ModelRef, Side,
 use firn_ingest::makers::{IMAGE_VECTOR, Maker, TEXT_VECTOR, makers};
 use firn_model::{Device, Encoder, Grid, ModelInfo, TokenShape};
 
+use crate::reranker::Cache;
+
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
@@ -41,15 +43,21 @@ pub struct Engine {
     db: Database,
     encoders: Mutex<Vec<Arc<dyn Encoder>>>,
     loading: Loading,
+    rerankers: Cache,
 }
 
 impl Engine {
     pub fn new(db: Database, encoders: Vec<Arc<dyn Encoder>>, loading: Loading) -> Self {
-        Engine { db, encoders: Mutex::new(encoders), loading }
+        Engine { db, encoders: Mutex::new(encoders), loading, rerankers: Cache::default() }
     }
 
     pub fn db(&self) -> &Database {
         &self.db
+    }
+
+    /// The fusion networks of its collections.
+    pub fn rerankers(&self) -> &Cache {
+        &self.rerankers
     }
 
     /// The loaded encoders; the first is the default.

@@ -59,7 +59,13 @@ pub fn causes(error: &anyhow::Error) -> impl Iterator<Item = &(dyn StdError + 's
 }
 
 fn unwrapped<'a>(cause: &'a (dyn StdError + 'static)) -> &'a (dyn StdError + 'static) {
-    use crate::{engine::Error as Engine, query::Error as Query};
+    use crate::{engine::Error as Engine, query::Error as Query, reranker::Error as Reranker};
+    match cause.downcast_ref::<Reranker>() {
+        Some(Reranker::Index(inner)) => return inner,
+        Some(Reranker::Model(inner)) => return inner,
+        Some(Reranker::Engine(inner)) => return unwrapped(inner),
+        _ => {}
+    }
     match (cause.downcast_ref::<Query>(), cause.downcast_ref::<Engine>()) {
         (Some(Query::Index(inner)), _) => inner,
         (Some(Query::Model(inner)), _) | (_, Some(Engine::Model(inner))) => inner,
@@ -77,6 +83,15 @@ fn code_of_cause(cause: &(dyn StdError + 'static)) -> Option<Exit> {
     }
     if let Some(error) = cause.downcast_ref::<firn_client::Error>() {
         return Some(code_of_answer(error));
+    }
+    if let Some(error) = cause.downcast_ref::<crate::reranker::Error>() {
+        use crate::reranker::Error::*;
+        return match error {
+            UnknownVersion { .. } => Some(Exit::NotFound),
+            NoPairs { .. } | NoModel { .. } | NoGain { .. } | NothingBefore => Some(Exit::Usage),
+            Unreadable { .. } => Some(Exit::Damaged),
+            _ => None,
+        };
     }
     use crate::query::Error as Query;
     if let Some(

@@ -96,6 +96,11 @@ impl Collection {
         &self.state.name
     }
 
+    /// Made with the collection: another collection of the same name has another one.
+    pub fn uuid(&self) -> &str {
+        &self.state.uuid
+    }
+
     pub fn config(&self) -> &CollectionConfig {
         &self.state.config
     }

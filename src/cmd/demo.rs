@@ -14,7 +14,7 @@ use super::{local, table};
 use crate::{
     engine::Engine,
     exit::{Exit, Usage},
-    query::{self, Answer, Content, Request},
+    query::{self, Answer, Content, Request, Rerank},
     settings::{FileLayer, Settings},
 };
 
@@ -151,6 +151,8 @@ fn answer(engine: &Engine, content: Content) -> Result<Answer, query::Error> {
         exact: false,
         fields: Fields { payload: true, ..Default::default() },
         score_threshold: None,
+        rerank: Rerank::default(),
+        deadline: None,
         max_bytes: usize::MAX,
     };
     query::run(engine, &request)

@@ -7,7 +7,7 @@ use firn_index::{Fields, PointId, Text};
 use super::{local, remote, table};
 use crate::{
     exit::{Exit, Usage},
-    query::{self, Answer, Content, Request},
+    query::{self, Answer, Content, OnFailure, Request, Rerank, Which},
     settings::{self, Settings},
 };
 
@@ -47,6 +47,18 @@ pub struct QueryArgs {
     /// Leave out hits below this score
     #[arg(long, value_name = "SCORE", allow_negative_numbers = true)]
     score_threshold: Option<f32>,
+    /// The network that re-ranks: active, none, or a version [default: active]
+    #[arg(long, value_name = "WHICH", value_parser = which)]
+    rerank: Option<Which>,
+    /// Candidates that it looks at, 1 to 1000 [default: as many as it was judged with]
+    #[arg(long, value_name = "N")]
+    rerank_candidates: Option<usize>,
+    /// Fail if the answer cannot be re-ranked, instead of answering by cosine
+    #[arg(long)]
+    rerank_or_fail: bool,
+    /// Leave out hits that the network thinks less likely to belong, 0 to 1
+    #[arg(long, value_name = "SHARE")]
+    min_relevance: Option<f32>,
     /// Show the texts of the hits too
     #[arg(long)]
     with_texts: bool,
@@ -109,8 +121,24 @@ fn request(args: &QueryArgs) -> anyhow::Result<Request> {
         exact: args.exact,
         fields: Fields { payload: true, texts: args.with_texts, vectors: args.with_vectors, tokens: args.with_tokens },
         score_threshold: args.score_threshold,
+        rerank: Rerank {
+            which: args.rerank.unwrap_or_default(),
+            candidates: args.rerank_candidates,
+            on_failure: if args.rerank_or_fail { OnFailure::Error } else { OnFailure::Skip },
+            min_relevance: args.min_relevance,
+        },
+        deadline: None,
         max_bytes: usize::MAX,
     })
+}
+
+fn which(text: &str) -> Result<Which, String> {
+    match (text, text.parse()) {
+        ("active", _) => Ok(Which::Active),
+        ("none", _) => Ok(Which::None),
+        (_, Ok(version)) => Ok(Which::Version(version)),
+        _ => Err("expected active, none or the number of a version".to_owned()),
+    }
 }
 
 fn content(args: &QueryArgs) -> anyhow::Result<Content> {
@@ -156,12 +184,20 @@ fn print(answer: &Answer) {
         }
         let cosines = hit.cosines.iter().map(|(name, cosine)| format!("{name} {cosine:.4}")).collect::<Vec<_>>();
         let score = if cosines.is_empty() { String::new() } else { format!(" ({})", cosines.join(", ")) };
+        if let Some(relevance) = hit.relevance {
+            about = format!("{:.0} % relevant  {about}", 100.0 * relevance);
+        }
         vec![(rank + 1).to_string(), format!("{:.4}{score}", hit.score), hit.id.to_string(), about]
     };
     let rows: Vec<_> = answer.hits.iter().enumerate().map(row).collect();
     table::print(&["#", "score", "id", "payload"], &rows);
     if let Some(cut) = answer.truncation {
         eprintln!("note: the text was cut: {} tokens read, {} left out", cut.tokens_used, cut.tokens_cut);
+    }
+    match (answer.reranker, &answer.rerank_skipped) {
+        (Some(version), _) => eprintln!("re-ranked by version {version}"),
+        (None, Some(reason)) => eprintln!("note: not re-ranked: {}", table::printable(reason)),
+        _ => {}
     }
     eprintln!("{}", table::timings_line(answer));
 }

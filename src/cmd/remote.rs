@@ -16,7 +16,7 @@ use firn_model::{Grid, ModelInfo, Sigmoid, TokenShape};
 
 use super::collection::{CreateArgs, Described, VectorArg};
 use crate::{
-    query::{Answer, Blend, Content, Hit, Request, Timings, Truncation},
+    query::{Answer, Blend, Content, Hit, OnFailure, Request, Rerank, Timings, Truncation, Which},
     server::settings::MAX_MESSAGE_BYTES,
     settings::{DEFAULT_MODEL, Settings},
 };
@@ -207,6 +207,25 @@ fn query_request(request: &Request) -> v1::QueryRequest {
             tokens: request.fields.tokens,
         }),
         score_threshold: request.score_threshold,
+        rerank: Some(rerank(&request.rerank)),
+    }
+}
+
+fn rerank(asked: &Rerank) -> v1::Rerank {
+    use v1::rerank::Which as Wire;
+    v1::Rerank {
+        which: match asked.which {
+            Which::Active => None,
+            Which::None => Some(Wire::Off(true)),
+            Which::Version(version) => Some(Wire::Version(version)),
+        },
+        candidates: asked.candidates.map_or(0, |n| u32::try_from(n).unwrap_or(u32::MAX)),
+        on_failure: match asked.on_failure {
+            OnFailure::Skip => v1::RerankFailure::Skip,
+            OnFailure::Error => v1::RerankFailure::Error,
+        }
+        .into(),
+        min_relevance: asked.min_relevance,
     }
 }
 
@@ -226,6 +245,8 @@ fn answer(reply: v1::QueryResponse) -> anyhow::Result<Answer> {
             .truncation
             .map(|cut| Truncation { tokens_used: cut.tokens_used as usize, tokens_cut: cut.tokens_cut as usize }),
         rerank_applied: reply.rerank_applied,
+        reranker: reply.reranker,
+        rerank_skipped: (!reply.rerank_skipped.is_empty()).then_some(reply.rerank_skipped),
     })
 }
 
@@ -235,6 +256,8 @@ fn hit(hit: v1::Hit) -> anyhow::Result<Hit> {
         score: hit.score,
         cosine: hit.cosine,
         cosines: hit.cosines.into_iter().collect(),
+        fusion: hit.fusion,
+        relevance: hit.relevance,
         payload: hit.payload.map_or_else(|| Ok(Payload::new()), json::from_struct)?,
         texts: hit.texts.into_iter().map(|t| Text { text: t.text, language: t.language }).collect(),
         vectors: hit.vectors.iter().map(|(name, vector)| (name.clone(), firn_client::unpack(vector))).collect(),

@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 
 use firn_index::{Collection, CollectionConfig, PointId, Reader, Row};
-use firn_model::{Encoder, Keep, picture};
+use firn_model::{Encoder, FusionTokens, Grid, Keep, picture};
 
-use super::{Content, Error, Request, Truncation, using};
-use crate::engine::Engine;
+use super::{Content, Error, Request, Truncation, using::Using};
+use crate::{
+    engine::Engine,
+    reranker::{Asker, Reads},
+};
 
 /// A question as vectors.
 pub struct Query {
@@ -18,6 +21,8 @@ pub struct Query {
     /// The point that asks, which is not an answer.
     pub itself: Option<Row>,
     pub truncation: Option<Truncation>,
+    /// What the network that re-ranks reads of the question, if there is one.
+    pub asker: Option<Asker>,
 }
 
 /// What is looked for in one named vector.
@@ -28,14 +33,24 @@ pub struct Part {
 }
 
 /// Turns the content into a vector of each space.
-pub fn query(engine: &Engine, collection: &Collection, reader: &Reader, request: &Request) -> Result<Query, Error> {
-    let using = using::of(collection, reader, request)?;
+pub fn query(
+    engine: &Engine,
+    collection: &Collection,
+    reader: &Reader,
+    request: &Request,
+    (using, reads): (&Using, Option<&Reads>),
+) -> Result<Query, Error> {
     let mut embeds = Embeds { engine, collection, done: Vec::new() };
+    // First, so that the vector that is searched comes of the same pass.
+    let asker = match (reads, &request.content) {
+        (Some(reads), Content::Text(text)) => Some(embeds.asker(reads, &text.text)?),
+        _ => None,
+    };
     let mut vector = |name: &str| match &request.content {
         Content::Vector(vector) => Ok(Some(vector.clone())),
         Content::Vectors(vectors) => named(vectors, name).map(Some),
         Content::Id(id) => stored(collection.config(), reader, id, name),
-        Content::Text(text) => embeds.once(name, |encoder| by_text(encoder, &text.text)).map(Some),
+        Content::Text(text) => embeds.once(name, |encoder| by_text(encoder, &text.text, Keep::Nothing)).map(Some),
         Content::Image(bytes) => embeds.once(name, |encoder| by_image(encoder, bytes)).map(Some),
     };
     let (mut parts, mut fault) = (Vec::with_capacity(using.weights.len()), None);
@@ -54,7 +69,8 @@ pub fn query(engine: &Engine, collection: &Collection, reader: &Reader, request:
         (_, Some(fault)) if parts.is_empty() => return Err(fault),
         _ => None,
     };
-    Ok(Query { parts, is_blend: using.is_blend, weight: using.weight(), itself, truncation: embeds.truncation() })
+    let (is_blend, weight) = (using.is_blend, using.weight());
+    Ok(Query { parts, is_blend, weight, itself, truncation: embeds.truncation(), asker })
 }
 
 /// The vectors of a collection's blend are not the asker's choice: one that the content cannot be compared with finds nothing.
@@ -63,7 +79,12 @@ fn says_nothing(error: &Error) -> bool {
     matches!(error, Error::NotGiven { .. } | Error::Model(NoImageSide { .. } | NoTextSide { .. }))
 }
 
-type Embedded = (Vec<f32>, Option<Truncation>);
+#[derive(Clone)]
+struct Embedded {
+    vector: Vec<f32>,
+    truncation: Option<Truncation>,
+    tokens: Option<FusionTokens>,
+}
 
 /// One content in the spaces of several models, through each network once.
 struct Embeds<'a> {
@@ -82,31 +103,44 @@ impl Embeds<'_> {
         let encoder = self.engine.encoder_for(self.collection.config(), using)?;
         let encoder = encoder.ok_or_else(|| Error::NoModel { collection: self.collection.name().to_owned() })?;
         let hash = &encoder.info().hash;
-        if let Some((_, (vector, _))) = self.done.iter().find(|(done, _)| done == hash) {
-            return Ok(vector.clone());
+        if let Some((_, embedded)) = self.done.iter().find(|(done, _)| done == hash) {
+            return Ok(embedded.vector.clone());
         }
         let embedded = embed(encoder.as_ref())?;
         self.done.push((hash.clone(), embedded.clone()));
-        Ok(embedded.0)
+        Ok(embedded.vector)
+    }
+
+    fn asker(&mut self, reads: &Reads, text: &str) -> Result<Asker, Error> {
+        let keep = if reads.tokens { Keep::Tokens(Grid::Four) } else { Keep::Nothing };
+        let mut tokens = None;
+        let vector = self.once(&reads.image, |encoder| {
+            let embedded = by_text(encoder, text, keep)?;
+            tokens = embedded.tokens.clone();
+            Ok(embedded)
+        })?;
+        Ok(Asker { vector, tokens })
     }
 
     /// Of the model that read least.
     fn truncation(self) -> Option<Truncation> {
-        self.done.into_iter().filter_map(|(_, (_, cut))| cut).max_by_key(|cut| cut.tokens_cut)
+        self.done.into_iter().filter_map(|(_, embedded)| embedded.truncation).max_by_key(|cut| cut.tokens_cut)
     }
 }
 
-fn by_text(encoder: &dyn Encoder, text: &str) -> Result<Embedded, Error> {
-    let embedded = encoder.embed_texts(&[text], Keep::Nothing)?;
+fn by_text(encoder: &dyn Encoder, text: &str, keep: Keep) -> Result<Embedded, Error> {
+    let embedded = encoder.embed_texts(&[text], keep)?;
     let embedded = embedded.into_iter().next().expect("one text gives one embedding");
     let cut = Truncation { tokens_used: embedded.tokens_used, tokens_cut: embedded.tokens_cut };
-    Ok((embedded.embedding, (cut.tokens_cut > 0).then_some(cut)))
+    let truncation = (cut.tokens_cut > 0).then_some(cut);
+    Ok(Embedded { vector: embedded.embedding, truncation, tokens: embedded.fusion_tokens })
 }
 
 fn by_image(encoder: &dyn Encoder, bytes: &[u8]) -> Result<Embedded, Error> {
     let pixels = encoder.preprocess(&picture::decode(bytes)?.rgb)?;
     let embedded = encoder.embed_images(&[pixels], Keep::Nothing)?;
-    Ok((embedded.into_iter().next().expect("one image gives one embedding").embedding, None))
+    let embedded = embedded.into_iter().next().expect("one image gives one embedding");
+    Ok(Embedded { vector: embedded.embedding, truncation: None, tokens: None })
 }
 
 fn named(vectors: &BTreeMap<String, Vec<f32>>, using: &str) -> Result<Vec<f32>, Error> {

@@ -11,6 +11,8 @@ pub enum Error {
     NoVector { id: firn_index::PointId, using: String },
     #[error("query.vectors: expected one named {using:?}, received {given:?}")]
     NotGiven { using: String, given: Vec<String> },
+    #[error("the answer cannot be re-ranked: {reason}")]
+    NotReranked { reason: String },
     #[error("the answer is larger than {max_bytes} bytes: ask for fewer hits, or for less of each")]
     AnswerTooLarge { max_bytes: usize },
     #[error(transparent)]

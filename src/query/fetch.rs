@@ -10,7 +10,7 @@ use super::{Error, Hit, Request, encode::Query, merge::Merged, rerank::Ranked};
 pub fn hits(reader: &Reader, ranked: Vec<Ranked>, query: &Query, request: &Request) -> Result<Vec<Hit>, Error> {
     let mut hits = Vec::with_capacity(ranked.len());
     let mut n_bytes = 0;
-    for Ranked { merged, score } in ranked {
+    for Ranked { merged, score, fusion } in ranked {
         // A point's row is in the generation that found it.
         let Some(point) = reader.fetch(&[merged.candidate.row], request.fields)?.pop() else { continue };
         n_bytes += point.n_bytes;
@@ -22,6 +22,8 @@ pub fn hits(reader: &Reader, ranked: Vec<Ranked>, query: &Query, request: &Reque
             score,
             cosine: merged.candidate.score,
             cosines: by_name(query, &merged),
+            fusion: fusion.map(|fusion| fusion.logit),
+            relevance: fusion.and_then(|fusion| fusion.relevance),
             payload: point.payload,
             texts: point.texts,
             vectors: point.vectors,

@@ -16,8 +16,9 @@ use std::time::Instant;
 
 pub use blend::Blend;
 pub use error::Error;
-pub use request::{Answer, Content, Hit, Limits, Request, Timings, Truncation};
+pub use request::{Answer, Content, Hit, Limits, OnFailure, Request, Rerank, Timings, Truncation, Which};
 
+use self::rerank::Order;
 use crate::engine::Engine;
 
 /// Answers one request from one generation of the collection.
@@ -28,20 +29,26 @@ pub fn run(engine: &Engine, request: &Request) -> Result<Answer, Error> {
     let collection = engine.db().collection(&request.collection)?;
     let reader = collection.reader();
 
-    let query = encode::query(engine, &collection, &reader, request)?;
+    let using = using::of(&collection, &reader, request)?;
+    let network = rerank::network(engine, &collection, &using, request)?;
+    let plan = network.widen(plan);
+    let query = encode::query(engine, &collection, &reader, request, (&using, network.reads()))?;
     let encode_us = clock.lap_us();
     let lists = retrieve::candidates(&reader, &query, &plan)?;
     let retrieve_us = clock.lap_us();
     let merged = merge::by_weight(&reader, &query, lists, &plan)?;
     let merge_us = clock.lap_us();
-    let ranked = rerank::by_cosine(merged, &plan);
+    let order = rerank::order(&reader, &query, merged, &network, request)?;
+    let ranked = order.page(&plan);
     let rerank_us = clock.lap_us();
     let hits = fetch::hits(&reader, ranked, &query, request)?;
     let fetch_us = clock.lap_us();
 
     let total_us = start.elapsed().as_micros() as u64;
     let timings = Timings { encode_us, retrieve_us, merge_us, rerank_us, fetch_us, total_us };
-    Ok(Answer { hits, timings, truncation: query.truncation, rerank_applied: false })
+    let Order { reranker, skipped, .. } = order;
+    let rerank_applied = reranker.is_some();
+    Ok(Answer { hits, timings, truncation: query.truncation, rerank_applied, reranker, rerank_skipped: skipped })
 }
 
 /// Measures one stage after the other.

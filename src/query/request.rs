@@ -1,6 +1,6 @@
 //! A question and its answer, as plain types: the terminal and the wire both turn into them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Instant};
 
 use firn_index::{Fields, Payload, PointId, Text, Tokens};
 use serde::{Deserialize, Serialize};
@@ -16,6 +16,8 @@ impl Limits {
     /// Largest `offset + limit`, and most candidates.
     pub const MAX_WINDOW: usize = firn_index::Limits::MAX_LIMIT;
     pub const MAX_EF: usize = firn_index::Limits::MAX_EF_SEARCH;
+    /// Most candidates that a network is asked to look at.
+    pub const MAX_RERANKED: usize = 1000;
     /// Fewest candidates of each vector of a blend.
     pub const MIN_BLENDED: usize = 100;
 }
@@ -52,8 +54,41 @@ pub struct Request {
     pub exact: bool,
     pub fields: Fields,
     pub score_threshold: Option<f32>,
+    pub rerank: Rerank,
+    /// When the asker stops waiting.
+    pub deadline: Option<Instant>,
     /// An answer whose hits take more is given up.
     pub max_bytes: usize,
+}
+
+/// How a network is to re-rank the candidates.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Rerank {
+    pub which: Which,
+    /// Candidates that it sees; none: as many as it was judged with.
+    pub candidates: Option<usize>,
+    pub on_failure: OnFailure,
+    /// Hits that a network thinks less likely to belong are left out; it means nothing where none re-ranked.
+    pub min_relevance: Option<f32>,
+}
+
+/// Which network.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Which {
+    /// The collection's active one, if there is one.
+    #[default]
+    Active,
+    None,
+    Version(u32),
+}
+
+/// What becomes of a question that cannot be re-ranked as it should be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnFailure {
+    /// It is answered by cosine, and the answer says why.
+    #[default]
+    Skip,
+    Error,
 }
 
 /// The numbers of a request, checked.
@@ -93,6 +128,14 @@ impl Request {
         if score_threshold.is_nan() {
             return Err(invalid("score_threshold", "a number".into(), "NaN".into()));
         }
+        if let Some(candidates) = self.rerank.candidates {
+            within("rerank.candidates", candidates, 1, Limits::MAX_RERANKED)?;
+        }
+        if let Some(least) = self.rerank.min_relevance
+            && !(0.0..=1.0).contains(&least)
+        {
+            return Err(invalid("rerank.min_relevance", "0 to 1".into(), least.to_string()));
+        }
         Ok(Plan {
             limit,
             offset: self.offset,
@@ -126,6 +169,11 @@ pub struct Hit {
     /// Of a blend, by the names of the vectors that the point has.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub cosines: BTreeMap<String, f32>,
+    /// The logit of the network that re-ranked, and how likely it is that the hit belongs, 0 to 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fusion: Option<f32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relevance: Option<f32>,
     pub payload: Payload,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub texts: Vec<Text>,
@@ -162,6 +210,12 @@ pub struct Answer {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub truncation: Option<Truncation>,
     pub rerank_applied: bool,
+    /// The version of the network that re-ranked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reranker: Option<u32>,
+    /// Why none re-ranked, if one was to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rerank_skipped: Option<String>,
 }
 
 #[cfg(test)]
@@ -181,6 +235,8 @@ mod tests {
             exact: false,
             fields: Fields::default(),
             score_threshold: None,
+            rerank: Rerank::default(),
+            deadline: None,
             max_bytes: usize::MAX,
         }
     }

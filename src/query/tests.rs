@@ -118,6 +118,8 @@ fn request(content: Content) -> Request {
         exact: false,
         fields: Fields::default(),
         score_threshold: None,
+        rerank: Rerank::default(),
+        deadline: None,
         max_bytes: usize::MAX,
     }
 }

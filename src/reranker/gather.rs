@@ -153,33 +153,16 @@ impl Rows {
         if point.texts.is_empty() || wanted.only_judged && part != Part::Judged {
             return;
         }
-        let Reads { image, extra, tokens, .. } = wanted.reads;
-        let has_all = point.vectors.contains_key(image)
-            && extra.as_ref().is_none_or(|extra| point.vectors.contains_key(extra))
-            && (!tokens || point.tokens.contains_key(image))
-            && blended.iter().all(|(name, _)| point.vectors.contains_key(*name));
-        if !has_all {
+        let of_blend: Option<Vec<Vec<f32>>> = blended.iter().map(|(name, _)| point.vectors.get(*name).cloned()).collect();
+        let (Some(of_blend), Ok(())) = (of_blend, wanted.reads.add(&mut point, &mut self.images)) else {
             self.n_left_out += 1;
             self.left_out.get_or_insert_with(|| point.id.to_string());
             return;
-        }
+        };
         let owner = self.ids.len();
         self.ids.push(point.id.to_string());
         self.parts.push(part);
-        for (all, (name, _)) in self.of_blend.iter_mut().zip(blended) {
-            all.extend_from_slice(&point.vectors[*name]);
-        }
-        let images = &mut self.images;
-        images.dim = point.vectors[image].len();
-        images.vectors.append(point.vectors.get_mut(image).expect("it is there"));
-        if let Some(vector) = extra.as_ref().and_then(|extra| point.vectors.get_mut(extra)) {
-            images.extra_dim = vector.len();
-            images.extra.append(vector);
-        }
-        if let Some(tokens) = point.tokens.get_mut(image).filter(|_| *tokens) {
-            (images.n_tokens, images.token_dim) = (tokens.n, tokens.dim);
-            images.tokens.append(&mut tokens.values);
-        }
+        self.of_blend.iter_mut().zip(of_blend).for_each(|(all, vector)| all.extend(vector));
         self.asked.extend(asked(owner, point.texts));
     }
 
@@ -226,6 +209,7 @@ impl Rows {
                 joined: self.asked.iter().map(|asked| asked.is_joined).collect(),
                 images: std::mem::take(&mut self.images),
                 texts,
+                base: None,
             },
             blended: None,
             n_left_out: self.n_left_out,

@@ -1,14 +1,16 @@
 //! Fusion networks that are kept with a collection: trained on its own pairs, judged on held-out ones, and switched on if they are worth it.
 
+mod cache;
 mod gather;
 mod judge;
 mod serve;
 mod state;
 
 pub use self::{
+    cache::Cache,
     gather::{Gathered, Parting, Wanted},
     judge::{Verdict, judge},
-    serve::Reranker,
+    serve::{Asker, Reranker},
     state::{Judged, Length, Reads, State, Version, attachment, now_s},
 };
 
@@ -22,6 +24,10 @@ pub enum Error {
     UnknownVersion { received: u32, expected: Vec<u32> },
     #[error("version {version} is not significantly better than cosine: {detail}; hint: --force activates it nevertheless")]
     NoGain { version: u32, detail: String },
+    #[error("point {id} has not {what}, which the network reads")]
+    Lacking { id: firn_index::PointId, what: String },
+    #[error("version {version} gave what is no number")]
+    NotFinite { version: u32 },
     #[error("nothing was active before")]
     NothingBefore,
     #[error("attachment {what:?} cannot be read: {detail}")]

@@ -264,10 +264,33 @@ pub fn query_in(request: v1::QueryRequest, max_bytes: usize) -> Result<query::Re
         exact: params.exact,
         fields: fields(request.include),
         score_threshold: request.score_threshold,
+        rerank: request.rerank.map_or_else(|| Ok(query::Rerank::default()), rerank_in)?,
+        deadline: None,
         max_bytes,
     };
     request.check()?;
     Ok(request)
+}
+
+fn rerank_in(rerank: v1::Rerank) -> Result<query::Rerank> {
+    use v1::rerank::Which;
+    Ok(query::Rerank {
+        which: match rerank.which {
+            Some(Which::Off(true)) => query::Which::None,
+            Some(Which::Version(version)) => query::Which::Version(version),
+            Some(Which::Off(false)) | None => query::Which::Active,
+        },
+        candidates: (rerank.candidates > 0).then_some(rerank.candidates as usize),
+        on_failure: match v1::RerankFailure::try_from(rerank.on_failure) {
+            Ok(v1::RerankFailure::Skip) => query::OnFailure::Skip,
+            Ok(v1::RerankFailure::Error) => query::OnFailure::Error,
+            Err(_) => {
+                let message = format!("expected 0 or 1, received {}", rerank.on_failure);
+                return Err(Problem::invalid("rerank.on_failure", "OUT_OF_RANGE", message));
+            }
+        },
+        min_relevance: rerank.min_relevance,
+    })
 }
 
 fn content_in(content: Option<v1::QueryContent>) -> Result<query::Content> {
@@ -320,6 +343,8 @@ pub fn answer_out(answer: query::Answer, fields: Fields) -> v1::QueryResponse {
         }),
         truncation,
         rerank_applied: answer.rerank_applied,
+        reranker: answer.reranker,
+        rerank_skipped: answer.rerank_skipped.unwrap_or_default(),
     }
 }
 
@@ -329,6 +354,8 @@ fn hit_out(hit: query::Hit, fields: Fields) -> v1::Hit {
         score: hit.score,
         cosine: hit.cosine,
         cosines: hit.cosines.into_iter().collect(),
+        fusion: hit.fusion,
+        relevance: hit.relevance,
         payload: payload_out(hit.payload, fields),
         texts: texts_out(hit.texts),
         vectors: vectors_out(hit.vectors),

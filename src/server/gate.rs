@@ -145,7 +145,7 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: http::Request<Body>) -> Answer {
+    fn call(&mut self, mut request: http::Request<Body>) -> Answer {
         let Some(method) = self.gate.metrics.method(request.uri().path()) else {
             return Box::pin(self.inner.call(request));
         };
@@ -158,6 +158,9 @@ where
                 return ready(metrics, method, start, status::deadline_exceeded().into());
             }
             Ok(pass) => {
+                if let Some(deadline) = timeout.and_then(|timeout| start.checked_add(timeout)) {
+                    request.extensions_mut().insert(Deadline(deadline));
+                }
                 let answer = self.inner.call(request);
                 async move {
                     let answer = answer.await;
@@ -206,6 +209,16 @@ fn code(response: &Response) -> Code {
 }
 
 /// The `grpc-timeout` header: at most eight digits and a unit.
+/// When the caller stops waiting; an extension of the request.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadline(pub Instant);
+
+impl Deadline {
+    pub fn of<T>(request: &tonic::Request<T>) -> Option<Instant> {
+        request.extensions().get::<Deadline>().map(|deadline| deadline.0)
+    }
+}
+
 fn timeout(headers: &http::HeaderMap) -> Option<Duration> {
     let text = headers.get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;

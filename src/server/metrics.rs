@@ -20,13 +20,14 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 use tonic::Code;
 
 /// Every call that is counted, by its path.
-const METHODS: [&str; 18] = [
+const METHODS: [&str; 22] = [
     "/firn.v1.Collections/Create",
     "/firn.v1.Collections/Get",
     "/firn.v1.Collections/List",
     "/firn.v1.Collections/Delete",
     "/firn.v1.Collections/Exists",
     "/firn.v1.Collections/UpdateAliases",
+    "/firn.v1.Collections/SetBlend",
     "/firn.v1.Points/Upsert",
     "/firn.v1.Points/UpsertStream",
     "/firn.v1.Points/Delete",
@@ -39,6 +40,9 @@ const METHODS: [&str; 18] = [
     "/firn.v1.Inference/Info",
     "/firn.v1.Inference/Embed",
     "/firn.v1.Inference/EmbedStream",
+    "/firn.v1.Rerankers/List",
+    "/firn.v1.Rerankers/Activate",
+    "/firn.v1.Rerankers/Rollback",
 ];
 
 /// From a tenth of a millisecond to ten seconds.

@@ -13,6 +13,7 @@ mod inference;
 mod limits;
 mod metrics;
 mod points;
+mod rerankers;
 pub mod settings;
 mod shared;
 mod status;
@@ -27,6 +28,7 @@ use firn_index::Database;
 use firn_model::Encoder;
 use firn_proto::v1::{
     collections_server::CollectionsServer, inference_server::InferenceServer, points_server::PointsServer,
+    rerankers_server::RerankersServer,
 };
 use tokio::{net::TcpListener, sync::oneshot};
 use tonic::{
@@ -130,6 +132,7 @@ async fn grpc(
     let collections = CollectionsServer::new(collections::Collections(shared.clone()));
     let points = PointsServer::new(points::Points(shared.clone()));
     let inference = InferenceServer::new(inference::Inference(shared.clone()));
+    let rerankers = RerankersServer::new(rerankers::Rerankers(shared.clone()));
     Server::builder()
         // A client that vanished without a word is noticed within a minute.
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
@@ -139,6 +142,7 @@ async fn grpc(
         .add_service(points.accept_compressed(gzip).max_decoding_message_size(max))
         .add_service(collections.accept_compressed(gzip).max_decoding_message_size(max))
         .add_service(inference.accept_compressed(gzip).max_decoding_message_size(max))
+        .add_service(rerankers.accept_compressed(gzip).max_decoding_message_size(max))
         .add_service(HealthServer::new(HealthService::from_health_reporter(health.reporter())))
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)

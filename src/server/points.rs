@@ -1,6 +1,6 @@
 //! The Points service: convert in, ask, convert out. `upsert_stream.rs` holds the stream.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, sync::Arc, time::Instant};
 
 use firn_index::{Collection, Fields, NewPoint, PayloadChange, Point, PointId, Row};
 use firn_ingest::embed;
@@ -17,7 +17,9 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     collections::page_limit,
-    convert, limits,
+    convert,
+    gate::Deadline,
+    limits,
     shared::Shared,
     status::{Problem, reply_too_large},
     upsert_stream, work,
@@ -86,10 +88,12 @@ impl v1::points_server::Points for Points {
     }
 
     async fn query(&self, request: Request<QueryRequest>) -> Result<Response<QueryResponse>, Status> {
-        Ok(Response::new(self.answer(request.into_inner()).await?))
+        let deadline = Deadline::of(&request);
+        Ok(Response::new(self.answer(request.into_inner(), deadline).await?))
     }
 
     async fn query_batch(&self, request: Request<QueryBatchRequest>) -> Result<Response<QueryBatchResponse>, Status> {
+        let deadline = Deadline::of(&request);
         let queries = request.into_inner().queries;
         convert::within("queries", queries.len(), 1, limits::MAX_QUERIES)?;
         self.0.engine()?;
@@ -97,7 +101,7 @@ impl v1::points_server::Points for Points {
         let mut queries = queries.into_iter().peekable();
         while queries.peek().is_some() {
             // Together, so that their texts go through the network as one batch.
-            let asked: Vec<_> = queries.by_ref().take(limits::AT_ONCE).map(|query| self.start(query)).collect();
+            let asked: Vec<_> = queries.by_ref().take(limits::AT_ONCE).map(|query| self.start(query, deadline)).collect();
             for answer in asked {
                 let result = match answer {
                     Ok(answer) => answer.answer().await,
@@ -152,9 +156,10 @@ impl Points {
         Durability::Buffered
     }
 
-    async fn answer(&self, request: QueryRequest) -> Result<QueryResponse, Problem> {
+    async fn answer(&self, request: QueryRequest, deadline: Option<Instant>) -> Result<QueryResponse, Problem> {
         let fields = convert::fields(request.include);
         let request = convert::query_in(request, self.0.settings.max_message_bytes)?;
+        let request = query::Request { deadline, ..request };
         let engine = self.0.engine()?;
         let answer = match is_short(engine, &request) {
             true => query::run(engine, &request)?,
@@ -170,9 +175,14 @@ impl Points {
         Ok(reply)
     }
 
-    fn start(&self, request: QueryRequest) -> Result<work::Work<QueryResponse>, Problem> {
+    fn start(
+        &self,
+        request: QueryRequest,
+        deadline: Option<Instant>,
+    ) -> Result<work::Work<QueryResponse>, Problem> {
         let fields = convert::fields(request.include);
         let request = convert::query_in(request, self.0.settings.max_message_bytes)?;
+        let request = query::Request { deadline, ..request };
         let shared = self.0.clone();
         Ok(work::start(move || Ok(convert::answer_out(query::run(shared.engine()?, &request)?, fields))))
     }

@@ -8,7 +8,7 @@ use firn_model as model;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use crate::{engine, query};
+use crate::{engine, query, reranker};
 
 /// The domain of `google.rpc.ErrorInfo`.
 const DOMAIN: &str = "firn";
@@ -241,6 +241,26 @@ impl From<engine::Error> for Problem {
     }
 }
 
+impl From<reranker::Error> for Problem {
+    fn from(error: reranker::Error) -> Self {
+        use reranker::Error::*;
+        let message = error.to_string();
+        match error {
+            UnknownVersion { .. } => Problem::invalid("version", "UNKNOWN_VERSION", message),
+            NoGain { .. } => Problem::new(Code::FailedPrecondition, "NO_GAIN", message),
+            NothingBefore => Problem::new(Code::FailedPrecondition, "NOTHING_BEFORE", message),
+            Lacking { .. } | NotFinite { .. } | NoPairs { .. } => {
+                Problem::new(Code::FailedPrecondition, "NOT_RERANKED", message)
+            }
+            NoModel { .. } => Problem::new(Code::FailedPrecondition, "NO_MODEL", message),
+            Unreadable { .. } => Problem::new(Code::DataLoss, "DAMAGED", message),
+            Index(error) => error.into(),
+            Model(error) => error.into(),
+            Engine(error) => error.into(),
+        }
+    }
+}
+
 impl From<query::Error> for Problem {
     fn from(error: query::Error) -> Self {
         let message = error.to_string();
@@ -256,6 +276,7 @@ impl From<query::Error> for Problem {
                 let message = format!("expected one named {using:?}, received {given:?}");
                 Problem::invalid("query.vectors", "NO_VECTOR", message)
             }
+            query::Error::NotReranked { .. } => Problem::new(Code::FailedPrecondition, "NOT_RERANKED", message),
             query::Error::AnswerTooLarge { max_bytes } => reply_too_large(max_bytes),
             query::Error::Index(error) => of_query_vector(error.into()),
             query::Error::Model(error) => Problem::from(error).in_query(),

@@ -3,12 +3,13 @@
 use std::{collections::HashMap, time::Duration};
 
 use firn_proto::v1::{
-    AliasChange, CollectionDescription, CollectionExistsRequest, CountRequest, CreateCollectionRequest,
+    ActivateRerankerRequest, AliasChange, CollectionDescription, CollectionExistsRequest, CountRequest, CreateCollectionRequest,
     DeleteCollectionRequest, DeleteRequest, DeleteResponse, EmbedInput, EmbedRequest, Embedding, GetCollectionRequest,
-    GetRequest, Include, InfoRequest, InfoResponse, ListCollectionsRequest, Point, PointId, PointInput,
-    QueryBatchRequest, QueryRequest, QueryResponse, QueryResult, ScrollRequest, ScrollResponse, SetBlendRequest,
+    GetRequest, Include, InfoRequest, InfoResponse, ListCollectionsRequest, ListRerankersRequest, Point, PointId, PointInput,
+    QueryBatchRequest, QueryRequest, QueryResponse, QueryResult, RerankerDescription, RollbackRerankerRequest, ScrollRequest, ScrollResponse, SetBlendRequest,
     SetPayloadRequest, SetPayloadResponse, TokenGrid, UpdateAliasesRequest, UpsertRequest, UpsertResponse,
     collections_client::CollectionsClient, inference_client::InferenceClient, points_client::PointsClient,
+    rerankers_client::RerankersClient,
 };
 use tonic::{
     Request,
@@ -23,6 +24,7 @@ pub struct Client {
     collections: CollectionsClient<Channel>,
     points: PointsClient<Channel>,
     inference: InferenceClient<Channel>,
+    rerankers: RerankersClient<Channel>,
     timeout: Option<Duration>,
 }
 
@@ -72,7 +74,10 @@ impl Client {
                 .max_decoding_message_size(max)
                 .max_encoding_message_size(max),
             points: PointsClient::new(channel.clone()).max_decoding_message_size(max).max_encoding_message_size(max),
-            inference: InferenceClient::new(channel).max_decoding_message_size(max).max_encoding_message_size(max),
+            inference: InferenceClient::new(channel.clone())
+                .max_decoding_message_size(max)
+                .max_encoding_message_size(max),
+            rerankers: RerankersClient::new(channel).max_decoding_message_size(max).max_encoding_message_size(max),
             timeout: options.timeout,
         }
     }
@@ -88,6 +93,10 @@ impl Client {
     }
 
     /// The generated client, for calls as the protocol has them; `embed_stream` is one.
+    pub fn rerankers_service(&self) -> RerankersClient<Channel> {
+        self.rerankers.clone()
+    }
+
     pub fn inference_service(&self) -> InferenceClient<Channel> {
         self.inference.clone()
     }
@@ -222,6 +231,28 @@ impl Client {
     ) -> Result<Vec<Embedding>, Error> {
         let request = EmbedRequest { model: model.to_owned(), inputs, tokens: grid.into() };
         Ok(self.inference_service().embed(self.request(request)).await?.into_inner().embeddings)
+    }
+}
+
+/// Rerankers.
+impl Client {
+    /// The networks of a collection, oldest first.
+    pub async fn rerankers(&self, collection: &str) -> Result<Vec<RerankerDescription>, Error> {
+        let request = ListRerankersRequest { collection_name: collection.to_owned() };
+        Ok(self.rerankers_service().list(self.request(request)).await?.into_inner().rerankers)
+    }
+
+    /// Lets queries use a network; `force` takes one that is not significantly better than cosine.
+    pub async fn activate_reranker(&self, collection: &str, version: u32, force: bool) -> Result<(), Error> {
+        let request = ActivateRerankerRequest { collection_name: collection.to_owned(), version, force };
+        self.rerankers_service().activate(self.request(request)).await?;
+        Ok(())
+    }
+
+    /// Lets queries use what they used before; the version that is active now, if one is.
+    pub async fn roll_back_reranker(&self, collection: &str) -> Result<Option<u32>, Error> {
+        let request = RollbackRerankerRequest { collection_name: collection.to_owned() };
+        Ok(self.rerankers_service().rollback(self.request(request)).await?.into_inner().version)
     }
 }
 

@@ -3,7 +3,7 @@
 use candle_core::{Device, Result, Tensor};
 use half::f16;
 
-use crate::{builtin::layers::View, product::Product};
+use crate::{builtin::layers::View, flat::dot, product::Product};
 
 /// Images, or texts: of each a vector of unit length, perhaps extra numbers, and a few tokens.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -75,6 +75,11 @@ impl Items {
         Tensor::from_vec(values, (at.len(), self.n_tokens, self.token_dim), device)
     }
 
+    /// The product of one of these with one of others.
+    pub(super) fn product(&self, at: usize, others: &Items, other: usize) -> f32 {
+        dot(self.vector(at), others.vector(other))
+    }
+
     /// Cosines of some of these with some of others: (ours, theirs), row by row.
     pub(super) fn cosines(&self, ours: &[usize], others: &Items, theirs: &[usize]) -> Vec<f32> {
         let of =
@@ -97,6 +102,8 @@ pub struct Pairs {
     pub owner_of: Vec<usize>,
     /// Which texts are all of an image's in one, as long ones to learn from. Others of their image's stand in them.
     pub joined: Vec<bool>,
+    /// Vectors whose products the first order is by, images and texts, if not the pairs' own: a network learns what to add to it.
+    pub base: Option<(Items, Items)>,
 }
 
 impl Pairs {
@@ -123,6 +130,11 @@ impl Pairs {
         }
         if images.dim != texts.dim {
             return Err(format!("expected vectors of one space, received {} and {} numbers", images.dim, texts.dim));
+        }
+        if let Some((base_images, base_texts)) = &self.base
+            && ((base_images.n(), base_texts.n()) != (images.n(), texts.n()) || base_images.dim != base_texts.dim)
+        {
+            return Err("expected a first order of all images and texts".to_owned());
         }
         if self.joined.len() != texts.n() {
             return Err(format!("expected to know of {} texts what they are, received {}", texts.n(), self.joined.len()));

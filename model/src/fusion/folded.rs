@@ -33,7 +33,6 @@ pub(super) struct Folded {
     head: Head,
     /// Of the cosine.
     scale: f32,
-    bias: f32,
 }
 
 /// Items of one side as the network first sees them.
@@ -58,7 +57,7 @@ struct Piece<'a> {
 impl Folded {
     /// `network` has to be on the CPU.
     pub(super) fn new(network: &Network) -> Result<Folded> {
-        let network::Parts { image, text, layers, head, log_scale, bias } = network.parts();
+        let network::Parts { image, text, layers, head, log_scale } = network.parts();
         let n_heads = network.sizes().n_heads;
         let dim = network.shape().dim;
         Ok(Folded {
@@ -69,7 +68,6 @@ impl Folded {
             layers: layers.iter().map(|layer| Layer::new(layer, n_heads)).collect::<Result<_>>()?,
             head: Head::new(head, dim)?,
             scale: log_scale.to_scalar::<f32>()?.exp(),
-            bias: bias.to_scalar::<f32>()?,
         })
     }
 
@@ -89,9 +87,7 @@ impl Folded {
             }
             _ => self.layers.iter().for_each(|layer| layer.both_ways(&mut piece, self.dim)),
         }
-        let mut logits = self.head.forward(&piece, texts, images, self.scale, self.dim);
-        logits.iter_mut().for_each(|logit| *logit += self.bias);
-        logits
+        self.head.forward(&piece, texts, images, self.scale, self.dim)
     }
 }
 
@@ -375,21 +371,19 @@ impl Head {
         })
     }
 
-    /// Without the bias.
     fn forward(&self, piece: &Piece, texts: &Seen, images: &Seen, scale: f32, dim: usize) -> Vec<f32> {
         let vector_dim = texts.vectors.len() / (texts.states.len() / (texts.n_tokens * dim));
         let mut text = gather(&texts.vectors, vector_dim, piece.pairs.iter().map(|pair| pair.0));
         let mut image = gather(&images.vectors, vector_dim, piece.pairs.iter().map(|pair| pair.1));
         match self {
             Head::MaxSim(own_scale) => {
-                let cosines = cosines(&text, &image, vector_dim);
                 let of_text = piece.text.chunks_exact(piece.n_text * dim);
                 let states = of_text.zip(piece.image.chunks_exact(piece.n_image * dim));
-                let best = states.map(|(text, image)| best_of(text, image, dim));
-                cosines.zip(best).map(|(cosine, best)| scale * cosine + own_scale * best).collect()
+                states.map(|(text, image)| own_scale * best_of(text, image, dim)).collect()
             }
             Head::Joined { up, out, out_bias, text: bend_text, image: bend_image } => {
                 let (t, v) = (means(&piece.text, piece.n_text, dim), means(&piece.image, piece.n_image, dim));
+                let plain: Vec<f32> = cosines(&text, &image, vector_dim).collect();
                 bend_text.add(&t, &mut text, 1);
                 bend_image.add(&v, &mut image, 1);
                 unit_rows(&mut text, vector_dim);
@@ -405,7 +399,8 @@ impl Head {
                 up.forward(&joined, &mut raised, 1);
                 activate(&mut raised, Activation::Gelu);
                 let learnt = raised.chunks_exact(out.len()).map(|row| dot(row, out) + out_bias);
-                cosines(&text, &image, vector_dim).zip(learnt).map(|(cosine, learnt)| scale * cosine + learnt).collect()
+                let bent = cosines(&text, &image, vector_dim).zip(plain);
+                bent.zip(learnt).map(|((bent, plain), learnt)| scale * (bent - plain) + learnt).collect()
             }
         }
     }

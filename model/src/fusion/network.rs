@@ -145,7 +145,6 @@ pub(super) struct Parts<'a> {
     pub layers: &'a [Layer],
     pub head: &'a Head,
     pub log_scale: &'a Var,
-    pub bias: &'a Var,
 }
 
 /// What the weights are the weights of.
@@ -232,8 +231,8 @@ impl Network {
     }
 
     pub(super) fn parts(&self) -> Parts<'_> {
-        let Network { image, text, layers, head, log_scale, bias, .. } = self;
-        Parts { image, text, layers, head, log_scale, bias }
+        let Network { image, text, layers, head, log_scale, .. } = self;
+        Parts { image, text, layers, head, log_scale }
     }
 
     /// Numbers that are learnt.
@@ -245,14 +244,20 @@ impl Network {
         &self.device
     }
 
-    /// Logits of pairs, and what is in them beside the cosine; (pairs) each. The second pass drops what comes in of images.
+    /// The logit of pairs whose cosines are given, (pairs): those times the scale, what is added, and the bias.
+    pub(super) fn logits(&self, cosines: Vec<f32>, added: &Tensor) -> Result<Tensor> {
+        let cosines = Tensor::from_vec(cosines, added.dims(), &self.device)?;
+        (cosines.broadcast_mul(&self.log_scale.exp()?)? + added)?.broadcast_add(&self.bias)
+    }
+
+    /// What pairs are to have in addition to their cosine, (pairs). The second pass drops what comes in of images.
     pub(super) fn forward(
         &self,
         images: &Items,
         texts: &Items,
         pairs: &[(usize, usize)],
         [pass, of_images]: [&Pass; 2],
-    ) -> Result<(Tensor, Tensor)> {
+    ) -> Result<Tensor> {
         let (text_at, of_text) = distinct(pairs.iter().map(|pair| pair.0));
         let (image_at, of_image) = distinct(pairs.iter().map(|pair| pair.1));
         let index = |at: Vec<u32>| Tensor::from_vec(at, pairs.len(), &self.device);
@@ -267,11 +272,7 @@ impl Network {
             _ => self.both_ways(text, image, (&of_text, &of_image), pass)?,
         };
         let vectors = (text_vectors.index_select(&of_text, 0)?, image_vectors.index_select(&of_image, 0)?);
-        let scale = self.log_scale.exp()?;
-        let plain = (&vectors.0 * &vectors.1)?.sum(1)?.broadcast_mul(&scale)?;
-        let logit = self.head.forward((&text, &image), vectors, &scale, pass)?;
-        let added = (&logit - plain)?;
-        Ok((logit.broadcast_add(&self.bias)?, added))
+        self.head.forward((&text, &image), vectors, &self.log_scale.exp()?, pass)
     }
 
     /// What is known of the numbers that come beside the vectors: their mean and deviation over `at`.
@@ -321,8 +322,7 @@ impl Scorer for Network {
         let mut logits = Vec::with_capacity(pairs.len());
         for piece in pairs.chunks(AT_ONCE) {
             let quiet = Pass::quiet(DType::F32);
-            let (logit, _) = self.forward(images, texts, piece, [&quiet, &quiet])?;
-            logits.extend(logit.detach().to_vec1::<f32>()?);
+            logits.extend(self.forward(images, texts, piece, [&quiet, &quiet])?.detach().to_vec1::<f32>()?);
         }
         Ok(logits)
     }
@@ -528,7 +528,8 @@ impl Looking {
 
 /// From the states and vectors of both sides to one number.
 pub(super) enum Head {
-    /// The cosine of both vectors, bent by the mean states, and what two layers make of [t; v; t v; |t - v|] of those.
+    /// What bending both vectors by the mean states does to their cosine, and what two layers make of [t; v; t v; |t - v|] of
+    /// those.
     Joined {
         up: Linear,
         out: Linear,
@@ -552,12 +553,13 @@ impl Head {
                 let joined = Tensor::cat(&[&t, &v, &(&t * &v)?, &(&t - &v)?.abs()?], 1)?;
                 let raised = pass.drop(&ops::gelu(&up.forward(&joined, pass)?)?)?;
                 let learnt = (out.forward(&raised, pass)? * FIRST_SHARE)?.squeeze(1)?;
-                bend.cosine((&t, &v), vectors, pass)?.broadcast_mul(scale)? + learnt
+                let plain = (&vectors.0 * &vectors.1)?.sum(1)?;
+                let bent = bend.cosine((&t, &v), vectors, pass)?;
+                (bent - plain)?.broadcast_mul(scale)? + learnt
             }
             Head::MaxSim(own_scale) => {
                 let cosines = unit(text)?.matmul(&unit(image)?.t()?)?; // (pairs, text tokens, image tokens)
-                let best = cosines.max(D::Minus1)?.mean(1)?.broadcast_mul(&own_scale.exp()?)?;
-                (vectors.0 * vectors.1)?.sum(1)?.broadcast_mul(scale)? + best
+                cosines.max(D::Minus1)?.mean(1)?.broadcast_mul(&own_scale.exp()?)
             }
         }
     }

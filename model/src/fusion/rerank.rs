@@ -11,7 +11,7 @@ use crate::Result;
 
 /// What looks at pairs, however it computes.
 pub trait Scorer {
-    /// Logits of pairs, (text, image) each.
+    /// What each pair, (text, image), is to have in addition to its cosine.
     fn score(&self, images: &Items, texts: &Items, pairs: &[(usize, usize)]) -> Result<Vec<f32>>;
 }
 
@@ -23,7 +23,10 @@ pub struct Cosines<'a> {
 
 impl<'a> Cosines<'a> {
     pub fn of(pairs: &'a Pairs) -> Cosines<'a> {
-        Cosines { images: &pairs.images, texts: &pairs.texts }
+        match &pairs.base {
+            Some((images, texts)) => Cosines { images, texts },
+            None => Cosines { images: &pairs.images, texts: &pairs.texts },
+        }
     }
 }
 
@@ -248,11 +251,6 @@ impl Reranking {
     pub fn found(&self, weight: f32) -> Found {
         Found::of(self.questions.iter().map(|question| (question.rank_by(weight), question.ndcg_by(weight))))
     }
-
-    /// Ordered by the logits alone.
-    pub fn by_logits_alone(&self) -> Found {
-        self.found(f32::INFINITY)
-    }
 }
 
 impl Question {
@@ -272,7 +270,6 @@ impl Question {
 impl Question {
     fn score(&self, at: usize, weight: f32) -> f32 {
         match weight {
-            w if w == f32::INFINITY => self.logits[at],
             0.0 => self.cosines[at],
             w => self.cosines[at] + w * self.logits[at],
         }
@@ -358,7 +355,7 @@ mod tests {
     #[test]
     fn ranks_follow_the_blend() {
         let asked = question(0, &[0.9, 0.8, 0.7], &[0.0, 1.0, 3.0], Some(2), 2);
-        assert_eq!([0.0, 0.05, 0.1, 1.0, f32::INFINITY].map(|w| asked.rank_by(w)), [2, 2, 0, 0, 0]);
+        assert_eq!([0.0, 0.05, 0.1, 1.0].map(|w| asked.rank_by(w)), [2, 2, 0, 0]);
         // Equal scores stand before the own one, and so do candidates that are no better than it.
         assert_eq!(question(0, &[0.5, 0.5], &[1.0, 1.0], Some(1), 1).rank_by(0.3), 1);
         // What is not among the candidates stays where it is.

@@ -21,6 +21,7 @@ fn world(n_images: usize, seed: u64) -> Pairs {
         texts: Items { dim: DIM, n_tokens: N_TOKENS, token_dim: TOKEN_DIM, ..Items::default() },
         owner_of: (0..n_images).collect(),
         joined: vec![false; n_images],
+        base: None,
     };
     for _ in 0..n_images {
         let mut things = [0, 1, 2, 3];
@@ -74,9 +75,10 @@ fn a_network_starts_near_the_cosine() {
         let pass = Pass::quiet(DType::F32);
         let network = network(kind, &pairs);
         let asked: Vec<(usize, usize)> = texts.iter().flat_map(|&t| (0..30).map(move |i| (t, i))).collect();
-        let (logits, added) = network.forward(&pairs.images, &pairs.texts, &asked, [&pass, &pass]).unwrap();
-        let cosines = Tensor::from_vec(pairs.texts.cosines(&texts, &pairs.images, &texts), 900, &Device::Cpu).unwrap();
-        let wanted = ((cosines * 20.0).unwrap() - 10.0).unwrap();
+        let added = network.forward(&pairs.images, &pairs.texts, &asked, [&pass, &pass]).unwrap();
+        let cosines = pairs.texts.cosines(&texts, &pairs.images, &texts);
+        let logits = network.logits(cosines.clone(), &added).unwrap();
+        let wanted = Tensor::from_vec(cosines.iter().map(|x| 20.0 * x - 10.0).collect(), 900, &Device::Cpu).unwrap();
         let far = ((logits - wanted).unwrap() - &added).unwrap().abs().unwrap().max_all().unwrap();
         assert!(far.to_scalar::<f32>().unwrap() < 1e-4, "{kind:?}");
         let most = added.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
@@ -92,7 +94,7 @@ fn frevl_has_shares_of_one_and_others_do_not() {
     let moved = |kind: Kind| -> Vec<String> {
         let network = network(kind, &pairs);
         let quiet = Pass::quiet(DType::F32);
-        let (logits, _) = network.forward(&pairs.images, &pairs.texts, &asked, [&quiet, &quiet]).unwrap();
+        let logits = network.forward(&pairs.images, &pairs.texts, &asked, [&quiet, &quiet]).unwrap();
         let slopes = logits.sqr().unwrap().sum_all().unwrap().backward().unwrap();
         let moves = |p: &&Parameter| {
             slopes

@@ -15,6 +15,7 @@ use crate::{
     cmd::{local, reranker},
     engine::Engine,
     exit::Usage,
+    query::Blend,
     reranker::{Gathered, Parting, Reads, State, Verdict, Version, Wanted, judge, now_s},
     settings::Settings,
 };
@@ -241,8 +242,10 @@ fn reads(args: &FusionArgs, collection: &Collection) -> anyhow::Result<Reads> {
 
 /// The cosines that candidates come by: those that the collection keeps weights for, else the one that is read.
 pub fn blend_of(collection: &Collection, using: &str) -> anyhow::Result<BTreeMap<String, f32>> {
-    let _ = collection;
-    Ok(BTreeMap::from([(using.to_owned(), 1.0)]))
+    Ok(match Blend::read(collection)? {
+        Some(blend) => blend.weights.into_iter().filter(|(_, weight)| *weight > 0.0).collect(),
+        None => BTreeMap::from([(using.to_owned(), 1.0)]),
+    })
 }
 
 /// The pairs, with a line that says how many texts are embedded.

@@ -1,0 +1,86 @@
+//! The networks that queries use, open and by collection, so that no query reads weights. A change is written first and seen by
+//! queries at once; those on their way keep the network they have.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use firn_index::Collection;
+use firn_model::Device;
+
+use super::{Error, Reranker, State};
+
+/// Of a database.
+#[derive(Default)]
+pub struct Cache {
+    /// By the collection's uuid.
+    known: Mutex<BTreeMap<String, Arc<Known>>>,
+    /// Held while something is read or changed, so that nothing old takes the place of what is new.
+    changing: Mutex<()>,
+}
+
+struct Known {
+    state: State,
+    open: Mutex<BTreeMap<u32, Arc<Reranker>>>,
+}
+
+impl Cache {
+    /// The active network; none if queries go by cosine.
+    pub fn active(&self, collection: &Collection) -> Result<Option<Arc<Reranker>>, Error> {
+        let known = self.known(collection)?;
+        known.state.active.map(|number| open(&known, collection, number)).transpose()
+    }
+
+    /// The network of that number. `Error::UnknownVersion`.
+    pub fn version(&self, collection: &Collection, number: u32) -> Result<Arc<Reranker>, Error> {
+        open(&*self.known(collection)?, collection, number)
+    }
+
+    pub fn state(&self, collection: &Collection) -> Result<State, Error> {
+        Ok(self.known(collection)?.state.clone())
+    }
+
+    /// Writes what `change` makes of the state, for all queries from now on.
+    pub fn change(
+        &self,
+        collection: &Collection,
+        change: impl FnOnce(State) -> Result<State, Error>,
+    ) -> Result<State, Error> {
+        let _changing = lock(&self.changing);
+        let state = change(State::of(collection)?)?;
+        let known = Known { state: state.clone(), open: Mutex::default() };
+        lock(&self.known).insert(collection.uuid().to_owned(), Arc::new(known));
+        Ok(state)
+    }
+
+    fn known(&self, collection: &Collection) -> Result<Arc<Known>, Error> {
+        let find = || lock(&self.known).get(collection.uuid()).cloned();
+        if let Some(known) = find() {
+            return Ok(known);
+        }
+        let _changing = lock(&self.changing);
+        if let Some(known) = find() {
+            return Ok(known);
+        }
+        let known = Arc::new(Known { state: State::of(collection)?, open: Mutex::default() });
+        lock(&self.known).insert(collection.uuid().to_owned(), known.clone());
+        Ok(known)
+    }
+}
+
+fn open(known: &Known, collection: &Collection, number: u32) -> Result<Arc<Reranker>, Error> {
+    let version = known.state.version(number)?;
+    let mut open = lock(&known.open);
+    if let Some(reranker) = open.get(&number) {
+        return Ok(reranker.clone());
+    }
+    let reranker = Arc::new(Reranker::open(collection, version, Device::Auto)?);
+    open.insert(number, reranker.clone());
+    Ok(reranker)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What a panic left behind is whole: every change is one assignment.
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}

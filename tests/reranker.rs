@@ -1,0 +1,189 @@
+//! Fusion networks as a user trains, judges and switches them: here and at a server.
+
+mod common;
+mod serving;
+
+use common::{Scratch, json};
+use serving::Server;
+
+const N: usize = 120;
+const DIM: usize = 12;
+const THINGS: [&str; DIM] =
+    ["dog", "ball", "tree", "sea", "car", "house", "bird", "boat", "snow", "night", "flower", "horse"];
+
+/// What image `at` shows.
+fn shown(at: usize) -> Vec<usize> {
+    (0..DIM).filter(|thing| (at * 7919 + thing * 104_729 + at * thing * 31) % 97 < 24).chain([at % DIM]).collect()
+}
+
+/// Vectors and tokens that another encoder might have made of images, captions in two languages, and a text side "ridge" that was
+/// solved against them. Ingested as "c", with the encoder's own vectors under "raw".
+fn scratch() -> Scratch {
+    let scratch = Scratch::new();
+    let number = |at: usize, thing: usize| f32::from(u8::from(shown(at).contains(&thing)));
+    let noise = |at: usize, i: usize| ((at * 31 + i * 17) % 11) as f32 * 0.02;
+    let rows = || (0..N).flat_map(|at| (0..DIM).map(move |i| number(at, i) + noise(at, i)));
+    scratch.write("photos.npy", npy(&[N, DIM], rows()));
+    let tokens = (0..N).flat_map(|at| (0..4 * 6).map(move |i| number(at, i % DIM) * (1 + i / DIM) as f32 + noise(at, i)));
+    scratch.write("photos.tokens.npy", npy(&[N, 4, 6], tokens));
+    scratch.write("photos.ids.txt", (0..N).map(|at| format!("p{at}")).collect::<Vec<_>>().join("\n"));
+    let row = |at: usize| {
+        let names: Vec<&str> = shown(at).into_iter().map(|thing| THINGS[thing]).collect();
+        let split = if at % 5 == 0 { "val" } else { "train" };
+        let captions = [("en", format!("a {}", names.join(" and a "))), ("en", format!("{} here", names[0])), ("de", names.join(" und "))];
+        let captions: Vec<_> =
+            captions.iter().map(|(lang, text)| serde_json::json!({ "lang": lang, "text": text })).collect();
+        serde_json::json!({ "id": format!("p{at}"), "split": split, "captions": captions }).to_string()
+    };
+    scratch.write("captions.jsonl", (0..N).map(row).collect::<Vec<_>>().join("\n"));
+    scratch.ok(&["train", "ridge", "--embeddings", "photos.npy", "--captions", "captions.jsonl", "--out", "ridge"]);
+    let images = ["--embeddings", "photos.npy", "--tokens", "photos.tokens.npy"];
+    scratch.ok(&[&["train", "project", "--aligned", "ridge", "--out", "projected.npy"], &images[..]].concat());
+    let ingest = ["ingest", "projected.npy", "--collection", "c", "--model", "ridge", "--captions", "captions.jsonl"];
+    scratch.ok(&[&ingest[..], &["--also", "raw=photos.npy"]].concat());
+    scratch
+}
+
+fn npy(shape: &[usize], numbers: impl Iterator<Item = f32>) -> Vec<u8> {
+    let shape: Vec<String> = shape.iter().map(usize::to_string).collect();
+    let header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}), }}\n", shape.join(", "));
+    let length = (header.len() as u16).to_le_bytes();
+    let numbers = numbers.flat_map(f32::to_le_bytes);
+    [b"\x93NUMPY\x01\x00", &length[..], header.as_bytes()].concat().into_iter().chain(numbers).collect()
+}
+
+const SMALL: [&str; 10] =
+    ["--steps", "12", "--lists", "8", "--dim", "16", "--wide", "16", "--evaluate-every", "6"];
+
+#[test]
+fn networks_are_trained_judged_switched_and_asked() {
+    let scratch = scratch();
+    let train = |kind: &str, rest: &[&str]| {
+        let start = ["train", "fusion", "c", "--kind", kind, "--json"];
+        json(&scratch.ok(&[&start[..], &SMALL, rest].concat()))["version"].clone()
+    };
+    let before = std::fs::read(scratch.path().join("ridge/ridge.safetensors")).unwrap();
+    let mlp = train("mlp", &["--extra", "raw"]);
+    assert_eq!((mlp["number"].as_u64(), mlp["reads"]["extra"].as_str()), (Some(1), Some("raw")));
+    let one_way = train("facet-fusion-1way", &["--candidates", "20", "--image-to-text", "0.3"]);
+    assert_eq!((one_way["number"].as_u64(), one_way["reads"]["tokens"].as_bool()), (Some(2), Some(true)));
+    assert_eq!(std::fs::read(scratch.path().join("ridge/ridge.safetensors")).unwrap(), before, "an encoder was changed");
+
+    // Judged by language, length and direction, on points that were not learnt from.
+    let rows = one_way["judged"].as_array().unwrap();
+    let of = |direction: &str, language: &str, length: &str| {
+        let is = |row: &&serde_json::Value| {
+            row["direction"] == direction && row["language"] == language && row["length"] == length
+        };
+        rows.iter().find(is).unwrap_or_else(|| panic!("no row of {direction} {language} {length}"))["gain"].clone()
+    };
+    assert_eq!(of("text_to_image", "", "single")["n_questions"], 24 * 3);
+    assert_eq!(of("text_to_image", "en", "joined")["n_questions"], 24);
+    assert_eq!(of("image_to_text", "de", "single")["n_images"], 24);
+    for row in rows {
+        let (cosine, reranked) = (&row["gain"]["cosine"]["mrr"], &row["gain"]["reranked"]["mrr"]);
+        assert!(reranked.as_f64().unwrap() > 0.5 * cosine.as_f64().unwrap(), "{row}");
+    }
+
+    let ask = |rest: &[&str]| {
+        let start = ["query", "c", "--text", "a dog and a ball", "--limit", "5", "--json"];
+        json(&scratch.ok(&[&start[..], rest].concat()))
+    };
+    assert_eq!(ask(&[])["rerank_applied"], false, "nothing is active");
+    scratch.ok(&["reranker", "activate", "c", "1", "--force"]);
+    scratch.ok(&["reranker", "activate", "c", "2", "--force"]);
+    let answer = ask(&[]);
+    assert_eq!((&answer["rerank_applied"], &answer["reranker"]), (&true.into(), &2.into()));
+    let hits = answer["hits"].as_array().unwrap();
+    assert!(hits.iter().all(|hit| hit["fusion"].is_f64()));
+    let scores: Vec<f64> = hits.iter().map(|hit| hit["score"].as_f64().unwrap()).collect();
+    assert!(scores.is_sorted_by(|a, b| a >= b), "{scores:?}");
+    assert_eq!(ask(&["--rerank", "1"])["reranker"], 1);
+    assert_eq!(ask(&["--rerank", "none"])["rerank_applied"], false);
+
+    // What cannot be re-ranked is answered by cosine and said, or fails where that is asked for.
+    let by_id = ["query", "c", "--id", "p3", "--json"];
+    let answer = json(&scratch.ok(&by_id));
+    assert_eq!(answer["rerank_applied"], false);
+    assert!(answer["rerank_skipped"].as_str().unwrap().contains("that a text looks for"), "{answer}");
+    scratch.fails(1, &[&by_id[..], &["--rerank-or-fail"]].concat(), "cannot be re-ranked");
+    let answer = ask(&["--using", "text"]);
+    assert!(answer["rerank_skipped"].as_str().unwrap().contains("judged on candidates by image=1"), "{answer}");
+    scratch.fails(2, &["query", "c", "--text", "x", "--rerank", "9"], "expected one of the versions [1, 2]");
+
+    let list = scratch.ok(&["reranker", "list", "c"]);
+    assert!(list.contains("facet-fusion-1way") && list.contains("active") && list.contains("R@1 of single texts"), "{list}");
+    let again = json(&scratch.ok(&["reranker", "evaluate", "c", "2", "--json"]));
+    assert_eq!(again["version"]["judged"], one_way["judged"], "the same points give the same verdict");
+    assert!(scratch.ok(&["reranker", "rollback", "c"]).contains("version 1 is active"));
+    assert!(scratch.ok(&["reranker", "rollback", "c"]).contains("no version is active"));
+    scratch.fails(2, &["reranker", "rollback", "c"], "nothing was active before");
+    scratch.fails(4, &["reranker", "activate", "c", "7"], "version 7: expected one of [1, 2]");
+    scratch.ok(&["verify"]);
+}
+
+#[test]
+fn a_candidate_without_tokens_is_said() {
+    let scratch = scratch();
+    scratch.ok(&[&["train", "fusion", "c"], &SMALL[..]].concat());
+    scratch.ok(&["reranker", "activate", "c", "1", "--force"]);
+    let vector: Vec<String> = (0..json(&scratch.ok(&["collection", "get", "c", "--json"]))["config"]["vectors"]["image"]["dim"].as_u64().unwrap())
+        .map(|at| if at == 0 { "1".to_owned() } else { "0.1".to_owned() })
+        .collect();
+    scratch.write("one.jsonl", format!("{{\"id\": \"bare\", \"vectors\": {{\"image\": [{}]}}}}", vector.join(",")));
+    scratch.ok(&["ingest", "one.jsonl", "--collection", "c", "--model", "ridge"]);
+    let answer = json(&scratch.ok(&["query", "c", "--text", "a dog", "--limit", "200", "--json"]));
+    assert_eq!((&answer["rerank_applied"], answer["hits"].as_array().unwrap().len()), (&false.into(), N + 1));
+    assert!(answer["rerank_skipped"].as_str().unwrap().contains("bare has not tokens \"image\""), "{answer}");
+}
+
+#[test]
+fn a_stopped_run_goes_on_and_what_cannot_be_learnt_is_refused() {
+    let scratch = scratch();
+    let start = ["train", "fusion", "c", "--kind", "mlp", "--checkpoint", "run", "--json"];
+    scratch.ok(&[&start[..], &SMALL, &["--stop-after", "5"]].concat());
+    assert!(json(&scratch.ok(&["reranker", "list", "c", "--json"]))["versions"].as_array().unwrap().is_empty());
+    let resumed = json(&scratch.ok(&[&start[..], &SMALL].concat()));
+    let whole = json(&scratch.ok(&[&["train", "fusion", "c", "--kind", "mlp", "--json"], &SMALL[..]].concat()));
+    assert_eq!(resumed["version"]["judged"], whole["version"]["judged"]);
+    scratch.fails(6, &[&start[..], &SMALL, &["--seed", "2"]].concat(), "made with other settings");
+
+    let check = |args: &[&str], code: i32, expected: &str| {
+        scratch.fails(code, &[&["train", "fusion"], args].concat(), expected);
+    };
+    check(&["c", "--kind", "mpl"], 2, "expected one of frevl, facet-fusion");
+    check(&["c", "--using", "picture"], 2, "--using: expected one of [\"image\", \"raw\", \"text\"]");
+    check(&["c", "--using", "text"], 2, "keeps no tokens beside \"text\"");
+    check(&["c", "--heads", "3"], 2, "a dim that the heads divide");
+    check(&["c", "--dropout", "1"], 2, "--dropout: expected 0 to less than 1");
+    check(&["nowhere"], 4, "no collection named \"nowhere\"");
+    scratch.ok(&["collection", "create", "empty"]);
+    check(&["empty", "--kind", "mlp"], 2, "expected points with texts");
+}
+
+#[tokio::test]
+async fn a_server_lists_switches_and_asks() {
+    let scratch = scratch();
+    for seed in ["1", "2"] {
+        scratch.ok(&[&["train", "fusion", "c", "--kind", "mlp", "--seed", seed], &SMALL[..]].concat());
+    }
+    let folder = scratch.path().join("ridge");
+    let server = Server::start_with_model(&scratch.path().join("firn-data"), folder.to_str().unwrap(), &[]);
+    let client = server.client().await;
+    let all = client.rerankers("c").await.unwrap();
+    assert_eq!(all.iter().map(|one| (one.version, one.active)).collect::<Vec<_>>(), [(1, false), (2, false)]);
+    assert!(all[0].gains.iter().any(|gain| gain.joined && gain.questions_count > 0));
+    assert_eq!(client.roll_back_reranker("c").await.unwrap_err().reason, "NOTHING_BEFORE");
+    client.activate_reranker("c", 2, true).await.unwrap();
+    assert_eq!(client.activate_reranker("c", 5, true).await.unwrap_err().reason, "UNKNOWN_VERSION");
+
+    let ask = ["query", "c", "--text", "a horse in the night", "--json", "--server", &server.grpc];
+    let answer = json(&scratch.ok(&ask));
+    assert_eq!((&answer["rerank_applied"], &answer["reranker"]), (&true.into(), &2.into()));
+    assert!(answer["hits"][0]["fusion"].is_f64() && answer["hits"][0]["relevance"].is_f64(), "{answer}");
+    assert_eq!(json(&scratch.ok(&[&ask[..], &["--rerank", "1"]].concat()))["reranker"], 1);
+    let few = json(&scratch.ok(&[&ask[..], &["--min-relevance", "1"]].concat()));
+    assert!(few["hits"].as_array().unwrap().is_empty(), "{few}");
+    assert_eq!(client.roll_back_reranker("c").await.unwrap(), None);
+    assert_eq!(json(&scratch.ok(&ask))["rerank_applied"], false);
+}
