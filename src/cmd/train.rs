@@ -1,5 +1,6 @@
-//! `firn train`: makes the builtin pair, or lets one side learn against the other, frozen; and measures both.
+//! `firn train`: makes the builtin pair, or lets one side learn against the other, frozen; measures both, and weighs vectors.
 
+mod blend;
 mod facets;
 mod frozen_images;
 mod project;
@@ -32,6 +33,7 @@ pub struct TrainArgs {
 #[derive(Debug, clap::Subcommand)]
 enum TrainCommand {
     Align(Box<AlignArgs>),
+    Blend(blend::BlendArgs),
     Evaluate(Box<EvaluateArgs>),
     Project(project::ProjectArgs),
     Ridge(ridge::RidgeArgs),
@@ -133,6 +135,7 @@ pub fn run(args: &TrainArgs, settings: &Settings) -> anyhow::Result<()> {
                 None => align(args, settings),
             }
         }
+        TrainCommand::Blend(args) => blend::run(args, settings),
         TrainCommand::Ridge(args) => ridge::run(args, settings),
         TrainCommand::Project(args) => project::run(args, settings),
         TrainCommand::Evaluate(args) => match &args.aligned {
