@@ -359,7 +359,7 @@ fn facets_of_flame_are_ingested_without_a_model() {
     assert_eq!((code, counts(&report)), (Some(3), [2, 1, 0, 1]));
     assert_eq!(report["skipped_items"][0]["item"], "00000/000002.pth");
     let config = json(&scratch.ok(&["collection", "get", "c", "--json"]))["config"].clone();
-    let shapes = serde_json::json!([null, {"text": {"dim": 2}}, {"text": {"n": 7, "dim": 2}}]);
+    let shapes = serde_json::json!([null, {"text": {"dim": 2, "embeds": null}}, {"text": {"n": 7, "dim": 2}}]);
     assert_eq!(serde_json::json!([config["model"], config["vectors"], config["tokens"]]), shapes);
     let asked = ["query", "c", "--id", "text:000001", "--with-tokens", "--json"];
     assert_eq!(json(&scratch.ok(&asked))["hits"], serde_json::json!([]), "the only point asks");

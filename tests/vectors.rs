@@ -234,3 +234,37 @@ fn captions_are_embedded_where_there_is_a_vector_of_texts() {
     ]);
     assert_eq!(["mirror", "text", "image"].map(|using| n_found(&scratch, using, &[])), [12, 12, 0]);
 }
+
+#[test]
+fn weights_are_fitted_on_held_out_points() {
+    let scratch = scratch();
+    let ridge = ["train", "ridge", "--embeddings", "photos.npy", "--captions", "captions.jsonl", "--out", "other"];
+    scratch.ok(&[&ridge[..], &["--penalty", "50"]].concat());
+    scratch.ok(&["train", "project", "--aligned", "other", "--embeddings", "photos.npy", "--out", "others.npy"]);
+    let create = ["collection", "create", "c", "--vector", "text=text:builtin"];
+    scratch.ok(&[&create[..], &["--vector", "mirror=image:ridge", "--vector", "other=image:other"]].concat());
+    let rows =
+        ["ingest", "projected.npy", "--collection", "c", "--vector-name", "mirror", "--also", "other=others.npy"];
+    scratch.ok(&[&rows[..], &["--captions", "captions.jsonl"]].concat());
+
+    let fit = ["train", "blend", "c", "--folds", "3", "--json"];
+    let tried = json(&scratch.ok(&[&fit[..], &["--dry-run"]].concat()));
+    let names: Vec<&str> = tried["vectors"].as_array().unwrap().iter().map(|v| v["vector"].as_str().unwrap()).collect();
+    assert_eq!(names, ["mirror", "other"], "questions are not compared with the texts they are made of");
+    assert_eq!((&tried["points"], &tried["questions"], &tried["is_stored"]), (&3.into(), &3.into(), &false.into()));
+    assert!(tried["vectors"][0]["gain"]["low"].is_f64() && tried["recall_at_1"]["all"].is_f64());
+    assert!(json(&scratch.ok(&["collection", "get", "c", "--json"]))["blend"].is_null());
+
+    assert!(scratch.ok(&["train", "blend", "c", "--folds", "3"]).contains("the blend gains"));
+    let kept = &json(&scratch.ok(&["collection", "get", "c", "--json"]))["blend"];
+    let sum: f64 = kept["weights"].as_object().unwrap().values().map(|weight| weight.as_f64().unwrap()).sum();
+    assert!((sum - 1.0).abs() < 1e-5, "{kept}");
+    assert_eq!((&kept["fitted"]["points"], &kept["fitted"]["folds"]), (&3.into(), &3.into()));
+    let answer = json(&scratch.ok(&["query", "c", "--text", "a red circle", "--limit", "1", "--json"]));
+    assert!(answer["hits"][0]["cosines"].is_object(), "queries go by it");
+
+    scratch.fails(2, &["train", "blend", "c"], "expected 5 points at least with texts and another split than train");
+    scratch.fails(2, &["train", "blend", "c", "--split", "test", "--folds", "2"], "split \"test\", received 0");
+    scratch.ok(&["collection", "create", "one", "--vector", "mirror=image:ridge"]);
+    scratch.fails(2, &["train", "blend", "one"], "expected two vectors at least");
+}

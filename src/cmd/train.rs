@@ -1,5 +1,6 @@
-//! `firn train`: makes the builtin pair, or lets one side learn against the other, frozen; and measures both.
+//! `firn train`: makes the builtin pair, or lets one side learn against the other, frozen; measures both, and weighs vectors.
 
+mod blend;
 mod facets;
 mod frozen_images;
 mod fusion;
@@ -35,6 +36,7 @@ pub struct TrainArgs {
 #[derive(Debug, clap::Subcommand)]
 enum TrainCommand {
     Align(Box<AlignArgs>),
+    Blend(blend::BlendArgs),
     Evaluate(Box<EvaluateArgs>),
     Fusion(Box<fusion::FusionArgs>),
     Project(project::ProjectArgs),
@@ -138,6 +140,7 @@ pub fn run(args: &TrainArgs, settings: &Settings) -> anyhow::Result<()> {
             }
         }
         TrainCommand::Fusion(args) => fusion::run(args, settings),
+        TrainCommand::Blend(args) => blend::run(args, settings),
         TrainCommand::Ridge(args) => ridge::run(args, settings),
         TrainCommand::Project(args) => project::run(args, settings),
         TrainCommand::Evaluate(args) => match &args.aligned {

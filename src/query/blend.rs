@@ -15,11 +15,29 @@ const ATTACHMENT: &str = "blend";
 #[serde(deny_unknown_fields)]
 pub struct Blend {
     pub weights: BTreeMap<String, f32>,
+    /// If it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fitted: Option<Fitted>,
+}
+
+/// How weights were fitted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fitted {
+    pub points: usize,
+    pub questions: usize,
+    pub folds: usize,
+    pub seed: u64,
+    /// Share of questions whose point came first, by weights that were chosen on other points.
+    pub recall_at_1: f64,
+    /// The same by each vector alone.
+    pub recall_at_1_alone: BTreeMap<String, f64>,
 }
 
 impl Blend {
+    /// Weights that somebody set.
     pub fn new(weights: BTreeMap<String, f32>) -> Blend {
-        Blend { weights }
+        Blend { weights, fitted: None }
     }
 
     /// Each name is one of the collection's, each weight finite and none negative, one at least more than 0.

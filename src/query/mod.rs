@@ -14,7 +14,7 @@ mod using;
 
 use std::time::Instant;
 
-pub use blend::Blend;
+pub use blend::{Blend, Fitted};
 pub use error::Error;
 pub use request::{Answer, Content, Hit, Limits, OnFailure, Request, Rerank, Timings, Truncation, Which};
 

@@ -39,7 +39,7 @@ impl World {
         let collection = db.create_collection("c", config).unwrap();
         let mut points = Vec::new();
         for id in 0..N {
-            let has = |at: u64| (id + at) % 4 > 0 || id % 7 == 0;
+            let has = |at: u64| !(id + at).is_multiple_of(4) || id.is_multiple_of(7);
             let named = vectors.iter().zip(0..).filter(|(_, at)| has(*at));
             let of = named.map(|((name, vector), at)| (name.clone(), numbers(id * 3 + at, vector.dim))).collect();
             points.push((id, of));

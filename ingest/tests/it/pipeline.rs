@@ -451,7 +451,7 @@ fn the_report_as_json() {
             "skipped_items": [{
                 "source": path(&world.sources[0]), "item": "b.png", "reason": "unknown_image", "message": null
             }],
-            "truncated_texts": 0, "truncated_example": null, "ignored_files": 1, "interrupted": false, "seconds": 0, "points_per_second": 0,
+            "truncated_texts": 0, "truncated_example": null, "unmet_captions": 0, "ignored_files": 1, "interrupted": false, "seconds": 0, "points_per_second": 0,
             "journal": path(&world.journal()),
         })
     );
