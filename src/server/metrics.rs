@@ -20,13 +20,14 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 use tonic::Code;
 
 /// Every call that is counted, by its path.
-const METHODS: [&str; 18] = [
+const METHODS: [&str; 19] = [
     "/firn.v1.Collections/Create",
     "/firn.v1.Collections/Get",
     "/firn.v1.Collections/List",
     "/firn.v1.Collections/Delete",
     "/firn.v1.Collections/Exists",
     "/firn.v1.Collections/UpdateAliases",
+    "/firn.v1.Collections/SetBlend",
     "/firn.v1.Points/Upsert",
     "/firn.v1.Points/UpsertStream",
     "/firn.v1.Points/Delete",
