@@ -90,11 +90,12 @@ pub fn timings_line(answer: &Answer) -> String {
     let t = &answer.timings;
     let ms = |us: u64| format!("{:.2} ms", us as f64 / 1000.0);
     format!(
-        "{} in {}: encode {}, retrieve {}, rerank {}, fetch {}",
+        "{} in {}: encode {}, retrieve {}, merge {}, rerank {}, fetch {}",
         counted(answer.hits.len(), "hit"),
         ms(t.total_us),
         ms(t.encode_us),
         ms(t.retrieve_us),
+        ms(t.merge_us),
         ms(t.rerank_us),
         ms(t.fetch_us)
     )
