@@ -29,19 +29,19 @@ fn photos(scratch: &Scratch) {
     }
 }
 
-/// Vectors of eight pictures that another encoder might have made, with ids and captions.
+/// Vectors of forty pictures that another encoder might have made, with ids and captions.
 fn embedded_photos(scratch: &Scratch) {
-    let header = "{'descr': '<f4', 'fortran_order': False, 'shape': (8, 4), }\n";
-    let numbers: Vec<u8> = (0..32u8).flat_map(|i| f32::from(i.wrapping_mul(37) as i8).to_le_bytes()).collect();
+    let header = "{'descr': '<f4', 'fortran_order': False, 'shape': (40, 4), }\n";
+    let numbers: Vec<u8> = (0..160u8).flat_map(|i| f32::from(i.wrapping_mul(37) as i8).to_le_bytes()).collect();
     let length = (header.len() as u16).to_le_bytes();
     scratch.write("photos.npy", [b"\x93NUMPY\x01\x00", &length[..], header.as_bytes(), &numbers].concat());
-    let ids: Vec<String> = (0..8).map(|i| format!("p{i}")).collect();
+    let ids: Vec<String> = (0..40).map(|i| format!("p{i}")).collect();
     scratch.write("photos.ids.txt", ids.join("\n"));
     let row = |i: u64| {
-        let (text, split) = (scenes::scene(7, i).caption("en", Style::Short), if i < 6 { "train" } else { "val" });
+        let (text, split) = (scenes::scene(7, i).caption("en", Style::Short), if i < 30 { "train" } else { "val" });
         serde_json::json!({ "id": format!("p{i}"), "text": text, "language": "en", "split": split }).to_string()
     };
-    scratch.write("captions.jsonl", (0..8).map(row).collect::<Vec<_>>().join("\n"));
+    scratch.write("captions.jsonl", (0..40).map(row).collect::<Vec<_>>().join("\n"));
 }
 
 /// A command line split at white space, with double quotes honoured.
@@ -81,8 +81,12 @@ fn the_readme_works() {
             line if line.starts_with("firn train align") => {
                 run(&scratch, &format!("{line} --steps 2 --table-rows 64"));
             }
+            line if line.starts_with("firn train fusion") => {
+                let said = run(&scratch, &format!("{line} --steps 5"));
+                assert!(said.contains("version 1") && said.contains("text to image, en"), "{said}");
+            }
             line if line.starts_with("firn train evaluate") => {
-                assert!(run(&scratch, line).contains("| en | 2 |"));
+                assert!(run(&scratch, line).contains("| en | 10 |"));
             }
             line if line.starts_with("firn model check") => {
                 let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/model/fixtures/clip-quick");

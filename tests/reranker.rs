@@ -24,13 +24,18 @@ fn scratch() -> Scratch {
     let noise = |at: usize, i: usize| ((at * 31 + i * 17) % 11) as f32 * 0.02;
     let rows = || (0..N).flat_map(|at| (0..DIM).map(move |i| number(at, i) + noise(at, i)));
     scratch.write("photos.npy", npy(&[N, DIM], rows()));
-    let tokens = (0..N).flat_map(|at| (0..4 * 6).map(move |i| number(at, i % DIM) * (1 + i / DIM) as f32 + noise(at, i)));
+    let tokens =
+        (0..N).flat_map(|at| (0..4 * 6).map(move |i| number(at, i % DIM) * (1 + i / DIM) as f32 + noise(at, i)));
     scratch.write("photos.tokens.npy", npy(&[N, 4, 6], tokens));
     scratch.write("photos.ids.txt", (0..N).map(|at| format!("p{at}")).collect::<Vec<_>>().join("\n"));
     let row = |at: usize| {
         let names: Vec<&str> = shown(at).into_iter().map(|thing| THINGS[thing]).collect();
         let split = if at % 5 == 0 { "val" } else { "train" };
-        let captions = [("en", format!("a {}", names.join(" and a "))), ("en", format!("{} here", names[0])), ("de", names.join(" und "))];
+        let captions = [
+            ("en", format!("a {}", names.join(" and a "))),
+            ("en", format!("{} here", names[0])),
+            ("de", names.join(" und ")),
+        ];
         let captions: Vec<_> =
             captions.iter().map(|(lang, text)| serde_json::json!({ "lang": lang, "text": text })).collect();
         serde_json::json!({ "id": format!("p{at}"), "split": split, "captions": captions }).to_string()
@@ -52,8 +57,7 @@ fn npy(shape: &[usize], numbers: impl Iterator<Item = f32>) -> Vec<u8> {
     [b"\x93NUMPY\x01\x00", &length[..], header.as_bytes()].concat().into_iter().chain(numbers).collect()
 }
 
-const SMALL: [&str; 10] =
-    ["--steps", "12", "--lists", "8", "--dim", "16", "--wide", "16", "--evaluate-every", "6"];
+const SMALL: [&str; 10] = ["--steps", "12", "--lists", "8", "--dim", "16", "--wide", "16", "--evaluate-every", "6"];
 
 #[test]
 fn networks_are_trained_judged_switched_and_asked() {
@@ -67,7 +71,11 @@ fn networks_are_trained_judged_switched_and_asked() {
     assert_eq!((mlp["number"].as_u64(), mlp["reads"]["extra"].as_str()), (Some(1), Some("raw")));
     let one_way = train("facet-fusion-1way", &["--candidates", "20", "--image-to-text", "0.3"]);
     assert_eq!((one_way["number"].as_u64(), one_way["reads"]["tokens"].as_bool()), (Some(2), Some(true)));
-    assert_eq!(std::fs::read(scratch.path().join("ridge/ridge.safetensors")).unwrap(), before, "an encoder was changed");
+    assert_eq!(
+        std::fs::read(scratch.path().join("ridge/ridge.safetensors")).unwrap(),
+        before,
+        "an encoder was changed"
+    );
 
     // Judged by language, length and direction, on points that were not learnt from.
     let rows = one_way["judged"].as_array().unwrap();
@@ -112,7 +120,10 @@ fn networks_are_trained_judged_switched_and_asked() {
     scratch.fails(2, &["query", "c", "--text", "x", "--rerank", "9"], "expected one of the versions [1, 2]");
 
     let list = scratch.ok(&["reranker", "list", "c"]);
-    assert!(list.contains("facet-fusion-1way") && list.contains("active") && list.contains("R@1 of single texts"), "{list}");
+    assert!(
+        list.contains("facet-fusion-1way") && list.contains("active") && list.contains("R@1 of single texts"),
+        "{list}"
+    );
     let again = json(&scratch.ok(&["reranker", "evaluate", "c", "2", "--json"]));
     assert_eq!(again["version"]["judged"], one_way["judged"], "the same points give the same verdict");
     assert!(scratch.ok(&["reranker", "rollback", "c"]).contains("version 1 is active"));
@@ -127,7 +138,10 @@ fn a_candidate_without_tokens_is_said() {
     let scratch = scratch();
     scratch.ok(&[&["train", "fusion", "c"], &SMALL[..]].concat());
     scratch.ok(&["reranker", "activate", "c", "1", "--force"]);
-    let vector: Vec<String> = (0..json(&scratch.ok(&["collection", "get", "c", "--json"]))["config"]["vectors"]["image"]["dim"].as_u64().unwrap())
+    let vector: Vec<String> = (0
+        ..json(&scratch.ok(&["collection", "get", "c", "--json"]))["config"]["vectors"]["image"]["dim"]
+            .as_u64()
+            .unwrap())
         .map(|at| if at == 0 { "1".to_owned() } else { "0.1".to_owned() })
         .collect();
     scratch.write("one.jsonl", format!("{{\"id\": \"bare\", \"vectors\": {{\"image\": [{}]}}}}", vector.join(",")));

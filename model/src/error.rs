@@ -20,6 +20,8 @@ pub enum Error {
     BadData { file: PathBuf, detail: String },
     #[error("no pairs to learn from: {detail}")]
     BadPairs { detail: String },
+    #[error("the device gave up the network")]
+    GivenUp,
     /// The file is not there where a user named the family.
     #[error("{}model family {received:?} is not known: expected one of {expected}", prefix(file))]
     UnknownFamily { file: Option<PathBuf>, expected: String, received: String },

@@ -133,13 +133,19 @@ pub fn print(version: &Version, active: Option<u32>, settings: &Settings) -> any
     let mut read = vec![format!("{:?}", reads.image)];
     read.extend(reads.tokens.then(|| "its tokens".to_owned()));
     read.extend(reads.extra.as_ref().map(|extra| format!("{extra:?}")));
-    println!("version {number}{}: {kind}, {parameters} weights, seed {seed}, {steps} steps", if is_active { " (active)" } else { "" });
+    println!(
+        "version {number}{}: {kind}, {parameters} weights, seed {seed}, {steps} steps",
+        if is_active { " (active)" } else { "" }
+    );
     println!("reads {}; re-ranks the first {candidates} by cosine of {}", read.join(", "), of_blend.join(" + "));
     println!("a logit counts {} when texts look for images, {} when images look for texts\n", weights[0], weights[1]);
     let rows: Vec<Vec<String>> = version.judged.iter().map(judged_row).collect();
     table::print(&["QUESTIONS", "N", "R@1", "R@5", "R@10", "MRR", "nDCG@10", "GAIN IN R@1 (95 %), P"], &rows);
     if let Some(calibration) = &version.calibration {
-        println!("\nrelevance is off by {:.1} points on average (expected calibration error)", 100.0 * calibration.error);
+        println!(
+            "\nrelevance is off by {:.1} points on average (expected calibration error)",
+            100.0 * calibration.error
+        );
     }
     Ok(())
 }

@@ -53,10 +53,11 @@ fn verify_one(db: &Database, name: &str) -> anyhow::Result<VerifyReport> {
 
 fn print_report(name: &str, report: &VerifyReport) {
     println!(
-        "{name}: {}, {}, {} and {} read; {} cannot find themselves; {} damages",
+        "{name}: {}, {}, {}, {} and {} read; {} cannot find themselves; {} damages",
         counted(report.points_checked as usize, "point"),
         counted(report.vectors_checked as usize, "vector"),
         counted(report.tokens_checked as usize, "token sequence"),
+        counted(report.attachments_checked as usize, "attachment"),
         counted(report.segments_checked as usize, "segment"),
         report.unreachable_vectors,
         report.damages.len()

@@ -69,7 +69,8 @@ impl Order {
     /// Without what is below the thresholds, before the offset or past the limit.
     pub fn page(&self, plan: &Plan) -> Vec<Ranked> {
         let relevance = |ranked: &Ranked| ranked.fusion.and_then(|fusion| fusion.relevance).unwrap_or(1.0);
-        let is_wanted = |ranked: &&Ranked| ranked.score >= plan.score_threshold && relevance(ranked) >= self.min_relevance;
+        let is_wanted =
+            |ranked: &&Ranked| ranked.score >= plan.score_threshold && relevance(ranked) >= self.min_relevance;
         self.ranked.iter().filter(is_wanted).skip(plan.offset).take(plan.limit).cloned().collect()
     }
 }
@@ -108,6 +109,9 @@ fn unfit(reranker: &Reranker, collection: &Collection, using: &Using, request: &
     let model = collection.config().model_of(&version.reads.image);
     if model.is_none_or(|model| model.hash != version.reads.model.hash) {
         return Some(format!("it was made for the model {}", version.reads.model.name));
+    }
+    if request.rerank.which != Which::Active {
+        return None;
     }
     let total: f32 = version.blend.values().sum();
     let is_judged = |(name, weight): &(String, f32)| {

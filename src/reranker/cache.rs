@@ -3,17 +3,21 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard, OnceLock},
 };
 
 use firn_index::Collection;
 use firn_model::Device;
 
-use super::{Error, Reranker, State};
+use super::{Error, Reranker, SharedScorer, State};
+
+/// Puts a network where it is to run, such as behind a queue.
+pub type Share = Box<dyn Fn(SharedScorer) -> SharedScorer + Send + Sync>;
 
 /// Of a database.
 #[derive(Default)]
 pub struct Cache {
+    share: OnceLock<Share>,
     /// By the collection's uuid.
     known: Mutex<BTreeMap<String, Arc<Known>>>,
     /// Held while something is read or changed, so that nothing old takes the place of what is new.
@@ -26,15 +30,20 @@ struct Known {
 }
 
 impl Cache {
+    /// Networks that are opened from now on run where this puts them. Said once, before the first query.
+    pub fn run_by(&self, share: Share) {
+        let _ = self.share.set(share);
+    }
+
     /// The active network; none if queries go by cosine.
     pub fn active(&self, collection: &Collection) -> Result<Option<Arc<Reranker>>, Error> {
         let known = self.known(collection)?;
-        known.state.active.map(|number| open(&known, collection, number)).transpose()
+        known.state.active.map(|number| self.open(&known, collection, number)).transpose()
     }
 
     /// The network of that number. `Error::UnknownVersion`.
     pub fn version(&self, collection: &Collection, number: u32) -> Result<Arc<Reranker>, Error> {
-        open(&*self.known(collection)?, collection, number)
+        self.open(&*self.known(collection)?, collection, number)
     }
 
     pub fn state(&self, collection: &Collection) -> Result<State, Error> {
@@ -67,17 +76,21 @@ impl Cache {
         lock(&self.known).insert(collection.uuid().to_owned(), known.clone());
         Ok(known)
     }
-}
 
-fn open(known: &Known, collection: &Collection, number: u32) -> Result<Arc<Reranker>, Error> {
-    let version = known.state.version(number)?;
-    let mut open = lock(&known.open);
-    if let Some(reranker) = open.get(&number) {
-        return Ok(reranker.clone());
+    fn open(&self, known: &Known, collection: &Collection, number: u32) -> Result<Arc<Reranker>, Error> {
+        let version = known.state.version(number)?;
+        let mut open = lock(&known.open);
+        if let Some(reranker) = open.get(&number) {
+            return Ok(reranker.clone());
+        }
+        let mut reranker = Reranker::open(collection, version, Device::Auto)?;
+        if let Some(share) = self.share.get() {
+            reranker = reranker.run_by(share);
+        }
+        let reranker = Arc::new(reranker);
+        open.insert(number, reranker.clone());
+        Ok(reranker)
     }
-    let reranker = Arc::new(Reranker::open(collection, version, Device::Auto)?);
-    open.insert(number, reranker.clone());
-    Ok(reranker)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

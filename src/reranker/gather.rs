@@ -153,7 +153,8 @@ impl Rows {
         if point.texts.is_empty() || wanted.only_judged && part != Part::Judged {
             return;
         }
-        let of_blend: Option<Vec<Vec<f32>>> = blended.iter().map(|(name, _)| point.vectors.get(*name).cloned()).collect();
+        let of_blend: Option<Vec<Vec<f32>>> =
+            blended.iter().map(|(name, _)| point.vectors.get(*name).cloned()).collect();
         let (Some(of_blend), Ok(())) = (of_blend, wanted.reads.add(&mut point, &mut self.images)) else {
             self.n_left_out += 1;
             self.left_out.get_or_insert_with(|| point.id.to_string());
@@ -227,7 +228,8 @@ impl Rows {
     ) -> Result<(Items, Items), Error> {
         let total: f32 = blended.iter().map(|(_, weight)| weight).sum();
         let is_judged: HashSet<usize> = gathered.judged.iter().copied().collect();
-        let judged: Vec<usize> = (0..self.asked.len()).filter(|&at| is_judged.contains(&self.asked[at].owner)).collect();
+        let judged: Vec<usize> =
+            (0..self.asked.len()).filter(|&at| is_judged.contains(&self.asked[at].owner)).collect();
         let (mut images, mut texts) = (Vec::new(), Vec::new());
         for ((name, weight), vectors) in blended.iter().zip(&self.of_blend) {
             let (share, dim) = ((weight / total).sqrt(), vectors.len() / self.ids.len());
@@ -275,7 +277,9 @@ fn asked(owner: usize, texts: Vec<firn_index::Text>) -> Vec<Asked> {
 impl Parting {
     /// By its split, where one is said; else by its group.
     fn of(&self, point: &Point) -> Part {
-        let word = |field: &str| point.payload.get(field).map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned));
+        let word = |field: &str| {
+            point.payload.get(field).map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned))
+        };
         let group = self.group.as_deref().and_then(word).unwrap_or_else(|| point.id.to_string());
         let number = u32::from_le_bytes(blake3::hash(group.as_bytes()).as_bytes()[..4].try_into().expect("32 bytes"));
         let place = f64::from(number) / f64::from(u32::MAX);

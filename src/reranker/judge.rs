@@ -42,8 +42,7 @@ pub fn judge(network: &dyn Scorer, gathered: &Gathered, candidates: usize, seed:
     let languages: BTreeSet<&str> = texts.iter().map(|&text| gathered.languages[text].as_str()).collect();
     let weights = Weights::default();
 
-    let there =
-        Reranking::ask(network, pairs, &base, Direction::TextToImage, &texts, &gathered.judged, candidates)?;
+    let there = Reranking::ask(network, pairs, &base, Direction::TextToImage, &texts, &gathered.judged, candidates)?;
     let mut judged = Vec::new();
     let mut add = |direction, language: &str, length, gain: Gain| {
         if gain.n_questions > 0 {

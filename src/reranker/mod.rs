@@ -10,7 +10,7 @@ pub use self::{
     cache::Cache,
     gather::{Gathered, Parting, Wanted},
     judge::{Verdict, judge},
-    serve::{Asker, Reranker},
+    serve::{Asker, Reranker, SharedScorer},
     state::{Judged, Length, Reads, State, Version, attachment, now_s},
 };
 
@@ -22,7 +22,9 @@ pub enum Error {
     NoModel { collection: String, vector: String },
     #[error("version {received}: expected one of {expected:?}")]
     UnknownVersion { received: u32, expected: Vec<u32> },
-    #[error("version {version} is not significantly better than cosine: {detail}; hint: --force activates it nevertheless")]
+    #[error(
+        "version {version} is not significantly better than cosine: {detail}; hint: --force activates it nevertheless"
+    )]
     NoGain { version: u32, detail: String },
     #[error("point {id} has not {what}, which the network reads")]
     Lacking { id: firn_index::PointId, what: String },

@@ -2,7 +2,10 @@
 
 use std::{
     path::Path,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -12,11 +15,14 @@ use firn_model::{
     fusion::{Items, Network, Scorer},
 };
 
-use super::{Error, Reads, Version, attachment};
+use super::{Error, Reads, Version, attachment, cache::Share};
+
+/// A network that many threads ask.
+pub type SharedScorer = Arc<dyn Scorer + Send + Sync>;
 
 pub struct Reranker {
     pub version: Version,
-    scorer: Box<dyn Scorer + Send + Sync>,
+    scorer: SharedScorer,
     /// What a pair took lately; 0 before the first.
     pair_ns: AtomicU64,
 }
@@ -36,7 +42,11 @@ impl Reranker {
         let bytes = collection.attachment(&name)?.ok_or_else(|| unreadable("it is not there".to_owned()))?;
         let network =
             Network::of_bytes(&bytes, Path::new(&name), device).map_err(|error| unreadable(error.to_string()))?;
-        Ok(Reranker { version: version.clone(), scorer: network.scorer()?, pair_ns: AtomicU64::new(0) })
+        Ok(Reranker { version: version.clone(), scorer: network.scorer()?.into(), pair_ns: AtomicU64::new(0) })
+    }
+
+    pub(super) fn run_by(self, share: &Share) -> Reranker {
+        Reranker { scorer: share(self.scorer), ..self }
     }
 
     pub fn scorer(&self) -> &dyn Scorer {
@@ -79,7 +89,9 @@ impl Reads {
     /// Puts what is read of a point's image behind those of others; `Err` says what is missing.
     pub fn add(&self, point: &mut Point, images: &mut Items) -> Result<(), String> {
         let missing = |name: &str| format!("a vector {name:?}");
-        if let Some(absent) = std::iter::once(&self.image).chain(&self.extra).find(|name| !point.vectors.contains_key(*name)) {
+        if let Some(absent) =
+            std::iter::once(&self.image).chain(&self.extra).find(|name| !point.vectors.contains_key(*name))
+        {
             return Err(missing(absent));
         }
         if self.tokens && !point.tokens.contains_key(&self.image) {

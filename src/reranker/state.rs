@@ -86,7 +86,8 @@ pub enum Length {
 impl State {
     pub fn of(collection: &Collection) -> Result<State, Error> {
         let Some(bytes) = collection.attachment(STATE)? else { return Ok(State { next: 1, ..State::default() }) };
-        serde_json::from_slice(&bytes).map_err(|error| Error::Unreadable { what: STATE.to_owned(), detail: error.to_string() })
+        serde_json::from_slice(&bytes)
+            .map_err(|error| Error::Unreadable { what: STATE.to_owned(), detail: error.to_string() })
     }
 
     /// The version of that number; `Error::UnknownVersion`.
@@ -109,7 +110,9 @@ impl State {
         let mut changes = vec![(attachment(version.number), Some(weights))];
         self.versions.push(version.clone());
         while self.versions.len() > MAX_VERSIONS {
-            let in_use = |number: u32| self.active == Some(number) || self.before.contains(&Some(number)) || number == version.number;
+            let in_use = |number: u32| {
+                self.active == Some(number) || self.before.contains(&Some(number)) || number == version.number
+            };
             let Some(at) = self.versions.iter().position(|version| !in_use(version.number)) else { break };
             changes.push((attachment(self.versions.remove(at).number), None));
         }

@@ -11,15 +11,20 @@ use std::{
     thread,
 };
 
-use firn_model::{Encoder, ImageEmbedding, Keep, ModelInfo, Pixels, Result, TextEmbedding};
+use firn_model::{
+    Encoder, ImageEmbedding, Keep, ModelInfo, Pixels, Result, TextEmbedding,
+    fusion::{Items, Scorer},
+};
 use image::RgbImage;
 
 use super::{metrics::Metrics, work};
+use crate::reranker::SharedScorer;
 
 /// Jobs that wait; the next one waits outside.
 const QUEUE: usize = 256;
 const MAX_TEXTS: usize = 64;
 const MAX_IMAGES: usize = 32;
+const MAX_PAIRS: usize = 4096;
 
 /// The thread of one device.
 pub struct Device {
@@ -34,6 +39,11 @@ impl Device {
         let counted = metrics.clone();
         thread::Builder::new().name("device".to_owned()).spawn(move || run(&received, &counted))?;
         Ok(Device { jobs, metrics })
+    }
+
+    /// The same fusion network, run by this thread: the pairs of queries that wait together are one batch.
+    pub fn share_scorer(&self, scorer: SharedScorer) -> SharedScorer {
+        Arc::new(Queued { scorer, jobs: self.jobs.clone(), metrics: self.metrics.clone() })
     }
 
     /// The same encoder, run by this thread.
@@ -61,6 +71,11 @@ impl Encoder for Shared {
         self.in_turn(images, MAX_IMAGES, keep, |images, reply| Inputs::Images(images.to_vec(), reply))
     }
 
+    fn embed_unseen_texts(&self, ids: &[&str], texts: &[&str], keep: Keep) -> Result<Vec<TextEmbedding>> {
+        // Nobody waits for it in a query.
+        self.encoder.embed_unseen_texts(ids, texts, keep)
+    }
+
     fn embed_texts(&self, texts: &[&str], keep: Keep) -> Result<Vec<TextEmbedding>> {
         let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
         self.in_turn(texts, MAX_TEXTS, keep, |texts, reply| Inputs::Texts(owned(texts), reply))
@@ -79,8 +94,8 @@ impl Shared {
         let mut outputs = Vec::with_capacity(inputs.len());
         for inputs in inputs.chunks(piece) {
             let (reply, answer) = sync_channel(1);
-            let (encoder, call) = (self.encoder.clone(), work::current());
-            let job = Job { encoder, inputs: job(inputs, reply), keep, call };
+            let (network, call) = (Network::Encoder(self.encoder.clone()), work::current());
+            let job = Job { network, inputs: job(inputs, reply), keep, call };
             self.metrics.inference_queue.increment(1.0);
             // The thread lives while we hold a sender; it gives up a job by dropping its reply.
             let answer = self.jobs.send(job).ok().and_then(|()| answer.recv().ok());
@@ -91,16 +106,62 @@ impl Shared {
     }
 }
 
+/// A fusion network behind the queue.
+struct Queued {
+    scorer: SharedScorer,
+    jobs: SyncSender<Job>,
+    metrics: Arc<Metrics>,
+}
+
+impl Scorer for Queued {
+    fn score(&self, images: &Items, texts: &Items, pairs: &[(usize, usize)]) -> Result<Vec<f32>> {
+        let (reply, answer) = sync_channel(1);
+        let pairs = Pairs { images: images.clone(), texts: texts.clone(), places: pairs.to_vec() };
+        let network = Network::Scorer(self.scorer.clone());
+        let job = Job { network, inputs: Inputs::Pairs(pairs, reply), keep: Keep::Nothing, call: work::current() };
+        self.metrics.inference_queue.increment(1.0);
+        let answer = self.jobs.send(job).ok().and_then(|()| answer.recv().ok());
+        // A query goes on without its network, unless nobody waits for it any more.
+        answer.unwrap_or_else(|| match work::current().is_some_and(|call| call.is_gone()) {
+            true => resume_unwind(Box::new("the job was given up")),
+            false => Err(firn_model::Error::GivenUp),
+        })
+    }
+}
+
 struct Job {
-    encoder: Arc<dyn Encoder>,
+    network: Network,
     inputs: Inputs,
     keep: Keep,
     call: Option<work::Call>,
 }
 
+enum Network {
+    Encoder(Arc<dyn Encoder>),
+    Scorer(SharedScorer),
+}
+
+impl Network {
+    fn is(&self, other: &Network) -> bool {
+        match (self, other) {
+            (Network::Encoder(one), Network::Encoder(other)) => Arc::ptr_eq(one, other),
+            (Network::Scorer(one), Network::Scorer(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        }
+    }
+}
+
 enum Inputs {
     Texts(Vec<String>, SyncSender<Result<Vec<TextEmbedding>>>),
     Images(Vec<Pixels>, SyncSender<Result<Vec<ImageEmbedding>>>),
+    Pairs(Pairs, SyncSender<Result<Vec<f32>>>),
+}
+
+/// What one query wants looked at: (text, image) by their places.
+struct Pairs {
+    images: Items,
+    texts: Items,
+    places: Vec<(usize, usize)>,
 }
 
 fn run(jobs: &Receiver<Job>, metrics: &Metrics) {
@@ -146,7 +207,7 @@ fn next_batch(waiting: &mut VecDeque<Job>) -> Vec<Job> {
 impl Job {
     fn goes_with(&self, other: &Job) -> bool {
         let same_kind = std::mem::discriminant(&self.inputs) == std::mem::discriminant(&other.inputs);
-        same_kind && self.keep == other.keep && Arc::ptr_eq(&self.encoder, &other.encoder)
+        same_kind && self.keep == other.keep && self.network.is(&other.network)
     }
 }
 
@@ -155,6 +216,7 @@ impl Inputs {
         match self {
             Inputs::Texts(texts, _) => texts.len(),
             Inputs::Images(images, _) => images.len(),
+            Inputs::Pairs(pairs, _) => pairs.places.len(),
         }
     }
 
@@ -162,19 +224,31 @@ impl Inputs {
         match self {
             Inputs::Texts(..) => MAX_TEXTS,
             Inputs::Images(..) => MAX_IMAGES,
+            Inputs::Pairs(..) => MAX_PAIRS,
         }
     }
 }
 
 fn embed(batch: Vec<Job>, metrics: &Metrics) {
-    let Some((encoder, keep)) = batch.first().map(|job| (job.encoder.clone(), job.keep)) else { return };
-    let (mut texts, mut images) = (Vec::new(), Vec::new());
+    let (mut texts, mut images, mut pairs) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut network, mut keep) = (None, Keep::Nothing);
     for job in batch {
+        (network, keep) = (Some(job.network), job.keep);
         match job.inputs {
             Inputs::Texts(inputs, reply) => texts.push((inputs, reply)),
             Inputs::Images(inputs, reply) => images.push((inputs, reply)),
+            Inputs::Pairs(inputs, reply) => pairs.push((inputs, reply)),
         }
     }
+    let encoder = match network {
+        None => return,
+        Some(Network::Scorer(scorer)) => {
+            let size = look_at(scorer.as_ref(), pairs);
+            metrics.pair_batch.record(size as f64);
+            return;
+        }
+        Some(Network::Encoder(encoder)) => encoder,
+    };
     if !texts.is_empty() {
         let size = together(texts, |texts| {
             let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
@@ -186,6 +260,32 @@ fn embed(batch: Vec<Job>, metrics: &Metrics) {
         let size = together(images, |images| encoder.embed_images(images, keep));
         metrics.image_batch.record(size as f64);
     }
+}
+
+/// Scores the pairs of all jobs at once and answers each; if that fails, each alone.
+fn look_at(scorer: &dyn Scorer, jobs: Vec<(Pairs, SyncSender<Result<Vec<f32>>>)>) -> usize {
+    let (mut images, mut texts, mut places) =
+        (jobs[0].0.images.clone(), jobs[0].0.texts.clone(), jobs[0].0.places.clone());
+    for (pairs, _) in &jobs[1..] {
+        let (first_text, first_image) = (texts.n(), images.n());
+        images.append(&pairs.images);
+        texts.append(&pairs.texts);
+        places.extend(pairs.places.iter().map(|(text, image)| (first_text + text, first_image + image)));
+    }
+    match scorer.score(&images, &texts, &places) {
+        Ok(logits) => {
+            let mut logits = logits.into_iter();
+            for (pairs, reply) in jobs {
+                let _ = reply.send(Ok(logits.by_ref().take(pairs.places.len()).collect()));
+            }
+        }
+        Err(_) => {
+            for (pairs, reply) in jobs {
+                let _ = reply.send(scorer.score(&pairs.images, &pairs.texts, &pairs.places));
+            }
+        }
+    }
+    places.len()
 }
 
 /// What one call wants embedded, and where it waits for the answer.
@@ -335,6 +435,37 @@ pub mod tests {
         let mut lengths: Vec<f32> = answers.into_iter().map(|a| a.unwrap().unwrap()[0].embedding[0]).collect();
         lengths.sort_by(f32::total_cmp);
         assert_eq!((lengths, batches), (vec![1.0, 2.0, 3.0], vec![3]));
+    }
+
+    /// Says which pair it was, by numbers of both items; panics at an image 13.
+    struct Looker;
+
+    impl Scorer for Looker {
+        fn score(&self, images: &Items, texts: &Items, pairs: &[(usize, usize)]) -> Result<Vec<f32>> {
+            assert!(!images.vectors.contains(&13.0), "asked to panic");
+            Ok(pairs.iter().map(|&(text, image)| 100.0 * texts.vectors[text] + images.vectors[image]).collect())
+        }
+    }
+
+    #[test]
+    fn pairs_of_several_queries_are_one_batch_and_each_gets_its_own() {
+        let items = |numbers: &[f32]| Items { dim: 1, vectors: numbers.to_vec(), ..Items::default() };
+        let job = |text: f32, images: &[f32]| {
+            let (reply, answer) = sync_channel(1);
+            let places = (0..images.len()).rev().map(|image| (0, image)).collect();
+            ((Pairs { images: items(images), texts: items(&[text]), places }, reply), answer)
+        };
+        let (jobs, answers): (Vec<_>, Vec<_>) = [job(1.0, &[5.0, 6.0]), job(2.0, &[7.0])].into_iter().unzip();
+        assert_eq!(look_at(&Looker, jobs), 3);
+        let received: Vec<Vec<f32>> = answers.into_iter().map(|answer| answer.recv().unwrap().unwrap()).collect();
+        assert_eq!(received, [vec![106.0, 105.0], vec![207.0]]);
+
+        let scorer = Device::start(Metrics::new()).unwrap().share_scorer(Arc::new(Looker));
+        assert_eq!(scorer.score(&items(&[4.0]), &items(&[3.0]), &[(0, 0)]).unwrap(), [304.0]);
+        // A network that is lost leaves the query to go on without it, and the thread to the next.
+        let error = scorer.score(&items(&[13.0]), &items(&[3.0]), &[(0, 0)]).unwrap_err().to_string();
+        assert!(error.contains("gave up the network"), "{error}");
+        assert_eq!(scorer.score(&items(&[4.0]), &items(&[3.0]), &[(0, 0)]).unwrap(), [304.0]);
     }
 
     #[test]

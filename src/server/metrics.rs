@@ -47,7 +47,7 @@ const METHODS: [&str; 22] = [
 
 /// From a tenth of a millisecond to ten seconds.
 const SECONDS: [f64; 16] = [1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
-const INPUTS: [f64; 7] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0];
+const INPUTS: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 256.0, 1024.0, 4096.0];
 
 const METADATA: Metadata<'static> = Metadata::new("firn", Level::INFO, None);
 
@@ -62,6 +62,7 @@ pub struct Metrics {
     pub inference_queue: Gauge,
     pub text_batch: Histogram,
     pub image_batch: Histogram,
+    pub pair_batch: Histogram,
     commits: Counter,
     points_written: Counter,
 }
@@ -92,6 +93,7 @@ impl Metrics {
             inference_queue: gauge("firn_inference_queue"),
             text_batch: histogram(&kind("text")),
             image_batch: histogram(&kind("image")),
+            pair_batch: histogram(&kind("pair")),
             commits: counter(&Key::from_name("firn_commits_total")),
             points_written: counter(&Key::from_name("firn_points_written_total")),
             recorder,

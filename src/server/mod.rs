@@ -113,7 +113,9 @@ async fn bind(setting: &'static str, address: &str) -> anyhow::Result<TcpListene
 fn engine(opened: Opened, shared: &Shared) -> anyhow::Result<Engine> {
     let device = Device::start(shared.metrics.clone()).context("starting the device thread")?;
     let encoders = opened.encoders.into_iter().map(|encoder| device.share(encoder)).collect();
-    Ok(Engine::new(opened.db, encoders, Loading::Fixed))
+    let engine = Engine::new(opened.db, encoders, Loading::Fixed);
+    engine.rerankers().run_by(Box::new(move |scorer| device.share_scorer(scorer)));
+    Ok(engine)
 }
 
 async fn grpc(

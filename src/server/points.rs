@@ -101,7 +101,8 @@ impl v1::points_server::Points for Points {
         let mut queries = queries.into_iter().peekable();
         while queries.peek().is_some() {
             // Together, so that their texts go through the network as one batch.
-            let asked: Vec<_> = queries.by_ref().take(limits::AT_ONCE).map(|query| self.start(query, deadline)).collect();
+            let asked: Vec<_> =
+                queries.by_ref().take(limits::AT_ONCE).map(|query| self.start(query, deadline)).collect();
             for answer in asked {
                 let result = match answer {
                     Ok(answer) => answer.answer().await,
@@ -175,11 +176,7 @@ impl Points {
         Ok(reply)
     }
 
-    fn start(
-        &self,
-        request: QueryRequest,
-        deadline: Option<Instant>,
-    ) -> Result<work::Work<QueryResponse>, Problem> {
+    fn start(&self, request: QueryRequest, deadline: Option<Instant>) -> Result<work::Work<QueryResponse>, Problem> {
         let fields = convert::fields(request.include);
         let request = convert::query_in(request, self.0.settings.max_message_bytes)?;
         let request = query::Request { deadline, ..request };

@@ -50,7 +50,8 @@ impl Rerankers {
         change: impl FnOnce(State, &firn_index::Collection) -> Result<State, Error> + Send + 'static,
     ) -> Result<State, Problem> {
         let (shared, collection) = (self.0.clone(), self.0.collection(name)?);
-        work::run(move || Ok(shared.engine()?.rerankers().change(&collection, |state| change(state, &collection))?)).await
+        work::run(move || Ok(shared.engine()?.rerankers().change(&collection, |state| change(state, &collection))?))
+            .await
     }
 }
 

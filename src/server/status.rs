@@ -201,7 +201,7 @@ impl From<model::Error> for Problem {
             BrokenImage { .. } => invalid("image", "BROKEN_IMAGE"),
             NoImageSide { .. } => invalid("image", "NO_IMAGE_SIDE"),
             NoTextSide { .. } => invalid("text", "NO_TEXT_SIDE"),
-            Inference(_) | NotFinite | Tokenizer { .. } => with(Code::Internal, "INFERENCE_FAILED"),
+            Inference(_) | GivenUp | NotFinite | Tokenizer { .. } => with(Code::Internal, "INFERENCE_FAILED"),
             _ => with(Code::FailedPrecondition, "MODEL_UNUSABLE"),
         }
     }

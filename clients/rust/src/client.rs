@@ -3,11 +3,12 @@
 use std::{collections::HashMap, time::Duration};
 
 use firn_proto::v1::{
-    ActivateRerankerRequest, AliasChange, CollectionDescription, CollectionExistsRequest, CountRequest, CreateCollectionRequest,
-    DeleteCollectionRequest, DeleteRequest, DeleteResponse, EmbedInput, EmbedRequest, Embedding, GetCollectionRequest,
-    GetRequest, Include, InfoRequest, InfoResponse, ListCollectionsRequest, ListRerankersRequest, Point, PointId, PointInput,
-    QueryBatchRequest, QueryRequest, QueryResponse, QueryResult, RerankerDescription, RollbackRerankerRequest, ScrollRequest, ScrollResponse, SetBlendRequest,
-    SetPayloadRequest, SetPayloadResponse, TokenGrid, UpdateAliasesRequest, UpsertRequest, UpsertResponse,
+    ActivateRerankerRequest, AliasChange, CollectionDescription, CollectionExistsRequest, CountRequest,
+    CreateCollectionRequest, DeleteCollectionRequest, DeleteRequest, DeleteResponse, EmbedInput, EmbedRequest,
+    Embedding, GetCollectionRequest, GetRequest, Include, InfoRequest, InfoResponse, ListCollectionsRequest,
+    ListRerankersRequest, Point, PointId, PointInput, QueryBatchRequest, QueryRequest, QueryResponse, QueryResult,
+    RerankerDescription, RollbackRerankerRequest, ScrollRequest, ScrollResponse, SetBlendRequest, SetPayloadRequest,
+    SetPayloadResponse, TokenGrid, UpdateAliasesRequest, UpsertRequest, UpsertResponse,
     collections_client::CollectionsClient, inference_client::InferenceClient, points_client::PointsClient,
     rerankers_client::RerankersClient,
 };

@@ -44,7 +44,9 @@ impl Belonging {
                 (None, said) => *known = said,
                 (Some(known), Some(said)) if known == said => {}
                 (Some(known), Some(said)) => {
-                    return Err(format!("{name}: expected {known:?}, as another row of the same id says, received {said:?}"));
+                    return Err(format!(
+                        "{name}: expected {known:?}, as another row of the same id says, received {said:?}"
+                    ));
                 }
             }
         }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{Plan, arrays::bad, feed::Position, trainer::Trainer};
 use crate::{
     Result,
-    learn::tensors::{read_tensors, take, write_tensors},
+    learn::tensors::{read_tensors, weights, write_tensors},
 };
 
 const KEY: &str = "firn.align";
@@ -61,7 +61,7 @@ impl Trainer {
             return Err(bad(path, detail.to_owned()));
         }
         for (at, parameter) in self.network.parameters.iter().enumerate() {
-            let get = |kind: &str| take(&tensors, &format!("{kind}.{}", parameter.name), parameter.var.dims(), path);
+            let get = |kind: &str| weights(&tensors, &format!("{kind}.{}", parameter.name), parameter.var.dims(), path);
             parameter.var.set(&get("weight")?)?;
             self.optimizer.moments[at] = [get("mean")?, get("square")?];
             if let Some(followed) = self.followed.get_mut(at) {

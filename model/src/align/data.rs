@@ -151,8 +151,7 @@ impl FrozenImages {
             }
         }
         if train.len() < 2 {
-            let detail = format!("expected captions of at least 2 training images, received {}", train.len());
-            return Err(bad(path, detail));
+            return Err(bad(path, self.too_few(train.len(), &captions)));
         }
         let statistics = self.measure(&train.iter().map(|(at, _)| *at).collect::<Vec<_>>(), plan.softening)?;
         let rows = self.apply(&statistics);
@@ -162,7 +161,8 @@ impl FrozenImages {
         let images = train.iter().map(|(at, described)| (*at, words_of(described)));
         let images: Vec<(usize, Vec<Words>)> = images.filter(|(_, words)| !words.is_empty()).collect();
         if images.len() < 2 {
-            let detail = format!("expected captions with words of at least 2 training images, received {}", images.len());
+            let detail =
+                format!("expected captions with words of at least 2 training images, received {}", images.len());
             return Err(bad(path, detail));
         }
         let feed = Feed::Rows(RowFeed::new(draw(plan), Arc::new(images)));
@@ -170,7 +170,21 @@ impl FrozenImages {
         Ok(Data { feed, rows: Some(rows), statistics: Some(statistics), held_out })
     }
 
+    /// What is wrong where captions describe fewer than two images, with ids of both sides, which may be spelled differently.
+    pub(super) fn too_few(&self, n: usize, captions: &HashMap<String, Described>) -> String {
+        let described = captions.keys().min().map(String::as_str).unwrap_or_default();
+        let own = self.ids.iter().min().map(String::as_str).unwrap_or_default();
+        format!(
+            "expected captions of at least 2 training images, received {n}; hint: an image is called {own:?}, and the captions \
+             describe {described:?}"
+        )
+    }
+
     fn measure(&self, train: &[usize], softening: f32) -> Result<FrozenStatistics> {
+        let first = self.vectors.row(train[0]);
+        if train.iter().all(|&at| self.vectors.row(at) == first) {
+            return Err(bad(&self.origin, "expected images of more than one kind".to_owned()));
+        }
         let vectors = Statistics::measure(&self.vectors, train);
         let whitening = whitening(&vectors.apply(&self.vectors), train, softening);
         let whitening = whitening.map_err(|detail| bad(&self.origin, detail))?;

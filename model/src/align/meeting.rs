@@ -20,7 +20,8 @@ pub fn project(folder: &Path, images: &FrozenImages, device: Device) -> Result<V
         (true, _) => Aligned::read(folder, device)?.project(images),
         (_, true) => ridge::Ridge::read(folder)?.project(images),
         _ if folder.is_dir() => {
-            let detail = "expected what `firn train align` or `firn train ridge` wrote: no other model takes frozen images";
+            let detail =
+                "expected what `firn train align` or `firn train ridge` wrote: no other model takes frozen images";
             Err(Error::BadFile { file: folder.to_owned(), detail: detail.to_owned() })
         }
         _ => Err(Error::UnknownModel { name: folder.display().to_string() }),

@@ -112,7 +112,7 @@ pub fn fit(
     let all = captions::read(captions)?;
     let train = Train::of(images, &all, plan);
     if train.images.len() < 2 {
-        return Err(bad(format!("expected captions of at least 2 training images, received {}", train.images.len())));
+        return Err(bad(images.too_few(train.images.len(), &all)));
     }
     report(&format!("{} captions of {} images", train.lines.len(), train.images.len()));
     let dim = plan.dim.min(images.vectors.dim).min(train.images.len() - 1);

@@ -54,7 +54,11 @@ fn platt<'a>(judgements: impl Iterator<Item = &'a Judgement> + Clone) -> Option<
     let (mut n_own, mut n_others) = (0.0, 0.0);
     let (mut sum, mut squares) = (0.0, 0.0);
     for judgement in judgements.clone() {
-        if judgement.belongs { n_own += 1.0 } else { n_others += 1.0 }
+        if judgement.belongs {
+            n_own += 1.0
+        } else {
+            n_others += 1.0
+        }
         sum += f64::from(judgement.score);
         squares += f64::from(judgement.score) * f64::from(judgement.score);
     }

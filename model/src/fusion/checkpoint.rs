@@ -8,7 +8,7 @@ use candle_core::Tensor;
 use super::{Plan, trainer::Run};
 use crate::{
     Error, Result,
-    learn::tensors::{read_tensors, take, write_tensors},
+    learn::tensors::{read_tensors, weights, write_tensors},
 };
 
 const KEY: &str = "firn.fusion.run";
@@ -28,7 +28,8 @@ impl Run {
     pub(super) fn write(&self, path: &Path, plan: &Plan, data: &str) -> Result<()> {
         let mut tensors: Vec<(String, Tensor)> = Vec::new();
         for (at, parameter) in self.network.parameters.iter().enumerate() {
-            let mut keep = |kind: &str, tensor: &Tensor| tensors.push((format!("{kind}.{}", parameter.name), tensor.clone()));
+            let mut keep =
+                |kind: &str, tensor: &Tensor| tensors.push((format!("{kind}.{}", parameter.name), tensor.clone()));
             keep("weight", parameter.var.as_tensor());
             keep("followed", self.mean.parameters[at].var.as_tensor());
             keep("mean", &self.optimizer.moments[at][0]);
@@ -56,7 +57,7 @@ impl Run {
             return Err(bad(format!("made with other {what}; hint: the same as before, or another checkpoint")));
         }
         for (at, parameter) in self.network.parameters.iter().enumerate() {
-            let get = |kind: &str| take(&tensors, &format!("{kind}.{}", parameter.name), parameter.var.dims(), path);
+            let get = |kind: &str| weights(&tensors, &format!("{kind}.{}", parameter.name), parameter.var.dims(), path);
             parameter.var.set(&get("weight")?)?;
             self.mean.parameters[at].var.set(&get("followed")?)?;
             self.optimizer.moments[at] = [get("mean")?, get("square")?];

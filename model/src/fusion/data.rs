@@ -27,6 +27,19 @@ impl Items {
         self.vectors.len() / self.dim.max(1)
     }
 
+    /// Others of the same shape, behind these.
+    ///
+    /// # Panics
+    ///
+    /// If their shape is another.
+    pub fn append(&mut self, others: &Items) {
+        let shape = |items: &Items| (items.dim, items.extra_dim, items.n_tokens, items.token_dim);
+        assert_eq!(shape(self), shape(others), "items of another shape");
+        self.vectors.extend_from_slice(&others.vectors);
+        self.extra.extend_from_slice(&others.extra);
+        self.tokens.extend_from_slice(&others.tokens);
+    }
+
     fn vector(&self, at: usize) -> &[f32] {
         &self.vectors[at * self.dim..][..self.dim]
     }
@@ -38,7 +51,12 @@ impl Items {
     }
 
     /// (picked, extra_dim), each number without its mean and by its deviation.
-    pub(super) fn pick_extra(&self, at: &[usize], (mean, deviation): (&[f32], &[f32]), device: &Device) -> Result<Tensor> {
+    pub(super) fn pick_extra(
+        &self,
+        at: &[usize],
+        (mean, deviation): (&[f32], &[f32]),
+        device: &Device,
+    ) -> Result<Tensor> {
         let mut values = Vec::with_capacity(at.len() * self.extra_dim);
         for &at in at {
             let spread = mean.iter().zip(deviation);
@@ -137,13 +155,15 @@ impl Pairs {
             return Err("expected a first order of all images and texts".to_owned());
         }
         if self.joined.len() != texts.n() {
-            return Err(format!("expected to know of {} texts what they are, received {}", texts.n(), self.joined.len()));
+            return Err(format!(
+                "expected to know of {} texts what they are, received {}",
+                texts.n(),
+                self.joined.len()
+            ));
         }
         if self.owner_of.len() != texts.n() || self.owner_of.iter().any(|&image| image >= images.n()) {
             return Err("expected an image of each text".to_owned());
         }
         Ok(())
     }
-
-
 }

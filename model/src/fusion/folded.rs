@@ -244,8 +244,7 @@ impl Layer {
 impl Looking {
     fn new(looking: &network::Looking, n_heads: usize) -> Result<Looking> {
         let share = FIRST_SHARE as f32;
-        let (own, other, mlp) =
-            (looking.norm.numbers()?, looking.of_norm.numbers()?, looking.mlp_norm.numbers()?);
+        let (own, other, mlp) = (looking.norm.numbers()?, looking.of_norm.numbers()?, looking.mlp_norm.numbers()?);
         let value = Matrix::of(&looking.value)?.of_normed(&other);
         let out = Matrix::of(&looking.out)?.times(share);
         let attention = match &looking.null {

@@ -54,7 +54,8 @@ fn mine(
     let of_piece = |piece: &[usize]| {
         let scores = from.cosines(piece, to, others);
         let rows = piece.iter().zip(scores.chunks_exact(others.len().max(1)));
-        rows.map(|(&query, scores)| (query, nearest(scores, others, n, |other| belongs(query, other)))).collect::<Vec<_>>()
+        rows.map(|(&query, scores)| (query, nearest(scores, others, n, |other| belongs(query, other))))
+            .collect::<Vec<_>>()
     };
     let found: Vec<(usize, (Vec<u32>, usize))> = queries.par_chunks(AT_ONCE).flat_map_iter(of_piece).collect();
     let (mut others_of, mut asked) = (vec![Vec::new(); from.n()], Vec::new());

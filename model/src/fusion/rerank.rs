@@ -219,7 +219,8 @@ impl Reranking {
         let fold_of = self.folds(n_folds, seed);
         let of_question = |question: &Question| {
             let fold = fold_of[&question.image];
-            let judge = |at: usize| Judgement { fold, score: question.score(at, weight), belongs: question.belongs[at] };
+            let judge =
+                |at: usize| Judgement { fold, score: question.score(at, weight), belongs: question.belongs[at] };
             (0..question.cosines.len()).map(judge).collect::<Vec<_>>()
         };
         let judgements: Vec<Judgement> = self.questions.iter().flat_map(of_question).collect();
@@ -361,7 +362,11 @@ mod tests {
         // What is not among the candidates stays where it is.
         assert_eq!(question(0, &[0.5, 0.4], &[1.0, 1.0], None, 77).rank_by(0.3), 77);
         // By hand: of two that belong, the first and the third of three.
-        let two = Question { belongs: vec![true, false, true], n_belong: 2, ..question(0, &[0.9, 0.8, 0.7], &[0.0; 3], None, 0) };
+        let two = Question {
+            belongs: vec![true, false, true],
+            n_belong: 2,
+            ..question(0, &[0.9, 0.8, 0.7], &[0.0; 3], None, 0)
+        };
         assert!((two.ndcg_by(0.0) - (1.0 + 0.5) / (1.0 + 1.0 / 3f64.log2())).abs() < 1e-9);
     }
 

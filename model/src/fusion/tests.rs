@@ -122,11 +122,18 @@ fn tokens_teach_what_no_vector_says() {
         plan.sizes = sizes();
         (plan.n_lists, plan.list_length, plan.dropout, plan.recipe.rate) = (16, 8, 0.0, 4e-3);
         (plan.evaluate_every, plan.losses.regularisation) = (100, 0.0);
-        let options =
-            Options { plan: &plan, pairs: &pairs, train: &train_images, held_out: &held_out, device: crate::Device::Cpu, checkpoint: None };
+        let options = Options {
+            plan: &plan,
+            pairs: &pairs,
+            train: &train_images,
+            held_out: &held_out,
+            device: crate::Device::Cpu,
+            checkpoint: None,
+        };
         let (network, _) = train(&options, &mut |_| ()).unwrap().unwrap();
         let ask = |direction| {
-            let asked = Reranking::ask(&network, &pairs, &Cosines::of(&pairs), direction, &held_out, &held_out, 60).unwrap();
+            let asked =
+                Reranking::ask(&network, &pairs, &Cosines::of(&pairs), direction, &held_out, &held_out, 60).unwrap();
             asked.gain(&Weights::default(), 5, 1)
         };
         (ask(Direction::TextToImage), ask(Direction::ImageToText))
@@ -146,7 +153,8 @@ fn what_cannot_be_learnt_from_is_refused() {
     let images: Vec<usize> = (0..40).collect();
     let plan = Plan::new(Kind::Mlp, 3, 1);
     let error = |plan: &Plan, pairs: &Pairs, train_images: &[usize], held_out: &[usize]| {
-        let options = Options { plan, pairs, train: train_images, held_out, device: crate::Device::Cpu, checkpoint: None };
+        let options =
+            Options { plan, pairs, train: train_images, held_out, device: crate::Device::Cpu, checkpoint: None };
         train(&options, &mut |_| ()).err().unwrap().to_string()
     };
     let check = |received: String, expected: &str| assert!(received.contains(expected), "{received}");
@@ -194,7 +202,8 @@ fn a_run_that_was_stopped_goes_on_to_the_bit() {
     let run = |plan: &Plan, stop_after: Option<u64>, resume: bool| {
         let checkpoint = Checkpoint { path: &path, every: 100, resume, stop_after };
         let (pairs, device) = (&pairs, crate::Device::Cpu);
-        let options = Options { plan, pairs, train: &train_images, held_out: &held_out, device, checkpoint: Some(checkpoint) };
+        let options =
+            Options { plan, pairs, train: &train_images, held_out: &held_out, device, checkpoint: Some(checkpoint) };
         let mut steps = Vec::new();
         train(&options, &mut |progress| steps.push(progress.step)).map(|learnt| (learnt, steps))
     };
@@ -222,8 +231,7 @@ fn what_is_folded_scores_the_same() {
         // No number stays at its first value, so that a term that is left out is seen.
         let mut rng = ChaCha8Rng::seed_from_u64(3);
         for parameter in network.parameters.iter().filter(|p| !p.name.contains("extra_")) {
-            let values: Vec<f32> =
-                (0..parameter.var.elem_count()).map(|_| rng.random_range(-0.1..0.1)).collect();
+            let values: Vec<f32> = (0..parameter.var.elem_count()).map(|_| rng.random_range(-0.1..0.1)).collect();
             let moved = Tensor::from_vec(values, parameter.var.dims(), &Device::Cpu).unwrap();
             parameter.var.set(&(parameter.var.as_tensor() + moved).unwrap()).unwrap();
         }

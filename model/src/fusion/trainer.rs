@@ -235,8 +235,7 @@ fn one_step(
         return Err(Error::BadPairs { detail: format!("step {step}: the loss is no number; hint: a lower rate") });
     }
     let mut slopes = loss.backward()?;
-    let gradients: Vec<Option<Tensor>> =
-        network.parameters.iter().map(|p| slopes.remove(p.var.as_tensor())).collect();
+    let gradients: Vec<Option<Tensor>> = network.parameters.iter().map(|p| slopes.remove(p.var.as_tensor())).collect();
     let unscale = clipped(&gradients, plan.clip)?;
     optimizer.step(&network.parameters, &gradients, &plan.recipe, step, unscale)?;
     Ok((value, first_of(&logits)?))

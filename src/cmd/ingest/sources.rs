@@ -77,7 +77,9 @@ impl Sources {
             for (name, &dim) in brought {
                 config.vectors.entry(name.clone()).or_insert(VectorConfig::new(dim));
                 let shape = source.tokens.get(name).map(|&shape| (name.clone(), shape));
-                config.tokens.extend(shape);
+                if let Some((name, shape)) = shape {
+                    config.tokens.entry(name).or_insert(shape);
+                }
             }
         }
     }

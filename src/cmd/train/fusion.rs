@@ -1,10 +1,6 @@
 //! `firn train fusion`: a network that re-ranks the candidates of a collection, learnt from its own pairs.
 
-use std::{
-    collections::BTreeMap,
-    path::PathBuf,
-    time::Instant,
-};
+use std::{collections::BTreeMap, path::PathBuf, time::Instant};
 
 use firn_index::Collection;
 use firn_model::fusion::{self, Checkpoint, Kind, Losses, Network, Plan, Progress, Sizes};
@@ -172,8 +168,7 @@ impl FusionArgs {
         plan.sizes = Sizes { dim, n_layers: layers, n_heads: heads, wide };
         plan.sizes.check().map_err(Usage)?;
         (plan.recipe.rate, plan.recipe.decay) = (rate, decay);
-        plan.losses =
-            Losses { contrastive: losses[0], matching: losses[1], regularisation: losses[2], smoothing };
+        plan.losses = Losses { contrastive: losses[0], matching: losses[1], regularisation: losses[2], smoothing };
         (plan.n_lists, plan.list_length) = (lists as usize, list_length as usize);
         plan.n_nearest = plan.n_nearest.max(plan.list_length - 1);
         (plan.joined, plan.image_to_text) = (joined, image_to_text);
@@ -258,7 +253,9 @@ pub fn gathered(engine: &Engine, collection: &Collection, wanted: &Wanted) -> an
     bar.finish_and_clear();
     let gathered = gathered?;
     if let (n @ 1.., Some(one)) = (gathered.n_left_out, &gathered.left_out) {
-        eprintln!("{n} points with texts were left out, since they lack a vector or tokens that are read, such as {one}");
+        eprintln!(
+            "{n} points with texts were left out, since they lack a vector or tokens that are read, such as {one}"
+        );
     }
     Ok(gathered)
 }
@@ -296,9 +293,9 @@ fn learn(
 
 fn show(bar: &mut Bar, progress: &Progress) {
     let said = format!("{:.1} % of lists right", 100.0 * progress.accuracy);
-    let held_out = progress.held_out.map(|[before, after]| {
-        format!("; R@1 by cosine {:.1} %, re-ranked {:.1} %", 100.0 * before, 100.0 * after)
-    });
+    let held_out = progress
+        .held_out
+        .map(|[before, after]| format!("; R@1 by cosine {:.1} %, re-ranked {:.1} %", 100.0 * before, 100.0 * after));
     bar.take(progress.step, progress.loss, &said, held_out);
 }
 

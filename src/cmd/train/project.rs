@@ -95,12 +95,16 @@ fn write_npy(path: &Path, kind: &str, shape: &[usize], numbers: impl Iterator<It
         header.push(' ');
     }
     header.push('\n');
-    let mut file = BufWriter::new(File::create(path)?);
+    // Beside it first: what was there may be an input under another name.
+    let partial = path.with_extension("partial");
+    let mut file = BufWriter::new(File::create(&partial)?);
     file.write_all(b"\x93NUMPY\x01\x00")?;
     file.write_all(&(header.len() as u16).to_le_bytes())?;
     file.write_all(header.as_bytes())?;
     for byte in numbers {
         file.write_all(&[byte])?;
     }
-    file.flush()
+    file.flush()?;
+    drop(file);
+    std::fs::rename(&partial, path)
 }

@@ -96,9 +96,7 @@ impl Space {
 
     pub(super) fn from_tensors(tensors: &HashMap<String, Tensor>, dim: usize, path: &Path) -> Result<Space> {
         let dim_in = tensors.get("images.mean").map_or(0, Tensor::elem_count);
-        let numbers = |name: &str, shape: &[usize]| -> Result<Vec<f32>> {
-            numbers(tensors, name, shape, path)
-        };
+        let numbers = |name: &str, shape: &[usize]| -> Result<Vec<f32>> { numbers(tensors, name, shape, path) };
         let space = Space { mean: numbers("images.mean", &[dim_in])?, axes: numbers("images.axes", &[dim_in, dim])? };
         if dim_in == 0 || space.mean.iter().chain(&space.axes).any(|x| !x.is_finite()) {
             let detail = "images: expected axes of finite numbers".to_owned();
