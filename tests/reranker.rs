@@ -26,7 +26,7 @@ fn scratch() -> Scratch {
     scratch.write("photos.npy", npy(&[N, DIM], rows()));
     let tokens =
         (0..N).flat_map(|at| (0..4 * 6).map(move |i| number(at, i % DIM) * (1 + i / DIM) as f32 + noise(at, i)));
-    scratch.write("photos.tokens.npy", npy(&[N, 4, 6], tokens));
+    scratch.write("grid.npy", npy(&[N, 4, 6], tokens));
     scratch.write("photos.ids.txt", (0..N).map(|at| format!("p{at}")).collect::<Vec<_>>().join("\n"));
     let row = |at: usize| {
         let names: Vec<&str> = shown(at).into_iter().map(|thing| THINGS[thing]).collect();
@@ -42,9 +42,11 @@ fn scratch() -> Scratch {
     };
     scratch.write("captions.jsonl", (0..N).map(row).collect::<Vec<_>>().join("\n"));
     scratch.ok(&["train", "ridge", "--embeddings", "photos.npy", "--captions", "captions.jsonl", "--out", "ridge"]);
-    let images = ["--embeddings", "photos.npy", "--tokens", "photos.tokens.npy"];
+    let images = ["--embeddings", "photos.npy", "--tokens", "grid.npy"];
     scratch.ok(&[&["train", "project", "--aligned", "ridge", "--out", "projected.npy"], &images[..]].concat());
-    let ingest = ["ingest", "projected.npy", "--collection", "c", "--model", "ridge", "--captions", "captions.jsonl"];
+    let shape = ["--vector", "image=12", "--vector", "text=12", "--vector", "raw=12", "--token-shape", "image=4x6"];
+    scratch.ok(&[&["collection", "create", "c", "--model", "ridge"], &shape[..]].concat());
+    let ingest = ["ingest", "projected.npy", "--collection", "c", "--captions", "captions.jsonl"];
     scratch.ok(&[&ingest[..], &["--also", "raw=photos.npy"]].concat());
     scratch
 }

@@ -3,7 +3,9 @@
 use std::{collections::BTreeMap, io::IsTerminal as _, io::Write as _};
 
 use anyhow::{Context as _, bail};
-use firn_index::{CollectionConfig, CollectionInfo, Database, Embeds, HnswConfig, Side, Status, VectorConfig};
+use firn_index::{
+    CollectionConfig, CollectionInfo, Database, Embeds, HnswConfig, Side, Status, TokenConfig, VectorConfig,
+};
 use firn_model::Grid;
 
 use super::{
@@ -86,6 +88,9 @@ pub struct CreateArgs {
     /// Keep the tokens that the model makes for fusion, those of images in this grid [default: none]
     #[arg(long, value_name = "4x4|7x7")]
     pub tokens: Option<Grid>,
+    /// Keep tokens that points bring beside the vector of that name, such as image=16x320; may be repeated
+    #[arg(long = "token-shape", value_name = "NAME=NxDIM", value_parser = token_shape, conflicts_with = "tokens")]
+    pub token_shapes: Vec<(String, TokenConfig)>,
     /// Links per point of the HNSW graph [default: 16]
     #[arg(long)]
     pub m: Option<usize>,
@@ -220,10 +225,21 @@ fn config(engine: &engine::Engine, args: &CreateArgs, settings: &Settings) -> an
         if args.tokens.is_some() {
             return Err(Usage("--tokens are made by a model: name one with --model".to_owned()).into());
         }
-        return Ok(CollectionConfig { vectors, hnsw: args.hnsw(), ..CollectionConfig::default() });
+        let tokens = args.token_shapes.iter().cloned().collect();
+        return Ok(CollectionConfig { vectors, hnsw: args.hnsw(), tokens, ..CollectionConfig::default() });
     }
     let encoder = engine.encoder(settings.model.as_deref())?;
-    Ok(engine::collection_config(encoder.info(), vectors, args.hnsw(), args.tokens)?)
+    let mut config = engine::collection_config(encoder.info(), vectors, args.hnsw(), args.tokens)?;
+    config.tokens.extend(args.token_shapes.iter().cloned());
+    Ok(config)
+}
+
+fn token_shape(text: &str) -> Result<(String, TokenConfig), String> {
+    let parsed = text.split_once('=').and_then(|(name, shape)| {
+        let (n, dim) = shape.split_once('x')?;
+        Some((name.to_owned(), TokenConfig { n: n.parse().ok()?, dim: dim.parse().ok()? }))
+    });
+    parsed.ok_or_else(|| "expected NAME=NxDIM, such as image=16x320".to_owned())
 }
 
 fn vector_config(engine: &engine::Engine, vector: &VectorArg) -> Result<VectorConfig, engine::Error> {

@@ -76,9 +76,13 @@ pub fn create(server: &str, args: &CreateArgs, settings: &Settings) -> anyhow::R
             ef_search: hnsw.ef_search as u32,
         }),
         token_grid: token_grid(args.tokens).into(),
-        ..Default::default()
+        tokens: args.token_shapes.iter().map(|(of, shape)| (of.clone(), shape_of(shape))).collect(),
     };
     described(call(server, async |client| client.create_collection(request).await)?)
+}
+
+fn shape_of(shape: &TokenConfig) -> v1::TokenShape {
+    v1::TokenShape { n: shape.n as u32, dim: shape.dim as u32 }
 }
 
 fn side_of(side: Side) -> v1::Side {

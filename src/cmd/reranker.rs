@@ -24,7 +24,11 @@ pub enum RerankerCommand {
     /// Print all that is known of one network
     ///
     /// Example: firn reranker show photos 2
-    Show { collection: String, version: u32 },
+    Show {
+        collection: String,
+        #[arg(value_name = "VERSION")]
+        number: u32,
+    },
     /// Judge a network anew on the points that it has not learnt from, as they are now
     ///
     /// The collection has to be parted as it was in training.
@@ -38,7 +42,8 @@ pub enum RerankerCommand {
     /// Example: firn reranker activate photos 2
     Activate {
         collection: String,
-        version: u32,
+        #[arg(value_name = "VERSION")]
+        number: u32,
         /// Activate it nevertheless
         #[arg(long)]
         force: bool,
@@ -52,7 +57,8 @@ pub enum RerankerCommand {
 #[derive(Debug, clap::Args)]
 pub struct EvaluateArgs {
     collection: String,
-    version: u32,
+    #[arg(value_name = "VERSION")]
+    number: u32,
     /// Decides the folds of the judgement
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -65,14 +71,14 @@ pub fn run(command: &RerankerCommand, settings: &Settings) -> anyhow::Result<Exi
     let open = |name: &str| engine.db().collection(name);
     match command {
         RerankerCommand::List { collection } => print_list(&State::of(&open(collection)?)?, settings)?,
-        RerankerCommand::Show { collection, version } => {
+        RerankerCommand::Show { collection, number } => {
             let state = State::of(&open(collection)?)?;
-            print(state.version(*version)?, state.active, settings)?;
+            print(state.version(*number)?, state.active, settings)?;
         }
         RerankerCommand::Evaluate(args) => evaluate(&engine, &open(&args.collection)?, args, settings)?,
-        RerankerCommand::Activate { collection, version, force } => {
+        RerankerCommand::Activate { collection, number, force } => {
             let collection = open(collection)?;
-            say_active(&State::of(&collection)?.activate(&collection, *version, *force)?, settings);
+            say_active(&State::of(&collection)?.activate(&collection, *number, *force)?, settings);
         }
         RerankerCommand::Rollback { collection } => {
             let collection = open(collection)?;
@@ -84,13 +90,13 @@ pub fn run(command: &RerankerCommand, settings: &Settings) -> anyhow::Result<Exi
 
 fn evaluate(engine: &Engine, collection: &Collection, args: &EvaluateArgs, settings: &Settings) -> anyhow::Result<()> {
     let state = State::of(collection)?;
-    let reranker = Reranker::open(collection, state.version(args.version)?, settings.device)?;
+    let reranker = Reranker::open(collection, state.version(args.number)?, settings.device)?;
     let (version, parting) = (&reranker.version, args.parting.parting()?);
     let blend = blend_of(collection, &version.reads.image)?;
     let wanted = Wanted { reads: &version.reads, parting: &parting, blend: &blend, only_judged: true };
     let gathered = gathered(engine, collection, &wanted)?;
     let verdict = judge(reranker.scorer(), &gathered, version.candidates, args.seed)?;
-    let version = State::of(collection)?.judge(collection, args.version, blend, verdict)?;
+    let version = State::of(collection)?.judge(collection, args.number, blend, verdict)?;
     print(&version, State::of(collection)?.active, settings)
 }
 

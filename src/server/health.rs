@@ -4,12 +4,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use firn_proto::v1::{
     collections_server::SERVICE_NAME as COLLECTIONS, inference_server::SERVICE_NAME as INFERENCE,
-    points_server::SERVICE_NAME as POINTS,
+    points_server::SERVICE_NAME as POINTS, rerankers_server::SERVICE_NAME as RERANKERS,
 };
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 /// The server as a whole, and each service by its name.
-const SERVICES: [&str; 4] = ["", COLLECTIONS, POINTS, INFERENCE];
+const SERVICES: [&str; 5] = ["", COLLECTIONS, POINTS, INFERENCE, RERANKERS];
 
 pub struct Health {
     reporter: HealthReporter,

@@ -388,7 +388,7 @@ async fn health_is_watched_until_the_server_stops() {
     let server = Server::start(&data, &[]);
     let mut health = HealthClient::new(server.channel().await);
     let of = |service: &str| HealthCheckRequest { service: service.to_owned() };
-    for service in ["", "firn.v1.Points", "firn.v1.Collections", "firn.v1.Inference"] {
+    for service in ["", "firn.v1.Points", "firn.v1.Rerankers", "firn.v1.Collections", "firn.v1.Inference"] {
         assert_eq!(health.check(of(service)).await.unwrap().into_inner().status, SERVING, "{service}");
     }
     assert_eq!(health.check(of("nobody")).await.unwrap_err().code(), Code::NotFound);
@@ -430,6 +430,7 @@ async fn reflection_lists_what_there_is() {
             "firn.v1.Collections",
             "firn.v1.Inference",
             "firn.v1.Points",
+            "firn.v1.Rerankers",
             "grpc.health.v1.Health",
             "grpc.reflection.v1.ServerReflection"
         ]

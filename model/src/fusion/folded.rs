@@ -97,7 +97,11 @@ impl Scorer for Folded {
         let (image_at, of_image) = distinct(pairs.iter().map(|pair| pair.1));
         let (texts, images) = (self.text.see(texts, &text_at), self.image.see(images, &image_at));
         let keys: Vec<Vec<f32>> = match self.kind {
-            Kind::FacetFusionOneWay => self.layers.iter().map(|layer| layer.text.keys(&images.states)).collect(),
+            Kind::FacetFusionOneWay => {
+                let mut seen = Vec::new();
+                standardise(&images.states, &mut seen, self.dim, EPSILON);
+                self.layers.iter().map(|layer| layer.text.keys(&seen)).collect()
+            }
             _ => Vec::new(),
         };
         let places: Vec<(usize, usize)> =
