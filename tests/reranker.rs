@@ -30,7 +30,7 @@ fn scratch() -> Scratch {
     scratch.write("photos.ids.txt", (0..N).map(|at| format!("p{at}")).collect::<Vec<_>>().join("\n"));
     let row = |at: usize| {
         let names: Vec<&str> = shown(at).into_iter().map(|thing| THINGS[thing]).collect();
-        let split = if at % 5 == 0 { "val" } else { "train" };
+        let split = if at.is_multiple_of(5) { "val" } else { "train" };
         let captions = [
             ("en", format!("a {}", names.join(" and a "))),
             ("en", format!("{} here", names[0])),

@@ -130,12 +130,6 @@ struct Rows {
     left_out: Option<String>,
 }
 
-impl Default for Part {
-    fn default() -> Part {
-        Part::Train
-    }
-}
-
 impl Rows {
     fn read(&mut self, reader: &Reader, wanted: &Wanted, blended: &[(&str, f32)]) -> Result<(), Error> {
         let fields = Fields { payload: true, texts: true, vectors: true, tokens: wanted.reads.tokens };

@@ -116,7 +116,7 @@ struct Queued {
 impl Scorer for Queued {
     fn score(&self, images: &Items, texts: &Items, pairs: &[(usize, usize)]) -> Result<Vec<f32>> {
         let (reply, answer) = sync_channel(1);
-        let pairs = Pairs { images: images.clone(), texts: texts.clone(), places: pairs.to_vec() };
+        let pairs = Box::new(Pairs { images: images.clone(), texts: texts.clone(), places: pairs.to_vec() });
         let network = Network::Scorer(self.scorer.clone());
         let job = Job { network, inputs: Inputs::Pairs(pairs, reply), keep: Keep::Nothing, call: work::current() };
         self.metrics.inference_queue.increment(1.0);
@@ -154,7 +154,7 @@ impl Network {
 enum Inputs {
     Texts(Vec<String>, SyncSender<Result<Vec<TextEmbedding>>>),
     Images(Vec<Pixels>, SyncSender<Result<Vec<ImageEmbedding>>>),
-    Pairs(Pairs, SyncSender<Result<Vec<f32>>>),
+    Pairs(Box<Pairs>, SyncSender<Result<Vec<f32>>>),
 }
 
 /// What one query wants looked at: (text, image) by their places.
@@ -262,8 +262,11 @@ fn embed(batch: Vec<Job>, metrics: &Metrics) {
     }
 }
 
+/// What one query wants looked at, and where it waits for the answer.
+type PairsJob = (Box<Pairs>, SyncSender<Result<Vec<f32>>>);
+
 /// Scores the pairs of all jobs at once and answers each; if that fails, each alone.
-fn look_at(scorer: &dyn Scorer, jobs: Vec<(Pairs, SyncSender<Result<Vec<f32>>>)>) -> usize {
+fn look_at(scorer: &dyn Scorer, jobs: Vec<PairsJob>) -> usize {
     let (mut images, mut texts, mut places) =
         (jobs[0].0.images.clone(), jobs[0].0.texts.clone(), jobs[0].0.places.clone());
     for (pairs, _) in &jobs[1..] {
@@ -453,7 +456,7 @@ pub mod tests {
         let job = |text: f32, images: &[f32]| {
             let (reply, answer) = sync_channel(1);
             let places = (0..images.len()).rev().map(|image| (0, image)).collect();
-            ((Pairs { images: items(images), texts: items(&[text]), places }, reply), answer)
+            ((Box::new(Pairs { images: items(images), texts: items(&[text]), places }), reply), answer)
         };
         let (jobs, answers): (Vec<_>, Vec<_>) = [job(1.0, &[5.0, 6.0]), job(2.0, &[7.0])].into_iter().unzip();
         assert_eq!(look_at(&Looker, jobs), 3);

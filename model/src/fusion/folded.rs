@@ -344,16 +344,19 @@ fn attend(query: &[f32], keys: &[f32], null: &[f32], n_heads: usize, scores: &mu
 }
 
 enum Head {
-    Joined {
-        up: Dense,
-        /// (wide), and the bias.
-        out: Vec<f32>,
-        out_bias: f32,
-        text: Dense,
-        image: Dense,
-    },
+    Joined(Box<Joined>),
     /// The scale of the best token's cosine.
     MaxSim(f32),
+}
+
+struct Joined {
+    up: Dense,
+    /// (wide), and the bias.
+    out: Vec<f32>,
+    out_bias: f32,
+    /// What bends the vectors of each side.
+    text: Dense,
+    image: Dense,
 }
 
 impl Head {
@@ -363,13 +366,13 @@ impl Head {
             network::Head::MaxSim(scale) => Head::MaxSim(scale.to_scalar::<f32>()?.exp()),
             network::Head::Joined { up, out, bend } => {
                 let (out, bias) = Matrix::of(out)?.times(share).into_parts();
-                Head::Joined {
+                Head::Joined(Box::new(Joined {
                     up: Matrix::of(up)?.dense(),
                     out,
                     out_bias: bias[0],
                     text: Matrix::of(&bend.text)?.times(bend_share).dense(),
                     image: Matrix::of(&bend.image)?.times(bend_share).dense(),
-                }
+                }))
             }
         })
     }
@@ -384,7 +387,8 @@ impl Head {
                 let states = of_text.zip(piece.image.chunks_exact(piece.n_image * dim));
                 states.map(|(text, image)| own_scale * best_of(text, image, dim)).collect()
             }
-            Head::Joined { up, out, out_bias, text: bend_text, image: bend_image } => {
+            Head::Joined(joined) => {
+                let Joined { up, out, out_bias, text: bend_text, image: bend_image } = joined.as_ref();
                 let (t, v) = (means(&piece.text, piece.n_text, dim), means(&piece.image, piece.n_image, dim));
                 let plain: Vec<f32> = cosines(&text, &image, vector_dim).collect();
                 bend_text.add(&t, &mut text, 1);
