@@ -181,7 +181,7 @@ fn a_stopped_run_goes_on_and_what_cannot_be_learnt_is_refused() {
 async fn a_server_lists_switches_and_asks() {
     let scratch = scratch();
     for seed in ["1", "2"] {
-        scratch.ok(&[&["train", "fusion", "c", "--kind", "mlp", "--seed", seed], &SMALL[..]].concat());
+        scratch.ok(&[&["train", "fusion", "c", "--seed", seed], &SMALL[..]].concat());
     }
     let folder = scratch.path().join("ridge");
     let server = Server::start_with_model(&scratch.path().join("firn-data"), folder.to_str().unwrap(), &[]);
@@ -200,6 +200,10 @@ async fn a_server_lists_switches_and_asks() {
     assert_eq!(json(&scratch.ok(&[&ask[..], &["--rerank", "1"]].concat()))["reranker"], 1);
     let few = json(&scratch.ok(&[&ask[..], &["--min-relevance", "1"]].concat()));
     assert!(few["hits"].as_array().unwrap().is_empty(), "{few}");
+    // With nothing left to re-rank there is an empty answer.
+    let ids = (0..N).map(|at| firn_client::id(format!("p{at}"))).collect();
+    assert_eq!(client.delete("c", ids).await.unwrap().deleted_count, N as u64);
+    assert!(json(&scratch.ok(&ask))["hits"].as_array().unwrap().is_empty());
     assert_eq!(client.roll_back_reranker("c").await.unwrap(), None);
     assert_eq!(json(&scratch.ok(&ask))["rerank_applied"], false);
 }

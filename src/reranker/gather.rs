@@ -105,7 +105,9 @@ impl Gathered {
 }
 
 fn encoder(engine: &Engine, collection: &Collection, vector: &str) -> Result<std::sync::Arc<dyn Encoder>, Error> {
-    let encoder = engine.encoder_for(collection.config(), vector)?;
+    let (config, dim) = (collection.config(), collection.config().vectors.get(vector).map(|vector| vector.dim));
+    // A vector that only points bring may be of another space than the collection's model.
+    let encoder = engine.encoder_for(config, vector)?.filter(|encoder| Some(encoder.info().dim) == dim);
     encoder.ok_or_else(|| Error::NoModel { collection: collection.name().to_owned(), vector: vector.to_owned() })
 }
 
@@ -149,7 +151,9 @@ impl Rows {
         }
         let of_blend: Option<Vec<Vec<f32>>> =
             blended.iter().map(|(name, _)| point.vectors.get(*name).cloned()).collect();
-        let (Some(of_blend), Ok(())) = (of_blend, wanted.reads.add(&mut point, &mut self.images)) else {
+        // Nothing is read of a point that lacks a vector of the blend.
+        let read = of_blend.filter(|_| wanted.reads.add(&mut point, &mut self.images).is_ok());
+        let Some(of_blend) = read else {
             self.n_left_out += 1;
             self.left_out.get_or_insert_with(|| point.id.to_string());
             return;
@@ -204,7 +208,6 @@ impl Rows {
                 joined: self.asked.iter().map(|asked| asked.is_joined).collect(),
                 images: std::mem::take(&mut self.images),
                 texts,
-                base: None,
             },
             blended: None,
             n_left_out: self.n_left_out,
@@ -284,5 +287,53 @@ impl Parting {
             _ if place > 1.0 - self.stop => Part::Stop,
             _ => Part::Train,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use firn_index::{ModelRef, Payload, PointId, Text};
+
+    use super::*;
+
+    /// A point that lacks one of the vectors leaves no trace in what is read of the others.
+    #[test]
+    fn what_is_left_out_shifts_nothing() {
+        let reads = Reads {
+            image: "image".into(),
+            extra: None,
+            tokens: false,
+            model: ModelRef { name: "m".into(), hash: "h".into() },
+        };
+        let (parting, blend) =
+            (Parting::default(), BTreeMap::from([("image".to_owned(), 1.0), ("other".to_owned(), 1.0)]));
+        let wanted = Wanted { reads: &reads, parting: &parting, blend: &blend, only_judged: false };
+        let point = |at: u64, names: &[&str]| Point {
+            id: PointId::Num(at),
+            row: at as u32,
+            version: 1,
+            texts: ["a", "b", "a"].map(|text| Text { text: text.into(), language: "en".into() }).into(),
+            payload: Payload::new(),
+            vectors: names.iter().map(|name| ((*name).to_owned(), vec![at as f32; 2])).collect(),
+            tokens: BTreeMap::new(),
+            n_bytes: 0,
+        };
+        let blended = [("image", 1.0), ("other", 1.0)];
+        let mut rows = Rows { of_blend: vec![Vec::new(); 2], ..Rows::default() };
+        for (at, names) in [(1, &["image", "other"][..]), (2, &["image"]), (3, &["other"]), (4, &["image", "other"])] {
+            rows.take(point(at, names), &wanted, &blended);
+        }
+        assert_eq!(rows.images.vectors, [1.0, 1.0, 4.0, 4.0]);
+        assert_eq!(
+            (rows.ids, rows.of_blend[1].clone()),
+            (vec!["1".to_owned(), "4".to_owned()], vec![1.0, 1.0, 4.0, 4.0])
+        );
+        assert_eq!((rows.n_left_out, rows.left_out.as_deref()), (2, Some("2")));
+        let asked: Vec<(usize, &str, bool)> =
+            rows.asked.iter().map(|asked| (asked.owner, asked.text.as_str(), asked.is_joined)).collect();
+        assert_eq!(
+            asked,
+            [(0, "a", false), (0, "b", false), (0, "a b", true), (1, "a", false), (1, "b", false), (1, "a b", true)]
+        );
     }
 }

@@ -12,7 +12,7 @@ use std::{
 use firn_index::{Collection, Point};
 use firn_model::{
     Device, FusionTokens,
-    fusion::{Items, Network, Scorer},
+    fusion::{Items, Network, Scorer, Shape},
 };
 
 use super::{Error, Reads, Version, attachment, cache::Share};
@@ -23,6 +23,7 @@ pub type SharedScorer = Arc<dyn Scorer + Send + Sync>;
 pub struct Reranker {
     pub version: Version,
     scorer: SharedScorer,
+    shape: Shape,
     /// What a pair took lately; 0 before the first.
     pair_ns: AtomicU64,
 }
@@ -42,7 +43,8 @@ impl Reranker {
         let bytes = collection.attachment(&name)?.ok_or_else(|| unreadable("it is not there".to_owned()))?;
         let network =
             Network::of_bytes(&bytes, Path::new(&name), device).map_err(|error| unreadable(error.to_string()))?;
-        Ok(Reranker { version: version.clone(), scorer: network.scorer()?.into(), pair_ns: AtomicU64::new(0) })
+        let (shape, scorer) = (*network.shape(), network.scorer()?.into());
+        Ok(Reranker { version: version.clone(), scorer, shape, pair_ns: AtomicU64::new(0) })
     }
 
     pub(super) fn run_by(self, share: &Share) -> Reranker {
@@ -60,6 +62,9 @@ impl Reranker {
 
     /// A logit for each point. `Error::Lacking` names a point that has not all the network reads.
     pub fn logits(&self, asker: &Asker, mut points: Vec<Point>) -> Result<Vec<f32>, Error> {
+        if points.is_empty() {
+            return Ok(Vec::new());
+        }
         let start = Instant::now();
         let mut texts = Items { dim: asker.vector.len(), vectors: asker.vector.clone(), ..Items::default() };
         if let Some(FusionTokens { n, dim, values }) = &asker.tokens {
@@ -68,6 +73,10 @@ impl Reranker {
         let mut images = Items::default();
         for point in &mut points {
             self.version.reads.add(point, &mut images).map_err(|what| Error::Lacking { id: point.id.clone(), what })?;
+        }
+        if self.shape != Shape::of(&images, &texts) {
+            let detail = "it was made for vectors and tokens of other sizes".to_owned();
+            return Err(Error::Unreadable { what: attachment(self.version.number), detail });
         }
         let pairs: Vec<(usize, usize)> = (0..points.len()).map(|at| (0, at)).collect();
         let logits = self.scorer.score(&images, &texts, &pairs)?;

@@ -120,8 +120,6 @@ pub struct Pairs {
     pub owner_of: Vec<usize>,
     /// Which texts are all of an image's in one, as long ones to learn from. Others of their image's stand in them.
     pub joined: Vec<bool>,
-    /// Vectors whose products the first order is by, images and texts, if not the pairs' own: a network learns what to add to it.
-    pub base: Option<(Items, Items)>,
 }
 
 impl Pairs {
@@ -148,11 +146,6 @@ impl Pairs {
         }
         if images.dim != texts.dim {
             return Err(format!("expected vectors of one space, received {} and {} numbers", images.dim, texts.dim));
-        }
-        if let Some((base_images, base_texts)) = &self.base
-            && ((base_images.n(), base_texts.n()) != (images.n(), texts.n()) || base_images.dim != base_texts.dim)
-        {
-            return Err("expected a first order of all images and texts".to_owned());
         }
         if self.joined.len() != texts.n() {
             return Err(format!(

@@ -3,7 +3,7 @@
 use rand::Rng;
 use rayon::prelude::*;
 
-use super::{Cosines, Items, Pairs};
+use super::{Items, Pairs};
 
 /// Queries whose scores are held at once.
 const AT_ONCE: usize = 256;
@@ -20,14 +20,12 @@ impl Nearest {
     /// Of texts among images: `n` others, and an own one that fewer than `within` others stand before.
     pub(super) fn images_of(pairs: &Pairs, texts: &[usize], images: &[usize], n: usize, within: usize) -> Nearest {
         let belongs = |text: usize, image: usize| pairs.owner_of[text] == image;
-        let base = Cosines::of(pairs);
-        mine((base.texts, texts), (base.images, images), [n, within], belongs)
+        mine((&pairs.texts, texts), (&pairs.images, images), [n, within], belongs)
     }
 
     pub(super) fn texts_of(pairs: &Pairs, images: &[usize], texts: &[usize], n: usize, within: usize) -> Nearest {
         let belongs = |image: usize, text: usize| pairs.owner_of[text] == image;
-        let base = Cosines::of(pairs);
-        mine((base.images, images), (base.texts, texts), [n, within], belongs)
+        mine((&pairs.images, images), (&pairs.texts, texts), [n, within], belongs)
     }
 
     /// Draws distinct others of a query, each as likely; from the start again if there are too few.

@@ -23,10 +23,7 @@ pub struct Cosines<'a> {
 
 impl<'a> Cosines<'a> {
     pub fn of(pairs: &'a Pairs) -> Cosines<'a> {
-        match &pairs.base {
-            Some((images, texts)) => Cosines { images, texts },
-            None => Cosines { images: &pairs.images, texts: &pairs.texts },
-        }
+        Cosines { images: &pairs.images, texts: &pairs.texts }
     }
 }
 
@@ -227,25 +224,9 @@ impl Reranking {
         Calibration::fit(&judgements, fold_of.values().max().map_or(1, |last| last + 1))
     }
 
-    /// The questions of these texts, or images by direction.
-    pub fn only(&self, wanted: impl Fn(usize) -> bool) -> Reranking {
-        Reranking { questions: self.questions.iter().filter(|question| wanted(question.query)).cloned().collect() }
-    }
-
     /// Questions of different kinds as one lot.
     pub fn of_all(all: Vec<Reranking>) -> Reranking {
         Reranking { questions: all.into_iter().flat_map(|one| one.questions).collect() }
-    }
-
-    /// The same questions asked of several networks, their logits added up.
-    pub fn together(all: &[Reranking]) -> Reranking {
-        let mut sum = all.first().cloned().unwrap_or_default();
-        for other in all.iter().skip(1) {
-            for (question, other) in sum.questions.iter_mut().zip(&other.questions) {
-                question.logits.iter_mut().zip(&other.logits).for_each(|(logit, other)| *logit += other);
-            }
-        }
-        sum
     }
 
     /// With this weight.

@@ -21,7 +21,6 @@ fn world(n_images: usize, seed: u64) -> Pairs {
         texts: Items { dim: DIM, n_tokens: N_TOKENS, token_dim: TOKEN_DIM, ..Items::default() },
         owner_of: (0..n_images).collect(),
         joined: vec![false; n_images],
-        base: None,
     };
     for _ in 0..n_images {
         let mut things = [0, 1, 2, 3];

@@ -194,10 +194,9 @@ impl Run {
 
 /// What is learnt from, so that no run goes on with something else.
 fn fingerprint(options: &Options) -> String {
-    let Pairs { images, texts, owner_of, joined, base } = options.pairs;
+    let Pairs { images, texts, owner_of, joined } = options.pairs;
     let mut hasher = blake3::Hasher::new();
-    let base = base.iter().flat_map(|(images, texts)| [images, texts]);
-    for items in [images, texts].into_iter().chain(base) {
+    for items in [images, texts] {
         hasher.update(bytemuck::cast_slice(&items.vectors)).update(bytemuck::cast_slice(&items.extra));
         hasher.update(bytemuck::cast_slice(&items.tokens.iter().map(|x| x.to_bits()).collect::<Vec<u16>>()));
     }
@@ -226,8 +225,7 @@ fn one_step(
     let of_images = Pass::noisy(DType::F32, plan.image_dropout, plan.seed, 2 * step + 1);
     let Pairs { images, texts, .. } = draws.pairs;
     let added = network.forward(images, texts, &list, [&pass, &of_images])?;
-    let base = Cosines::of(draws.pairs);
-    let cosines = list.iter().map(|&(text, image)| base.texts.product(text, base.images, image)).collect();
+    let cosines = list.iter().map(|&(text, image)| texts.product(text, images, image)).collect();
     let logits = network.logits(cosines, &added)?.reshape((plan.n_lists, plan.list_length))?;
     let loss = plan.losses.of(&logits, &added)?;
     let value = loss.to_scalar::<f32>()?;
