@@ -89,7 +89,7 @@ pub fn network(engine: &Engine, collection: &Collection, using: &Using, request:
         Ok(Some(reranker)) => reranker,
         Err(reranker::Error::UnknownVersion { received, expected }) => {
             let expected = format!("one of the versions {expected:?}");
-            return Err(invalid("rerank.reranker", expected, received.to_string()));
+            return Err(invalid("rerank.version", expected, received.to_string()));
         }
         Err(error) => return skipped(request, error.to_string()).map(Network::None),
     };
