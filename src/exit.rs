@@ -88,7 +88,13 @@ fn code_of_cause(cause: &(dyn StdError + 'static)) -> Option<Exit> {
         use crate::reranker::Error::*;
         return match error {
             UnknownVersion { .. } => Some(Exit::NotFound),
-            NoPairs { .. } | NoModel { .. } | NoGain { .. } | NothingBefore => Some(Exit::Usage),
+            Setting { .. }
+            | Sizes { .. }
+            | NoTokens { .. }
+            | NoPairs { .. }
+            | NoModel { .. }
+            | NoGain { .. }
+            | NothingBefore => Some(Exit::Usage),
             Unreadable { .. } => Some(Exit::Damaged),
             _ => None,
         };

@@ -4,6 +4,10 @@ mod common;
 mod serving;
 
 use common::{Scratch, json};
+use firn_client::{
+    Client,
+    v1::{EvaluateRerankerRequest, Job, JobState, RerankerParting, RerankerRecipe, TrainRerankerRequest},
+};
 use serving::Server;
 
 const N: usize = 120;
@@ -206,4 +210,102 @@ async fn a_server_lists_switches_and_asks() {
     assert!(json(&scratch.ok(&ask))["hits"].as_array().unwrap().is_empty());
     assert_eq!(client.roll_back_reranker("c").await.unwrap(), None);
     assert_eq!(json(&scratch.ok(&ask))["rerank_applied"], false);
+}
+
+/// A job once it has come so far.
+async fn once(client: &Client, id: &str, is_there: impl Fn(&Job) -> bool) -> Job {
+    loop {
+        let job = client.job(id).await.unwrap();
+        if is_there(&job) {
+            return job;
+        }
+    }
+}
+
+fn has_ended(job: &Job) -> bool {
+    matches!(job.state(), JobState::Done | JobState::Failed | JobState::Cancelled)
+}
+
+#[tokio::test]
+async fn a_server_trains_judges_and_is_told_to_end() {
+    let scratch = scratch();
+    scratch.ok(&["collection", "create", "bare", "--model", "ridge", "--vector", "image=12"]);
+    let (data, folder) = (scratch.path().join("firn-data"), scratch.path().join("ridge"));
+    let server = Server::start_with_model(&data, folder.to_str().unwrap(), &[]);
+    let client = server.client().await;
+    let recipe = RerankerRecipe {
+        dim: Some(16),
+        wide: Some(16),
+        lists: Some(8),
+        evaluate_every: Some(6),
+        ..RerankerRecipe::default()
+    };
+    let ask = |kind: &str, steps: u64| TrainRerankerRequest {
+        collection_name: "c".into(),
+        kind: Some(kind.into()),
+        steps: Some(steps),
+        extra: Some("raw".into()),
+        recipe: Some(recipe),
+        ..TrainRerankerRequest::default()
+    };
+    let job = client.train_reranker(ask("mlp", 12)).await.unwrap();
+    assert_eq!((job.state(), job.collection_name.as_str()), (JobState::Queued, "c"));
+    let job = once(&client, &job.id, has_ended).await;
+    assert_eq!((job.state(), job.error_message.as_str()), (JobState::Done, ""));
+    assert!(job.recall_cosine.is_some() && job.loss > 0.0 && job.elapsed_us > 0, "{job:?}");
+    let made = job.reranker.unwrap();
+    assert_eq!((made.version, made.kind.as_str(), made.active), (1, "mlp", false));
+    assert_eq!(client.rerankers("c").await.unwrap(), [made.clone()], "what the job says is what is kept");
+
+    let judge = EvaluateRerankerRequest { collection_name: "c".into(), version: 1, ..Default::default() };
+    let judged = client.evaluate_reranker(judge.clone()).await.unwrap();
+    let judged = once(&client, &judged.id, has_ended).await;
+    assert_eq!(judged.reranker.unwrap().gains, made.gains, "the same points give the same verdict");
+
+    // Ended in the middle, it leaves nothing behind.
+    let long = client.train_reranker(ask("facet-fusion-1way", 1_000_000)).await.unwrap();
+    let waits = client.train_reranker(ask("mlp", 12)).await.unwrap();
+    let begun = once(&client, &long.id, |job| job.state() == JobState::Learning).await;
+    assert_eq!(begun.total_count, 1_000_000);
+    assert_eq!(client.cancel_job(&waits.id).await.unwrap().state(), JobState::Cancelled);
+    client.cancel_job(&long.id).await.unwrap();
+    assert_eq!(once(&client, &long.id, has_ended).await.state(), JobState::Cancelled);
+    assert_eq!(client.rerankers("c").await.unwrap().len(), 1);
+
+    let refused = |error: firn_client::Error| {
+        (error.reason, error.fields.first().map(|field| field.field.clone()).unwrap_or_default())
+    };
+    let no = |request: TrainRerankerRequest| async { refused(client.train_reranker(request).await.unwrap_err()) };
+    let said = |reason: &str, field: &str| (reason.to_owned(), field.to_owned());
+    assert_eq!(no(ask("mpl", 12)).await, said("UNKNOWN_KIND", "kind"));
+    assert_eq!(no(ask("mlp", 0)).await, said("OUT_OF_RANGE", "steps"));
+    assert_eq!(
+        no(TrainRerankerRequest { extra: Some("x".into()), ..ask("mlp", 1) }).await,
+        said("OUT_OF_RANGE", "extra")
+    );
+    let bare = TrainRerankerRequest { collection_name: "bare".into(), extra: None, ..ask("facet-fusion", 1) };
+    assert_eq!(no(bare.clone()).await, said("NO_TOKENS", ""));
+    let parting = RerankerParting { held_out: Some(0.9), ..Default::default() };
+    let parted = TrainRerankerRequest { parting: Some(parting.clone()), ..ask("mlp", 1) };
+    assert_eq!(no(parted).await, said("OUT_OF_RANGE", "held_out"));
+    let huge = RerankerRecipe { dim: Some(8192), layers: Some(64), ..recipe };
+    assert_eq!(no(TrainRerankerRequest { recipe: Some(huge), ..ask("mlp", 1) }).await, said("OUT_OF_RANGE", "recipe"));
+    let wrong = EvaluateRerankerRequest { parting: Some(parting), ..judge.clone() };
+    assert_eq!(refused(client.evaluate_reranker(wrong).await.unwrap_err()), said("OUT_OF_RANGE", "held_out"));
+    let wrong = EvaluateRerankerRequest { version: 7, ..judge };
+    assert_eq!(refused(client.evaluate_reranker(wrong).await.unwrap_err()), said("UNKNOWN_VERSION", "version"));
+    assert_eq!(refused(client.job("1-1").await.unwrap_err()), said("JOB_NOT_FOUND", ""));
+    // What only the run finds out is the job's own error.
+    let nothing = client.train_reranker(TrainRerankerRequest { kind: Some("mlp".into()), ..bare }).await.unwrap();
+    let nothing = once(&client, &nothing.id, has_ended).await;
+    assert_eq!((nothing.state(), nothing.error_reason.as_str()), (JobState::Failed, "NO_PAIRS"));
+    assert!(nothing.error_message.contains("expected points with texts"), "{nothing:?}");
+
+    // A server that stops does not wait for a job to finish.
+    let long = client.train_reranker(ask("mlp", 1_000_000)).await.unwrap();
+    once(&client, &long.id, |job| job.state() == JobState::Learning).await;
+    server.terminate();
+    let (status, log) = server.ended();
+    assert!(status.success(), "{log}");
+    assert_eq!(json(&scratch.ok(&["reranker", "list", "c", "--json"]))["versions"].as_array().unwrap().len(), 1);
 }

@@ -5,12 +5,12 @@ use firn_model::fusion::Direction;
 
 use super::{
     local, table,
-    train::{PartingArgs, blend_of, gathered},
+    train::{PartingArgs, Show},
 };
 use crate::{
     engine::Engine,
     exit::Exit,
-    reranker::{Judged, Length, Reranker, State, Version, Wanted, judge},
+    reranker::{self, Judged, Length, Stage, State, Version},
     settings::Settings,
 };
 
@@ -89,15 +89,13 @@ pub fn run(command: &RerankerCommand, settings: &Settings) -> anyhow::Result<Exi
 }
 
 fn evaluate(engine: &Engine, collection: &Collection, args: &EvaluateArgs, settings: &Settings) -> anyhow::Result<()> {
-    let state = State::of(collection)?;
-    let reranker = Reranker::open(collection, state.version(args.number)?, settings.device)?;
-    let (version, parting) = (&reranker.version, args.parting.parting()?);
-    let blend = blend_of(collection, &version.reads.image)?;
-    let wanted = Wanted { reads: &version.reads, parting: &parting, blend: &blend, only_judged: true };
-    let gathered = gathered(engine, collection, &wanted)?;
-    let verdict = judge(reranker.scorer(), &gathered, version.candidates, args.seed)?;
-    let version = State::of(collection)?.judge(collection, args.number, blend, verdict)?;
-    print(&version, State::of(collection)?.active, settings)
+    let (number, parting) = (args.number, args.parting.parting());
+    let mut show = Show::new();
+    let report = &mut |stage: Stage| show.take(&stage);
+    let version = reranker::evaluate(engine, collection, (number, &parting, args.seed), settings.device, report)?;
+    show.end();
+    let version = version.expect("nothing breaks it off");
+    print(&version, engine.rerankers().state(collection)?.active, settings)
 }
 
 fn say_active(state: &State, settings: &Settings) {

@@ -8,7 +8,7 @@ mod project;
 mod ridge;
 mod sides;
 
-pub use self::fusion::{PartingArgs, blend_of, gathered};
+pub use self::fusion::{PartingArgs, Show};
 
 use std::{
     path::{Path, PathBuf},

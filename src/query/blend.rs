@@ -53,7 +53,7 @@ impl Blend {
     }
 
     /// The one a collection keeps, if it keeps one.
-    pub fn read(collection: &Collection) -> Result<Option<Blend>, Error> {
+    pub fn read(collection: &Collection) -> Result<Option<Blend>, firn_index::Error> {
         let Some(bytes) = collection.attachment(ATTACHMENT)? else { return Ok(None) };
         let damaged =
             |detail: String| firn_index::Error::Damaged { what: format!("attachment {ATTACHMENT:?}"), detail };

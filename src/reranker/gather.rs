@@ -11,7 +11,7 @@ use firn_model::{
     fusion::{Cosines, Items, Pairs},
 };
 
-use super::{Error, Reads};
+use super::{Error, Reads, Report, Stage};
 use crate::engine::Engine;
 
 /// Points of a page, and texts that are embedded at once.
@@ -79,13 +79,13 @@ impl Gathered {
         }
     }
 
-    /// Reads all points and embeds their texts; `report` is told how many of how many are done.
+    /// Reads all points and embeds their texts; none if `report`, which is told how many of how many are done, breaks it off.
     pub fn read(
         engine: &Engine,
         collection: &Collection,
         wanted: &Wanted,
-        report: &mut dyn FnMut(usize, usize),
-    ) -> Result<Gathered, Error> {
+        report: &mut Report,
+    ) -> Result<Option<Gathered>, Error> {
         let encoder = encoder(engine, collection, &wanted.reads.image)?;
         let blended: Vec<(&str, f32)> = match wanted.blend.len() {
             1 if wanted.blend.contains_key(&wanted.reads.image) => Vec::new(),
@@ -96,11 +96,11 @@ impl Gathered {
         if rows.ids.is_empty() {
             return Err(rows.nothing(wanted));
         }
-        let mut gathered = rows.gather(encoder.as_ref(), wanted, report)?;
+        let Some(mut gathered) = rows.gather(encoder.as_ref(), wanted, report)? else { return Ok(None) };
         if !blended.is_empty() {
             gathered.blended = Some(rows.blend(engine, collection, &gathered, &blended)?);
         }
-        Ok(gathered)
+        Ok(Some(gathered))
     }
 }
 
@@ -180,12 +180,14 @@ impl Rows {
         &mut self,
         encoder: &dyn Encoder,
         wanted: &Wanted,
-        report: &mut dyn FnMut(usize, usize),
-    ) -> Result<Gathered, Error> {
+        report: &mut Report,
+    ) -> Result<Option<Gathered>, Error> {
         let keep = if wanted.reads.tokens { Keep::Tokens(Grid::Four) } else { Keep::Nothing };
         let mut texts = Items { dim: self.images.dim, ..Items::default() };
         for (done, asked) in self.asked.chunks(TEXTS_AT_ONCE).enumerate() {
-            report(done * TEXTS_AT_ONCE, self.asked.len());
+            if report(Stage::Texts(done * TEXTS_AT_ONCE, self.asked.len())).is_break() {
+                return Ok(None);
+            }
             let ids: Vec<&str> = asked.iter().map(|asked| self.ids[asked.owner].as_str()).collect();
             let words: Vec<&str> = asked.iter().map(|asked| asked.text.as_str()).collect();
             for embedded in encoder.embed_unseen_texts(&ids, &words, keep)? {
@@ -196,9 +198,8 @@ impl Rows {
                 }
             }
         }
-        report(self.asked.len(), self.asked.len());
         let places = |part: Part| (0..self.parts.len()).filter(|&at| self.parts[at] == part).collect();
-        Ok(Gathered {
+        Ok(Some(Gathered {
             languages: self.asked.iter().map(|asked| asked.language.clone()).collect(),
             train: places(Part::Train),
             stop: places(Part::Stop),
@@ -212,7 +213,7 @@ impl Rows {
             blended: None,
             n_left_out: self.n_left_out,
             left_out: self.left_out.clone(),
-        })
+        }))
     }
 
     /// Vectors whose product is the weighted mean of the cosines; of the texts only those of judged images.

@@ -5,6 +5,7 @@ mod gather;
 mod judge;
 mod serve;
 mod state;
+mod train;
 
 pub use self::{
     cache::Cache,
@@ -12,10 +13,20 @@ pub use self::{
     judge::{Verdict, judge},
     serve::{Asker, Reranker, SharedScorer},
     state::{Judged, Length, Reads, State, Version, attachment, now_s},
+    train::{Report, Stage, Training, evaluate, train},
 };
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// Fields as flags have them, in kebab-case.
+    #[error("--{field}: expected {expected}, received {received}")]
+    Setting { field: &'static str, expected: String, received: String },
+    #[error("{detail}")]
+    Sizes { detail: String },
+    #[error(
+        "--kind {kind}: collection {collection:?} keeps no tokens beside {vector:?}; hint: --kind mlp or frevl reads vectors alone"
+    )]
+    NoTokens { kind: &'static str, collection: String, vector: String },
     #[error("expected {expected}, received none{}", if *.n_left_out > 0 { format!(" ({} points with texts lack something of it)", .n_left_out) } else { String::new() })]
     NoPairs { expected: String, n_left_out: usize },
     #[error("collection {collection:?}: no model brings texts to the vector {vector:?}")]
@@ -34,6 +45,8 @@ pub enum Error {
     NothingBefore,
     #[error("attachment {what:?} cannot be read: {detail}")]
     Unreadable { what: String, detail: String },
+    #[error("the database is closed")]
+    Closed,
     #[error(transparent)]
     Index(#[from] firn_index::Error),
     #[error(transparent)]

@@ -103,22 +103,31 @@ impl State {
         serde_json::to_vec(self).expect("plain numbers and names")
     }
 
+    /// The version that was added last.
+    ///
+    /// # Panics
+    ///
+    /// If there is none.
+    pub fn newest(&self) -> &Version {
+        self.versions.last().expect("one was added")
+    }
+
     /// Keeps a network under the next number, and makes room if there are too many.
-    pub fn add(mut self, collection: &Collection, mut version: Version, weights: Vec<u8>) -> Result<Version, Error> {
-        version.number = self.next;
+    pub fn add(mut self, collection: &Collection, mut version: Version, weights: Vec<u8>) -> Result<State, Error> {
+        let number = self.next;
+        version.number = number;
         self.next += 1;
-        let mut changes = vec![(attachment(version.number), Some(weights))];
-        self.versions.push(version.clone());
+        let mut changes = vec![(attachment(number), Some(weights))];
+        self.versions.push(version);
         while self.versions.len() > MAX_VERSIONS {
-            let in_use = |number: u32| {
-                self.active == Some(number) || self.before.contains(&Some(number)) || number == version.number
-            };
+            let in_use =
+                |other: u32| self.active == Some(other) || self.before.contains(&Some(other)) || other == number;
             let Some(at) = self.versions.iter().position(|version| !in_use(version.number)) else { break };
             changes.push((attachment(self.versions.remove(at).number), None));
         }
         changes.push((STATE.to_owned(), Some(self.bytes())));
         collection.attach(changes)?;
-        Ok(version)
+        Ok(self)
     }
 
     /// Queries use this version from now on. `Error::NoGain` if it is not significantly better than cosine, unless it is forced.
@@ -148,14 +157,12 @@ impl State {
         number: u32,
         blend: BTreeMap<String, f32>,
         verdict: Verdict,
-    ) -> Result<Version, Error> {
+    ) -> Result<State, Error> {
         self.version(number)?;
         let version = self.versions.iter_mut().find(|version| version.number == number).expect("it was just found");
         (version.blend, version.weights) = (blend, verdict.weights);
         (version.calibration, version.judged) = (verdict.calibration, verdict.judged);
-        let version = version.clone();
-        self.write(collection)?;
-        Ok(version)
+        self.write(collection)
     }
 
     fn write(self, collection: &Collection) -> Result<State, Error> {

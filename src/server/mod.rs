@@ -10,6 +10,7 @@ mod gate;
 mod health;
 mod http;
 mod inference;
+mod jobs;
 mod limits;
 mod metrics;
 mod points;
@@ -74,7 +75,7 @@ async fn serve(
         None => None,
     };
     let addresses = Addresses::of(&grpc_listener, http_listener.as_ref())?;
-    let shared = Shared::new(settings);
+    let shared = Shared::new(settings).context("starting the thread of jobs")?;
     let health = Arc::new(Health::new().await);
     let (stop_grpc, grpc_stops) = oneshot::channel();
     let mut grpc = tokio::spawn(grpc(grpc_listener, shared.clone(), health.clone(), grpc_stops));
@@ -176,6 +177,7 @@ async fn drain(
     health.not_serving().await;
     shared.gate.close();
     shared.stopping.send_replace(true);
+    shared.jobs.close();
     if tokio::time::timeout(shared.settings.drain, shared.gate.empty()).await.is_err() {
         tracing::warn!(in_flight = shared.gate.in_flight(), "calls were cut off: they did not end in time");
     }

@@ -2,20 +2,80 @@
 
 use std::sync::Arc;
 
-use firn_model::fusion::{Direction, Found};
+use firn_index::Collection;
+use firn_model::{
+    Device,
+    fusion::{Direction, Found, Kind},
+};
 use firn_proto::v1::{
-    self, ActivateRerankerRequest, ActivateRerankerResponse, ListRerankersRequest, ListRerankersResponse,
-    RollbackRerankerRequest, RollbackRerankerResponse,
+    self, ActivateRerankerRequest, ActivateRerankerResponse, CancelJobRequest, CancelJobResponse,
+    EvaluateRerankerRequest, EvaluateRerankerResponse, GetJobRequest, GetJobResponse, ListRerankersRequest,
+    ListRerankersResponse, RerankerParting, RerankerRecipe, RollbackRerankerRequest, RollbackRerankerResponse,
+    TrainRerankerRequest, TrainRerankerResponse,
 };
 use tonic::{Request, Response, Status};
 
 use super::{shared::Shared, status::Problem, work};
-use crate::reranker::{Error, Judged, Length, State, Version};
+use crate::{
+    engine::Engine,
+    reranker::{self, Error, Judged, Length, Parting, State, Training, Version},
+};
 
 pub struct Rerankers(pub Arc<Shared>);
 
 #[tonic::async_trait]
 impl v1::rerankers_server::Rerankers for Rerankers {
+    async fn train(&self, request: Request<TrainRerankerRequest>) -> Result<Response<TrainRerankerResponse>, Status> {
+        let request = request.into_inner();
+        let (shared, collection) = (self.0.clone(), self.0.collection(&request.collection_name)?);
+        let training = training_in(request)?;
+        training.fits(&collection).map_err(Problem::from)?;
+        let name = collection.name().to_owned();
+        let job = self.0.jobs.add(
+            &name,
+            &self.0.gate,
+            Box::new(move |report| {
+                let engine = shared.engine().map_err(|_| Error::Closed)?;
+                let version = reranker::train(engine, &collection, &training, (Device::Auto, None), report)?;
+                described(engine, &collection, version)
+            }),
+        )?;
+        Ok(Response::new(TrainRerankerResponse { job: Some(job) }))
+    }
+
+    async fn evaluate(
+        &self,
+        request: Request<EvaluateRerankerRequest>,
+    ) -> Result<Response<EvaluateRerankerResponse>, Status> {
+        let EvaluateRerankerRequest { collection_name, version, parting, seed } = request.into_inner();
+        let (shared, collection) = (self.0.clone(), self.0.collection(&collection_name)?);
+        let parting = parting_in(parting);
+        parting.check().map_err(Problem::from)?;
+        let (seed, name, of) = (seed.unwrap_or(1), collection.name().to_owned(), collection.clone());
+        let state = self.0.clone();
+        work::run(move || Ok(state.engine()?.rerankers().state(&of)?.version(version).map(drop)?)).await?;
+        let job = self.0.jobs.add(
+            &name,
+            &self.0.gate,
+            Box::new(move |report| {
+                let engine = shared.engine().map_err(|_| Error::Closed)?;
+                let judged = reranker::evaluate(engine, &collection, (version, &parting, seed), Device::Auto, report)?;
+                described(engine, &collection, judged)
+            }),
+        )?;
+        Ok(Response::new(EvaluateRerankerResponse { job: Some(job) }))
+    }
+
+    async fn get_job(&self, request: Request<GetJobRequest>) -> Result<Response<GetJobResponse>, Status> {
+        let job = self.0.jobs.get(&request.into_inner().id)?;
+        Ok(Response::new(GetJobResponse { job: Some(job) }))
+    }
+
+    async fn cancel_job(&self, request: Request<CancelJobRequest>) -> Result<Response<CancelJobResponse>, Status> {
+        let job = self.0.jobs.cancel(&request.into_inner().id)?;
+        Ok(Response::new(CancelJobResponse { job: Some(job) }))
+    }
+
     async fn list(&self, request: Request<ListRerankersRequest>) -> Result<Response<ListRerankersResponse>, Status> {
         let name = request.into_inner().collection_name;
         let (shared, collection) = (self.0.clone(), self.0.collection(&name)?);
@@ -47,12 +107,75 @@ impl Rerankers {
     async fn change(
         &self,
         name: &str,
-        change: impl FnOnce(State, &firn_index::Collection) -> Result<State, Error> + Send + 'static,
+        change: impl FnOnce(State, &Collection) -> Result<State, Error> + Send + 'static,
     ) -> Result<State, Problem> {
         let (shared, collection) = (self.0.clone(), self.0.collection(name)?);
         work::run(move || Ok(shared.engine()?.rerankers().change(&collection, |state| change(state, &collection))?))
             .await
     }
+}
+
+fn training_in(request: TrainRerankerRequest) -> Result<Training, Problem> {
+    let TrainRerankerRequest { kind, using, extra, seed, steps, candidates, parting, recipe, activate, .. } = request;
+    let kind: Kind = match kind {
+        Some(kind) => kind.parse().map_err(|message: String| Problem::invalid("kind", "UNKNOWN_KIND", message))?,
+        None => Kind::FacetFusionOneWay,
+    };
+    let mut training = Training::new(kind, steps, seed.unwrap_or(1));
+    set(&mut training.using, using);
+    set(&mut training.candidates, candidates.map(|n| n as usize));
+    (training.extra, training.activate, training.parting) = (extra, activate, parting_in(parting));
+    recipe_in(recipe.unwrap_or_default(), &mut training);
+    training.check()?;
+    Ok(training)
+}
+
+fn parting_in(parting: Option<RerankerParting>) -> Parting {
+    let mut said = Parting::default();
+    let RerankerParting { split_field, group_field, held_out } = parting.unwrap_or_default();
+    set(&mut said.split, split_field);
+    set(&mut said.held_out, held_out);
+    Parting { group: group_field, ..said }
+}
+
+fn recipe_in(recipe: RerankerRecipe, training: &mut Training) {
+    let plan = &mut training.plan;
+    let size = |number: Option<u32>| number.map(|number| number as usize);
+    set(&mut plan.sizes.dim, size(recipe.dim));
+    set(&mut plan.sizes.n_layers, size(recipe.layers));
+    set(&mut plan.sizes.n_heads, size(recipe.heads));
+    set(&mut plan.sizes.wide, size(recipe.wide));
+    set(&mut plan.recipe.rate, recipe.rate);
+    set(&mut plan.recipe.decay, recipe.decay);
+    set(&mut plan.n_lists, size(recipe.lists));
+    set(&mut plan.list_length, size(recipe.list_length));
+    plan.n_nearest = plan.n_nearest.max(plan.list_length.saturating_sub(1));
+    set(&mut plan.joined, recipe.joined);
+    set(&mut plan.image_to_text, recipe.image_to_text);
+    set(&mut plan.dropout, recipe.dropout);
+    set(&mut plan.image_dropout, recipe.image_dropout);
+    set(&mut plan.losses.smoothing, recipe.smoothing);
+    set(&mut plan.losses.contrastive, recipe.list_weight);
+    set(&mut plan.losses.matching, recipe.pair_weight);
+    set(&mut plan.losses.regularisation, recipe.added_weight);
+    set(&mut plan.evaluate_every, recipe.evaluate_every);
+    set(&mut plan.patience, size(recipe.patience));
+}
+
+/// What is not said stays as it is.
+fn set<T>(to: &mut T, said: Option<T>) {
+    if let Some(said) = said {
+        *to = said;
+    }
+}
+
+fn described(
+    engine: &Engine,
+    collection: &Collection,
+    version: Option<Version>,
+) -> Result<Option<v1::RerankerDescription>, Error> {
+    let Some(version) = version else { return Ok(None) };
+    Ok(Some(description(&version, engine.rerankers().state(collection)?.active)))
 }
 
 fn description(version: &Version, active: Option<u32>) -> v1::RerankerDescription {

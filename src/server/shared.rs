@@ -8,6 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::{
     gate::{Gate, Pass},
+    jobs::Jobs,
     limits,
     metrics::Metrics,
     settings::ServeSettings,
@@ -25,13 +26,15 @@ pub struct Shared {
     /// Bytes of Upsert and UpsertStream messages that may be in work.
     pub upsert_bytes: Arc<Semaphore>,
     pub unawaited_commits: Arc<Semaphore>,
+    /// Trainings and judgements that outlive their calls.
+    pub jobs: Jobs,
 }
 
 impl Shared {
-    pub fn new(settings: ServeSettings) -> Arc<Self> {
+    pub fn new(settings: ServeSettings) -> std::io::Result<Arc<Self>> {
         let metrics = Metrics::new();
         let upsert_bytes = settings.max_message_bytes * limits::UPSERT_BYTES_IN_MESSAGES;
-        Arc::new(Shared {
+        Ok(Arc::new(Shared {
             engine: OnceLock::new(),
             gate: Gate::new(settings.max_requests, metrics.clone()),
             metrics,
@@ -39,7 +42,8 @@ impl Shared {
             stopping: watch::Sender::new(false),
             upsert_bytes: Arc::new(Semaphore::new(upsert_bytes.min(Semaphore::MAX_PERMITS))),
             unawaited_commits: Arc::new(Semaphore::new(limits::UNAWAITED_COMMITS)),
-        })
+            jobs: Jobs::start()?,
+        }))
     }
 
     /// From now on calls are answered.
@@ -89,7 +93,7 @@ mod tests {
 
     #[test]
     fn more_bytes_than_fit_are_told_to_come_again() {
-        let shared = Shared::new(ServeLayer::default().resolve().unwrap());
+        let shared = Shared::new(ServeLayer::default().resolve().unwrap()).unwrap();
         let largest = shared.settings.max_message_bytes;
         let held: Vec<_> = (0..limits::UPSERT_BYTES_IN_MESSAGES).map(|_| shared.room(largest).unwrap()).collect();
         let refused = shared.room(1).unwrap_err();

@@ -246,15 +246,25 @@ impl From<reranker::Error> for Problem {
         use reranker::Error::*;
         let message = error.to_string();
         match error {
+            Setting { field, expected, received } => {
+                let message = format!("expected {expected}, received {received}");
+                Problem::invalid(field.replace('-', "_"), "OUT_OF_RANGE", message)
+            }
+            Closed => shutting_down(),
+            Sizes { .. } => Problem::invalid("recipe", "OUT_OF_RANGE", message),
+            NoTokens { .. } => Problem::new(Code::FailedPrecondition, "NO_TOKENS", message),
             UnknownVersion { .. } => Problem::invalid("version", "UNKNOWN_VERSION", message),
             NoGain { .. } => Problem::new(Code::FailedPrecondition, "NO_GAIN", message),
             NothingBefore => Problem::new(Code::FailedPrecondition, "NOTHING_BEFORE", message),
-            Lacking { .. } | NotFinite { .. } | NoPairs { .. } => {
-                Problem::new(Code::FailedPrecondition, "NOT_RERANKED", message)
-            }
+            Lacking { .. } | NotFinite { .. } => Problem::new(Code::FailedPrecondition, "NOT_RERANKED", message),
+            NoPairs { .. } => Problem::new(Code::FailedPrecondition, "NO_PAIRS", message),
             NoModel { .. } => Problem::new(Code::FailedPrecondition, "NO_MODEL", message),
             Unreadable { .. } => Problem::new(Code::DataLoss, "DAMAGED", message),
             Index(error) => error.into(),
+            // Of a network that learns, not of one that embeds.
+            Model(error @ model::Error::BadPairs { .. }) => {
+                Problem::new(Code::FailedPrecondition, "NO_PAIRS", error.to_string())
+            }
             Model(error) => error.into(),
             Engine(error) => error.into(),
         }

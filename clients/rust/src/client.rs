@@ -3,14 +3,14 @@
 use std::{collections::HashMap, time::Duration};
 
 use firn_proto::v1::{
-    ActivateRerankerRequest, AliasChange, CollectionDescription, CollectionExistsRequest, CountRequest,
-    CreateCollectionRequest, DeleteCollectionRequest, DeleteRequest, DeleteResponse, EmbedInput, EmbedRequest,
-    Embedding, GetCollectionRequest, GetRequest, Include, InfoRequest, InfoResponse, ListCollectionsRequest,
-    ListRerankersRequest, Point, PointId, PointInput, QueryBatchRequest, QueryRequest, QueryResponse, QueryResult,
-    RerankerDescription, RollbackRerankerRequest, ScrollRequest, ScrollResponse, SetBlendRequest, SetPayloadRequest,
-    SetPayloadResponse, TokenGrid, UpdateAliasesRequest, UpsertRequest, UpsertResponse,
-    collections_client::CollectionsClient, inference_client::InferenceClient, points_client::PointsClient,
-    rerankers_client::RerankersClient,
+    ActivateRerankerRequest, AliasChange, CancelJobRequest, CollectionDescription, CollectionExistsRequest,
+    CountRequest, CreateCollectionRequest, DeleteCollectionRequest, DeleteRequest, DeleteResponse, EmbedInput,
+    EmbedRequest, Embedding, EvaluateRerankerRequest, GetCollectionRequest, GetJobRequest, GetRequest, Include,
+    InfoRequest, InfoResponse, Job, ListCollectionsRequest, ListRerankersRequest, Point, PointId, PointInput,
+    QueryBatchRequest, QueryRequest, QueryResponse, QueryResult, RerankerDescription, RollbackRerankerRequest,
+    ScrollRequest, ScrollResponse, SetBlendRequest, SetPayloadRequest, SetPayloadResponse, TokenGrid,
+    TrainRerankerRequest, UpdateAliasesRequest, UpsertRequest, UpsertResponse, collections_client::CollectionsClient,
+    inference_client::InferenceClient, points_client::PointsClient, rerankers_client::RerankersClient,
 };
 use tonic::{
     Request,
@@ -237,6 +237,27 @@ impl Client {
 
 /// Rerankers.
 impl Client {
+    /// Starts to train a network.
+    pub async fn train_reranker(&self, request: TrainRerankerRequest) -> Result<Job, Error> {
+        job(self.rerankers_service().train(self.request(request)).await?.into_inner().job)
+    }
+
+    /// Starts to judge a version anew.
+    pub async fn evaluate_reranker(&self, request: EvaluateRerankerRequest) -> Result<Job, Error> {
+        job(self.rerankers_service().evaluate(self.request(request)).await?.into_inner().job)
+    }
+
+    /// How far a job is.
+    pub async fn job(&self, id: &str) -> Result<Job, Error> {
+        job(self.rerankers_service().get_job(self.request(GetJobRequest { id: id.to_owned() })).await?.into_inner().job)
+    }
+
+    /// Ends a job before its next step.
+    pub async fn cancel_job(&self, id: &str) -> Result<Job, Error> {
+        let request = CancelJobRequest { id: id.to_owned() };
+        job(self.rerankers_service().cancel_job(self.request(request)).await?.into_inner().job)
+    }
+
     /// The networks of a collection, oldest first.
     pub async fn rerankers(&self, collection: &str) -> Result<Vec<RerankerDescription>, Error> {
         let request = ListRerankersRequest { collection_name: collection.to_owned() };
@@ -255,6 +276,10 @@ impl Client {
         let request = RollbackRerankerRequest { collection_name: collection.to_owned() };
         Ok(self.rerankers_service().rollback(self.request(request)).await?.into_inner().version)
     }
+}
+
+fn job(job: Option<Job>) -> Result<Job, Error> {
+    job.ok_or_else(|| Error::incomplete("job"))
 }
 
 fn endpoint(address: &str) -> Result<Endpoint, Error> {

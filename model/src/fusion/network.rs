@@ -113,11 +113,17 @@ impl Default for Sizes {
 impl Sizes {
     pub fn check(&self) -> std::result::Result<(), String> {
         let Sizes { dim, n_layers, n_heads, wide } = *self;
+        /// A gibibyte of them, and of each of what an optimiser keeps beside them.
+        const MAX_WEIGHTS: usize = 1 << 28;
         let fits = (1..=1 << 13).contains(&dim) && (1..=64).contains(&n_layers) && (1..=1 << 15).contains(&wide);
-        match fits && n_heads > 0 && dim.is_multiple_of(n_heads) {
-            true => Ok(()),
-            false => Err(format!("expected sizes in range and a dim that the heads divide, received {self:?}")),
+        if !fits || n_heads == 0 || !dim.is_multiple_of(n_heads) {
+            return Err(format!("expected sizes in range and a dim that the heads divide, received {self:?}"));
         }
+        let n_weights = n_layers * 2 * dim * (4 * dim + 2 * wide) + 4 * dim * wide;
+        if n_weights > MAX_WEIGHTS {
+            return Err(format!("expected sizes of at most {MAX_WEIGHTS} weights, received {n_weights} by {self:?}"));
+        }
+        Ok(())
     }
 }
 

@@ -1,5 +1,7 @@
 //! Networks on made-up pairs: what they start as, what they may see, and whether they learn what a cosine cannot say.
 
+use std::ops::ControlFlow;
+
 use candle_core::{DType, Device, Tensor};
 use half::f16;
 use rand::{Rng, SeedableRng};
@@ -130,7 +132,7 @@ fn tokens_teach_what_no_vector_says() {
             device: crate::Device::Cpu,
             checkpoint: None,
         };
-        let (network, _) = train(&options, &mut |_| ()).unwrap().unwrap();
+        let (network, _) = train(&options, &mut |_| ControlFlow::Continue(())).unwrap().unwrap();
         let ask = |direction| {
             let asked =
                 Reranking::ask(&network, &pairs, &Cosines::of(&pairs), direction, &held_out, &held_out, 60).unwrap();
@@ -155,7 +157,7 @@ fn what_cannot_be_learnt_from_is_refused() {
     let error = |plan: &Plan, pairs: &Pairs, train_images: &[usize], held_out: &[usize]| {
         let options =
             Options { plan, pairs, train: train_images, held_out, device: crate::Device::Cpu, checkpoint: None };
-        train(&options, &mut |_| ()).err().unwrap().to_string()
+        train(&options, &mut |_| ControlFlow::Continue(())).err().unwrap().to_string()
     };
     let check = |received: String, expected: &str| assert!(received.contains(expected), "{received}");
     check(error(&plan, &pairs, &images[..5], &images[30..]), "expected at least 16 pairs of 2 images");
@@ -205,7 +207,11 @@ fn a_run_that_was_stopped_goes_on_to_the_bit() {
         let options =
             Options { plan, pairs, train: &train_images, held_out: &held_out, device, checkpoint: Some(checkpoint) };
         let mut steps = Vec::new();
-        train(&options, &mut |progress| steps.push(progress.step)).map(|learnt| (learnt, steps))
+        let report = &mut |progress: &Progress| {
+            steps.push(progress.step);
+            ControlFlow::Continue(())
+        };
+        train(&options, report).map(|learnt| (learnt, steps))
     };
     let (whole, _) = run(&plan, None, false).unwrap();
     assert!(run(&plan, Some(7), false).unwrap().0.is_none());

@@ -1,6 +1,7 @@
 //! Lists, loss, gradients, weights: how a network learns from pairs.
 
 use std::{
+    ops::ControlFlow,
     path::Path,
     time::{Duration, Instant},
 };
@@ -130,9 +131,12 @@ pub(super) struct Run {
     pub step: u64,
 }
 
-/// The network that found most of the held-out ones, and the step it was taken at; none if it was stopped before the end. `Error::BadPairs` if
-/// there is nothing to learn from or the loss is no number.
-pub fn train(options: &Options, report: &mut dyn FnMut(&Progress)) -> crate::Result<Option<(Network, u64)>> {
+/// The network that found most of the held-out ones, and the step it was taken at; none if it was stopped before the end, by the checkpoint
+/// or by `report`. `Error::BadPairs` if there is nothing to learn from or the loss is no number.
+pub fn train(
+    options: &Options,
+    report: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
+) -> crate::Result<Option<(Network, u64)>> {
     let Options { plan, pairs, checkpoint, .. } = *options;
     let bad = |detail: String| Error::BadPairs { detail };
     check(options).map_err(bad)?;
@@ -155,15 +159,16 @@ pub fn train(options: &Options, report: &mut dyn FnMut(&Progress)) -> crate::Res
         let held_out = (looks || run.step == plan.recipe.n_steps)
             .then(|| run.look(pairs, &questions, options.held_out))
             .transpose()?;
-        report(&Progress { step: run.step, loss, accuracy, held_out, elapsed: start.elapsed() });
-        if let Some(Checkpoint { path, every, stop_after, .. }) = checkpoint {
-            let is_stopped = stop_after == Some(run.step) && !is_over(&run);
-            if is_stopped || run.step.is_multiple_of(every.max(1)) {
-                run.write(path, plan, &data)?;
-            }
-            if is_stopped {
-                return Ok(None);
-            }
+        let said = report(&Progress { step: run.step, loss, accuracy, held_out, elapsed: start.elapsed() });
+        let ends_here = checkpoint.is_some_and(|checkpoint| checkpoint.stop_after == Some(run.step));
+        let is_stopped = (said.is_break() || ends_here) && !is_over(&run);
+        if let Some(Checkpoint { path, every, .. }) = checkpoint
+            && (is_stopped || run.step.is_multiple_of(every.max(1)))
+        {
+            run.write(path, plan, &data)?;
+        }
+        if is_stopped {
+            return Ok(None);
         }
     }
     let step = run.best.restore(&run.mean)?;
@@ -250,6 +255,16 @@ fn check(options: &Options) -> std::result::Result<(), String> {
         ));
     }
     let n_images = pairs.images.n();
+    // A step keeps some dozens of such states until its gradients are known.
+    const MAX_STATES: usize = 1 << 26;
+    let n_tokens = if plan.kind.reads_tokens() { pairs.images.n_tokens + pairs.texts.n_tokens } else { 0 };
+    let wide = plan.sizes.dim.max(plan.sizes.wide);
+    let n_states = (2 + n_tokens).saturating_mul(plan.n_lists.saturating_mul(plan.list_length)).saturating_mul(wide);
+    if n_states > MAX_STATES {
+        return Err(format!(
+            "expected lists and sizes of at most {MAX_STATES} numbers a step, received {n_states}; hint: fewer or shorter lists"
+        ));
+    }
     let is_held_out = marked(held_out, n_images);
     if train.iter().any(|&image| image >= n_images || is_held_out[image]) {
         return Err("expected images either to learn from or to hold out".to_owned());

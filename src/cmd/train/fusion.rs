@@ -1,18 +1,15 @@
 //! `firn train fusion`: a network that re-ranks the candidates of a collection, learnt from its own pairs.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Instant};
+use std::{ops::ControlFlow, path::PathBuf, time::Instant};
 
-use firn_index::Collection;
-use firn_model::fusion::{self, Checkpoint, Kind, Losses, Network, Plan, Progress, Sizes};
-use indicatif::HumanDuration;
+use firn_model::fusion::{Checkpoint, Kind, Losses, Progress, Sizes};
+use indicatif::{HumanDuration, ProgressBar};
 
 use super::Bar;
 use crate::{
-    cmd::{local, reranker},
-    engine::Engine,
+    cmd::{local, reranker::print},
     exit::Usage,
-    query::Blend,
-    reranker::{Gathered, Parting, Reads, State, Verdict, Version, Wanted, judge, now_s},
+    reranker::{self, Gathered, Parting, Stage, Training},
     settings::Settings,
 };
 
@@ -78,12 +75,9 @@ pub struct PartingArgs {
 }
 
 impl PartingArgs {
-    pub fn parting(&self) -> Result<Parting, Usage> {
-        let PartingArgs { held_out, .. } = *self;
-        Usage::unless(held_out > 0.0 && held_out <= 0.5, || {
-            format!("--held-out: expected more than 0 and at most 0.5, received {held_out}")
-        })?;
-        Ok(Parting { split: self.split.clone(), group: self.group.clone(), held_out, ..Parting::default() })
+    pub fn parting(&self) -> Parting {
+        let PartingArgs { split, group, held_out } = self;
+        Parting { split: split.clone(), group: group.clone(), held_out: *held_out, ..Parting::default() }
     }
 }
 
@@ -135,57 +129,100 @@ struct RecipeArgs {
     patience: usize,
 }
 
-/// By kind: an MLP's step costs a tenth of what one over tokens does.
-fn default_steps(kind: Kind) -> u64 {
-    if kind.reads_tokens() { 900 } else { 1800 }
-}
-
 impl FusionArgs {
-    fn plan(&self) -> Result<Plan, Usage> {
+    fn training(&self) -> Result<Training, Usage> {
+        let mut training = Training::new(self.kind, self.steps, self.seed);
+        (training.using, training.extra) = (self.using.clone(), self.extra.clone());
+        (training.candidates, training.activate) = (self.candidates as usize, self.activate);
+        training.parting = self.parting.parting();
         let RecipeArgs { dim, layers, heads, wide, rate, decay, joined, image_to_text, dropout, image_dropout, .. } =
             self.recipe;
         let RecipeArgs { lists, list_length, smoothing, evaluate_every, patience, .. } = self.recipe;
-        for (flag, share) in [
-            ("--joined", joined),
-            ("--image-to-text", image_to_text),
-            ("--dropout", f64::from(dropout)),
-            ("--image-dropout", f64::from(image_dropout)),
-            ("--smoothing", smoothing),
-        ] {
-            let is_share = (0.0..1.0).contains(&share);
-            Usage::unless(is_share, || format!("{flag}: expected 0 to less than 1, received {share}"))?;
-        }
-        for (flag, number) in [("--rate", rate), ("--decay", decay)] {
-            let fits = (0.0..=1.0).contains(&number) && (number > 0.0 || flag == "--decay");
-            Usage::unless(fits, || format!("{flag}: expected more than 0 and at most 1, received {number}"))?;
-        }
-        let losses = &self.recipe.losses;
-        Usage::unless(losses.iter().all(|weight| (0.0..=1e6).contains(weight)), || {
-            format!("--losses: expected weights of 0 to 1000000, received {losses:?}")
-        })?;
-        let n_steps = self.steps.unwrap_or(default_steps(self.kind));
-        let mut plan = Plan::new(self.kind, n_steps, self.seed);
+        let plan = &mut training.plan;
         plan.sizes = Sizes { dim, n_layers: layers, n_heads: heads, wide };
-        plan.sizes.check().map_err(Usage)?;
         (plan.recipe.rate, plan.recipe.decay) = (rate, decay);
+        let losses = &self.recipe.losses;
         plan.losses = Losses { contrastive: losses[0], matching: losses[1], regularisation: losses[2], smoothing };
         (plan.n_lists, plan.list_length) = (lists as usize, list_length as usize);
         plan.n_nearest = plan.n_nearest.max(plan.list_length - 1);
         (plan.joined, plan.image_to_text) = (joined, image_to_text);
         (plan.dropout, plan.image_dropout) = (dropout, image_dropout);
         (plan.evaluate_every, plan.patience) = (evaluate_every, patience);
-        Ok(plan)
+        training.check().map_err(|error| Usage(error.to_string()))?;
+        Ok(training)
     }
 }
 
 pub(super) fn run(args: &FusionArgs, settings: &Settings) -> anyhow::Result<()> {
-    let (plan, parting) = (args.plan()?, args.parting.parting()?);
+    let training = args.training()?;
     let engine = local::existing_engine(settings)?;
     let collection = engine.db().collection(&args.collection)?;
-    let reads = reads(args, &collection)?;
-    let blend = blend_of(&collection, &args.using)?;
-    let wanted = Wanted { reads: &reads, parting: &parting, blend: &blend, only_judged: false };
-    let gathered = gathered(&engine, &collection, &wanted)?;
+    let checkpoint = args.checkpoint.as_ref().map(|path| Checkpoint {
+        path,
+        every: args.checkpoint_every,
+        resume: path.exists(),
+        stop_after: args.stop_after,
+    });
+    let mut show = Show::new();
+    let report = &mut |stage: Stage| show.take(&stage);
+    let version = reranker::train(&engine, &collection, &training, (settings.device, checkpoint), report)?;
+    show.end();
+    match version {
+        Some(version) => print(&version, engine.rerankers().state(&collection)?.active, settings),
+        None => {
+            eprintln!("stopped; the same command without --stop-after goes on from here");
+            Ok(())
+        }
+    }
+}
+
+/// Lines and bars of a run that gathers, learns and judges.
+pub struct Show {
+    texts: ProgressBar,
+    learning: Option<Bar>,
+    started: Instant,
+}
+
+impl Show {
+    pub fn new() -> Show {
+        Show { texts: ProgressBar::new(0), learning: None, started: Instant::now() }
+    }
+
+    pub fn take(&mut self, stage: &Stage) -> ControlFlow<()> {
+        match stage {
+            Stage::Texts(done, all) => {
+                self.texts.set_length(*all as u64);
+                self.texts.set_position(*done as u64);
+            }
+            Stage::Gathered(gathered) => {
+                self.texts.finish_and_clear();
+                say_gathered(gathered);
+                self.started = Instant::now();
+            }
+            Stage::Learning(progress, n_steps) => {
+                show(self.learning.get_or_insert_with(|| Bar::new(*n_steps)), progress);
+            }
+            Stage::Learnt(n_parameters, step) => {
+                self.end();
+                let taken = HumanDuration(self.started.elapsed());
+                eprintln!("{n_parameters} weights learnt in {taken}, the best after {step} steps");
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    pub fn end(&self) {
+        self.texts.finish_and_clear();
+        self.learning.iter().for_each(|bar| bar.bar.finish_and_clear());
+    }
+}
+
+fn say_gathered(gathered: &Gathered) {
+    if let (n @ 1.., Some(one)) = (gathered.n_left_out, &gathered.left_out) {
+        eprintln!(
+            "{n} points with texts were left out, since they lack a vector or tokens that are read, such as {one}"
+        );
+    }
     eprintln!(
         "{} texts of {} points: {} to learn from, {} to say when to stop, {} to judge on",
         gathered.pairs.owner_of.len(),
@@ -194,101 +231,6 @@ pub(super) fn run(args: &FusionArgs, settings: &Settings) -> anyhow::Result<()> 
         gathered.stop.len(),
         gathered.judged.len()
     );
-    let Some((network, step)) = learn(args, &plan, &gathered, settings)? else {
-        eprintln!("stopped; the same command without --stop-after goes on from here");
-        return Ok(());
-    };
-    let scorer = network.scorer()?;
-    let candidates = args.candidates as usize;
-    let verdict = judge(scorer.as_ref(), &gathered, candidates, args.seed)?;
-    let version = version(&network, step, args, reads, blend, &verdict);
-    let version = State::of(&collection)?.add(&collection, version, network.bytes()?)?;
-    if args.activate && verdict.is_better() {
-        State::of(&collection)?.activate(&collection, version.number, false)?;
-    }
-    reranker::print(&version, State::of(&collection)?.active, settings)
-}
-
-/// What the network is to read, as far as the collection has it.
-fn reads(args: &FusionArgs, collection: &Collection) -> anyhow::Result<Reads> {
-    let config = collection.config();
-    for (flag, name) in [("--using", Some(&args.using)), ("--extra", args.extra.as_ref())] {
-        let Some(name) = name else { continue };
-        Usage::unless(config.vectors.contains_key(name), || {
-            format!("{flag}: expected one of {:?}, received {name:?}", config.vectors.keys().collect::<Vec<_>>())
-        })?;
-    }
-    let tokens = args.kind.reads_tokens();
-    Usage::unless(!tokens || config.tokens.contains_key(&args.using), || {
-        format!(
-            "--kind {}: collection {:?} keeps no tokens beside {:?}; hint: --kind mlp or frevl reads vectors alone",
-            args.kind.name(),
-            collection.name(),
-            args.using
-        )
-    })?;
-    let model = config.model_of(&args.using).cloned();
-    let model = model.ok_or_else(|| crate::reranker::Error::NoModel {
-        collection: collection.name().to_owned(),
-        vector: args.using.clone(),
-    })?;
-    Ok(Reads { image: args.using.clone(), extra: args.extra.clone(), tokens, model })
-}
-
-/// The cosines that candidates come by: those that the collection keeps weights for, else the one that is read.
-pub fn blend_of(collection: &Collection, using: &str) -> anyhow::Result<BTreeMap<String, f32>> {
-    Ok(match Blend::read(collection)? {
-        Some(blend) => blend.weights.into_iter().filter(|(_, weight)| *weight > 0.0).collect(),
-        None => BTreeMap::from([(using.to_owned(), 1.0)]),
-    })
-}
-
-/// The pairs, with a line that says how many texts are embedded.
-pub fn gathered(engine: &Engine, collection: &Collection, wanted: &Wanted) -> anyhow::Result<Gathered> {
-    let bar = indicatif::ProgressBar::new(0);
-    let gathered = Gathered::read(engine, collection, wanted, &mut |done, all| {
-        bar.set_length(all as u64);
-        bar.set_position(done as u64);
-    });
-    bar.finish_and_clear();
-    let gathered = gathered?;
-    if let (n @ 1.., Some(one)) = (gathered.n_left_out, &gathered.left_out) {
-        eprintln!(
-            "{n} points with texts were left out, since they lack a vector or tokens that are read, such as {one}"
-        );
-    }
-    Ok(gathered)
-}
-
-fn learn(
-    args: &FusionArgs,
-    plan: &Plan,
-    gathered: &Gathered,
-    settings: &Settings,
-) -> anyhow::Result<Option<(Network, u64)>> {
-    let started = Instant::now();
-    let mut bar = Bar::new(plan.recipe.n_steps);
-    let checkpoint = args.checkpoint.as_ref().map(|path| Checkpoint {
-        path,
-        every: args.checkpoint_every,
-        resume: path.exists(),
-        stop_after: args.stop_after,
-    });
-    let options = fusion::Options {
-        plan,
-        pairs: &gathered.pairs,
-        train: &gathered.train,
-        held_out: &gathered.stop,
-        device: settings.device,
-        checkpoint,
-    };
-    let learnt = fusion::train(&options, &mut |progress| show(&mut bar, progress))?;
-    bar.bar.finish_and_clear();
-    if let Some((network, step)) = &learnt {
-        let taken = HumanDuration(started.elapsed());
-        eprintln!("{} weights learnt in {taken}, the best after {step} steps", network.n_parameters());
-    }
-    Ok(learnt)
 }
 
 fn show(bar: &mut Bar, progress: &Progress) {
@@ -297,28 +239,4 @@ fn show(bar: &mut Bar, progress: &Progress) {
         .held_out
         .map(|[before, after]| format!("; R@1 by cosine {:.1} %, re-ranked {:.1} %", 100.0 * before, 100.0 * after));
     bar.take(progress.step, progress.loss, &said, held_out);
-}
-
-fn version(
-    network: &Network,
-    step: u64,
-    args: &FusionArgs,
-    reads: Reads,
-    blend: BTreeMap<String, f32>,
-    verdict: &Verdict,
-) -> Version {
-    Version {
-        number: 0,
-        kind: network.kind().name().to_owned(),
-        parameters: network.n_parameters() as u64,
-        seed: args.seed,
-        steps: step,
-        made_at: now_s(),
-        reads,
-        blend,
-        weights: verdict.weights,
-        candidates: args.candidates as usize,
-        calibration: verdict.calibration.clone(),
-        judged: verdict.judged.clone(),
-    }
 }
