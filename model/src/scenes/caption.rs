@@ -31,22 +31,33 @@ pub fn count_words(language: &str, text: &str) -> usize {
 }
 
 pub fn write(scene: &Scene, language: &str, style: Style, variant: u64) -> String {
-    let number = LANGUAGES.iter().position(|&known| known == language).unwrap_or(0) as u64;
-    let seed =
-        scene.seed ^ scene.index.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ variant.wrapping_mul(0xd1b5_4a32_d192_ed03);
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    rng.set_stream(2 * number + u64::from(style == Style::Long));
-    let mut writer = Writer { language, words: templates(language), rng };
+    let mut writer = Writer::new(scene, language, u64::from(style == Style::Long), variant);
     match style {
         Style::Short => writer.short(scene),
         Style::Long => writer.long(scene),
     }
 }
 
+/// Two groups and how they stand to each other.
+pub fn relation(scene: &Scene, language: &str, variant: u64) -> String {
+    Writer::new(scene, language, 0, variant).relation(scene, Case::Nominative, false).expect("two groups or more")
+}
+
 struct Writer<'a> {
     language: &'a str,
     words: &'static Templates,
     rng: ChaCha8Rng,
+}
+
+impl<'a> Writer<'a> {
+    fn new(scene: &Scene, language: &'a str, style: u64, variant: u64) -> Writer<'a> {
+        let number = LANGUAGES.iter().position(|&known| known == language).unwrap_or(0) as u64;
+        let seed =
+            scene.seed ^ scene.index.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ variant.wrapping_mul(0xd1b5_4a32_d192_ed03);
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        rng.set_stream(2 * number + style);
+        Writer { language, words: templates(language), rng }
+    }
 }
 
 impl Writer<'_> {

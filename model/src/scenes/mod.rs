@@ -6,6 +6,7 @@
 
 mod caption;
 mod draw;
+mod family;
 mod lexicon;
 mod templates;
 
@@ -14,6 +15,7 @@ use rand::{Rng, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
 pub use caption::{LANGUAGES, Style, count_words};
+pub use family::{Exchanged, FAMILY_SIZE, family};
 
 /// Side of the pictures of `sample_set`.
 pub const SAMPLE_SIDE_PX: u32 = 288;
