@@ -168,10 +168,26 @@ fn a_stopped_run_goes_on_and_what_cannot_be_learnt_is_refused() {
     assert_eq!(resumed["version"]["judged"], whole["version"]["judged"]);
     scratch.fails(6, &[&start[..], &SMALL, &["--seed", "2"]].concat(), "made with other settings");
 
+    // Several networks stand beside each other, and are asked as one.
+    let both = ["train", "fusion", "c", "--kind", "mlp+facet-fusion-1way", "--members", "2", "--json"];
+    let stopped = ["--checkpoint", "all", "--checkpoint-every", "5"];
+    scratch.ok(&[&both[..], &stopped, &SMALL, &["--stop-after", "17"]].concat());
+    let resumed = json(&scratch.ok(&[&both[..], &stopped, &SMALL].concat()))["version"].clone();
+    let whole = json(&scratch.ok(&[&both[..], &SMALL].concat()))["version"].clone();
+    assert_eq!((&resumed["judged"], &resumed["parameters"]), (&whole["judged"], &whole["parameters"]));
+    assert_eq!((whole["kind"].as_str(), whole["members"].as_u64()), (Some("mlp+facet-fusion-1way"), Some(2)));
+    let number = whole["number"].to_string();
+    let answer =
+        json(&scratch.ok(&["query", "c", "--text", "a dog", "--rerank", &number, "--rerank-or-fail", "--json"]));
+    assert_eq!(answer["rerank_applied"], true);
+
     let check = |args: &[&str], code: i32, expected: &str| {
         scratch.fails(code, &[&["train", "fusion"], args].concat(), expected);
     };
     check(&["c", "--kind", "mpl"], 2, "expected one of frevl, facet-fusion");
+    check(&["c", "--kind", "mlp+mpl"], 2, "expected one of frevl, facet-fusion");
+    check(&["c", "--kind", "mlp+frevl", "--members", "17"], 2, "--members: expected 1 to 32 networks in all");
+    check(&["c", "--among-group"], 2, "--group");
     check(&["c", "--using", "picture"], 2, "--using: expected one of [\"image\", \"raw\", \"text\"]");
     check(&["c", "--using", "text"], 2, "keeps no tokens beside \"text\"");
     check(&["c", "--heads", "3"], 2, "a dim that the heads divide");

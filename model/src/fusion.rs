@@ -7,8 +7,10 @@
 mod calibration;
 mod checkpoint;
 mod data;
+mod ensemble;
 mod folded;
 mod lists;
+mod looking;
 mod loss;
 mod matrix;
 mod network;
@@ -20,6 +22,7 @@ mod trainer;
 pub use self::{
     calibration::Calibration,
     data::{Items, Pairs},
+    ensemble::{Ensemble, MAX_MEMBERS},
     loss::Losses,
     network::{Kind, Network, Shape, SideShape, Sizes},
     rerank::{Cosines, Direction, Found, Gain, Reranking, Scorer, Weights},

@@ -117,8 +117,14 @@ fn print_list(state: &State, settings: &Settings) -> anyhow::Result<()> {
     }
     let row = |version: &Version| {
         let active = if state.active == Some(version.number) { "active" } else { "" };
-        let Version { number, kind, parameters, .. } = version;
-        vec![number.to_string(), kind.clone(), parameters.to_string(), active.to_owned(), version.gain_in_words()]
+        let Version { number, parameters, .. } = version;
+        vec![
+            number.to_string(),
+            kind_in_words(version),
+            parameters.to_string(),
+            active.to_owned(),
+            version.gain_in_words(),
+        ]
     };
     let rows: Vec<Vec<String>> = state.versions.iter().map(row).collect();
     table::print(&["VERSION", "KIND", "WEIGHTS", "", "GAIN"], &rows);
@@ -132,14 +138,15 @@ pub fn print(version: &Version, active: Option<u32>, settings: &Settings) -> any
         println!("{}", serde_json::json!({ "version": version, "active": is_active }));
         return Ok(());
     }
-    let Version { number, kind, parameters, seed, steps, reads, blend, candidates, weights, .. } = version;
+    let Version { number, parameters, seed, steps, reads, blend, candidates, weights, .. } = version;
     let of_blend: Vec<String> = blend.iter().map(|(name, weight)| format!("{name} {weight}")).collect();
     let mut read = vec![format!("{:?}", reads.image)];
     read.extend(reads.tokens.then(|| "its tokens".to_owned()));
     read.extend(reads.extra.as_ref().map(|extra| format!("{extra:?}")));
     println!(
-        "version {number}{}: {kind}, {parameters} weights, seed {seed}, {steps} steps",
-        if is_active { " (active)" } else { "" }
+        "version {number}{}: {}, {parameters} weights, seed {seed}, {steps} steps",
+        if is_active { " (active)" } else { "" },
+        kind_in_words(version)
     );
     println!("reads {}; re-ranks the first {candidates} by cosine of {}", read.join(", "), of_blend.join(" + "));
     println!("a logit counts {} when texts look for images, {} when images look for texts\n", weights[0], weights[1]);
@@ -152,6 +159,14 @@ pub fn print(version: &Version, active: Option<u32>, settings: &Settings) -> any
         );
     }
     Ok(())
+}
+
+/// Such as "3 x mlp+facet-fusion-1way".
+fn kind_in_words(version: &Version) -> String {
+    match version.members {
+        0 | 1 => version.kind.clone(),
+        n => format!("{n} x {}", version.kind),
+    }
 }
 
 fn judged_row(judged: &Judged) -> Vec<String> {

@@ -29,11 +29,13 @@ pub struct Parting {
     pub held_out: f64,
     /// Share of the groups to learn from that only says when to stop.
     pub stop: f64,
+    /// A judged text is asked among the images of its own group alone.
+    pub among_group: bool,
 }
 
 impl Default for Parting {
     fn default() -> Parting {
-        Parting { split: "split".to_owned(), group: None, held_out: 0.1, stop: 0.1 }
+        Parting { split: "split".to_owned(), group: None, held_out: 0.1, stop: 0.1, among_group: false }
     }
 }
 
@@ -54,6 +56,8 @@ pub struct Gathered {
     pub train: Vec<usize>,
     pub stop: Vec<usize>,
     pub judged: Vec<usize>,
+    /// The judged ones by group, where a text is asked among its own group alone.
+    pub judged_groups: Option<Vec<Vec<usize>>>,
     /// What the first order of the judged ones is made by, if not by the vectors of the pairs.
     blended: Option<(Items, Items)>,
     /// Points that lack a vector or tokens that are read, and one of them.
@@ -123,6 +127,7 @@ struct Asked {
 #[derive(Default)]
 struct Rows {
     ids: Vec<String>,
+    groups: Vec<String>,
     parts: Vec<Part>,
     images: Items,
     /// Of each blended vector, all images.
@@ -145,7 +150,7 @@ impl Rows {
     }
 
     fn take(&mut self, mut point: Point, wanted: &Wanted, blended: &[(&str, f32)]) {
-        let part = wanted.parting.of(&point);
+        let (part, group) = wanted.parting.of(&point);
         if point.texts.is_empty() || wanted.only_judged && part != Part::Judged {
             return;
         }
@@ -161,6 +166,7 @@ impl Rows {
         let owner = self.ids.len();
         self.ids.push(point.id.to_string());
         self.parts.push(part);
+        self.groups.push(group);
         self.of_blend.iter_mut().zip(of_blend).for_each(|(all, vector)| all.extend(vector));
         self.asked.extend(asked(owner, point.texts));
     }
@@ -199,11 +205,18 @@ impl Rows {
             }
         }
         let places = |part: Part| (0..self.parts.len()).filter(|&at| self.parts[at] == part).collect();
+        let judged: Vec<usize> = places(Part::Judged);
+        let judged_groups = wanted.parting.among_group.then(|| {
+            let mut by_group: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+            judged.iter().for_each(|&at| by_group.entry(self.groups[at].as_str()).or_default().push(at));
+            by_group.into_values().collect()
+        });
         Ok(Some(Gathered {
             languages: self.asked.iter().map(|asked| asked.language.clone()).collect(),
             train: places(Part::Train),
             stop: places(Part::Stop),
-            judged: places(Part::Judged),
+            judged,
+            judged_groups,
             pairs: Pairs {
                 owner_of: self.asked.iter().map(|asked| asked.owner).collect(),
                 joined: self.asked.iter().map(|asked| asked.is_joined).collect(),
@@ -273,21 +286,22 @@ fn asked(owner: usize, texts: Vec<firn_index::Text>) -> Vec<Asked> {
 }
 
 impl Parting {
-    /// By its split, where one is said; else by its group.
-    fn of(&self, point: &Point) -> Part {
+    /// By its split, where one is said; else by its group, which is told too.
+    fn of(&self, point: &Point) -> (Part, String) {
         let word = |field: &str| {
             point.payload.get(field).map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned))
         };
         let group = self.group.as_deref().and_then(word).unwrap_or_else(|| point.id.to_string());
         let number = u32::from_le_bytes(blake3::hash(group.as_bytes()).as_bytes()[..4].try_into().expect("32 bytes"));
         let place = f64::from(number) / f64::from(u32::MAX);
-        match word(&self.split) {
+        let part = match word(&self.split) {
             Some(split) if split != "train" => Part::Judged,
             None if place < self.held_out => Part::Judged,
             // Another stretch of the same numbers, from the other end.
             _ if place > 1.0 - self.stop => Part::Stop,
             _ => Part::Train,
-        }
+        };
+        (part, group)
     }
 }
 

@@ -42,7 +42,21 @@ pub fn judge(network: &dyn Scorer, gathered: &Gathered, candidates: usize, seed:
     let languages: BTreeSet<&str> = texts.iter().map(|&text| gathered.languages[text].as_str()).collect();
     let weights = Weights::default();
 
-    let there = Reranking::ask(network, pairs, &base, Direction::TextToImage, &texts, &gathered.judged, candidates)?;
+    let ask = |direction, queries: &[usize], gallery: &[usize]| {
+        Reranking::ask(network, pairs, &base, direction, queries, gallery, candidates)
+    };
+    let there = match &gathered.judged_groups {
+        None => ask(Direction::TextToImage, &texts, &gathered.judged)?,
+        Some(groups) => {
+            let mut texts_of = vec![Vec::new(); pairs.images.n()];
+            texts.iter().for_each(|&text| texts_of[pairs.owner_of[text]].push(text));
+            let of = |group: &Vec<usize>| {
+                let texts: Vec<usize> = group.iter().flat_map(|&image| texts_of[image].iter().copied()).collect();
+                ask(Direction::TextToImage, &texts, group)
+            };
+            Reranking::of_all(groups.iter().map(of).collect::<Result<_, _>>()?)
+        }
+    };
     let mut judged = Vec::new();
     let mut add = |direction, language: &str, length, gain: Gain| {
         if gain.n_questions > 0 {
@@ -68,7 +82,7 @@ pub fn judge(network: &dyn Scorer, gathered: &Gathered, candidates: usize, seed:
             .collect();
         let described: BTreeSet<usize> = gallery.iter().map(|&text| pairs.owner_of[text]).collect();
         let images: Vec<usize> = described.into_iter().collect();
-        back.push(Reranking::ask(network, pairs, &base, Direction::ImageToText, &images, &gallery, candidates)?);
+        back.push(ask(Direction::ImageToText, &images, &gallery)?);
     }
     for (language, asked) in languages.iter().zip(&back) {
         add(Direction::ImageToText, language, Length::Single, asked.gain(&weights, N_FOLDS, seed));

@@ -13,7 +13,7 @@ pub use self::{
     judge::{Verdict, judge},
     serve::{Asker, Reranker, SharedScorer},
     state::{Judged, Length, Reads, State, Version, attachment, now_s},
-    train::{Report, Stage, Training, evaluate, train},
+    train::{Report, Stage, Training, evaluate, kinds_of, train},
 };
 
 #[derive(Debug, thiserror::Error)]
@@ -26,7 +26,7 @@ pub enum Error {
     #[error(
         "--kind {kind}: collection {collection:?} keeps no tokens beside {vector:?}; hint: --kind mlp or frevl reads vectors alone"
     )]
-    NoTokens { kind: &'static str, collection: String, vector: String },
+    NoTokens { kind: String, collection: String, vector: String },
     #[error("expected {expected}, received none{}", if *.n_left_out > 0 { format!(" ({} points with texts lack something of it)", .n_left_out) } else { String::new() })]
     NoPairs { expected: String, n_left_out: usize },
     #[error("collection {collection:?}: no model brings texts to the vector {vector:?}")]

@@ -12,7 +12,7 @@ use std::{
 use firn_index::{Collection, Point};
 use firn_model::{
     Device, FusionTokens,
-    fusion::{Items, Network, Scorer, Shape},
+    fusion::{Ensemble, Items, Scorer, Shape},
 };
 
 use super::{Error, Reads, Version, attachment, cache::Share};
@@ -42,7 +42,7 @@ impl Reranker {
         let unreadable = |detail: String| Error::Unreadable { what: name.clone(), detail };
         let bytes = collection.attachment(&name)?.ok_or_else(|| unreadable("it is not there".to_owned()))?;
         let network =
-            Network::of_bytes(&bytes, Path::new(&name), device).map_err(|error| unreadable(error.to_string()))?;
+            Ensemble::of_bytes(&bytes, Path::new(&name), device).map_err(|error| unreadable(error.to_string()))?;
         let (shape, scorer) = (*network.shape(), network.scorer()?.into());
         Ok(Reranker { version: version.clone(), scorer, shape, pair_ns: AtomicU64::new(0) })
     }

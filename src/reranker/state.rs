@@ -31,7 +31,9 @@ pub struct State {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Version {
     pub number: u32,
+    /// Such as "mlp+facet-fusion-1way"; so many networks of each kind are asked as one.
     pub kind: String,
+    pub members: u32,
     pub parameters: u64,
     pub seed: u64,
     pub steps: u64,

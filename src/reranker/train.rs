@@ -1,11 +1,15 @@
 //! From a collection's own pairs to a network that is kept with it: gather, learn, judge, keep. The same for the terminal and the server.
 
-use std::{collections::BTreeMap, ops::ControlFlow};
+use std::{
+    collections::BTreeMap,
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+};
 
 use firn_index::Collection;
 use firn_model::{
     Device,
-    fusion::{self, Checkpoint, Kind, Network, Plan, Progress},
+    fusion::{self, Checkpoint, Ensemble, Kind, MAX_MEMBERS, Plan, Progress},
 };
 
 use super::{Error, Gathered, Parting, Reads, Reranker, Verdict, Version, Wanted, judge, now_s};
@@ -14,7 +18,14 @@ use crate::{engine::Engine, query::Blend};
 /// What a network is to be, and what it learns from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Training {
+    /// Of the first network.
     pub plan: Plan,
+    /// Networks of each of these kinds learn in turn, and are asked as one.
+    pub kinds: Vec<Kind>,
+    /// So many of each kind, by other seeds.
+    pub n_members: usize,
+    /// Most steps of each; none for as many as are usual for its kind.
+    pub n_steps: Option<u64>,
     /// The named vector of images that texts are compared with.
     pub using: String,
     /// A named vector of images that is read too, though no text is compared with it.
@@ -31,21 +42,31 @@ pub enum Stage<'a> {
     /// So many texts of how many are embedded.
     Texts(usize, usize),
     Gathered(&'a Gathered),
-    /// So many steps are the most.
+    /// So many steps are the most; of several networks those of all before count as taken.
     Learning(&'a Progress, u64),
-    /// So many weights are learnt, the best after this step.
+    /// So many weights are learnt, the best of the first network after this step.
     Learnt(usize, u64),
+}
+
+/// Between the seeds of members, so that runs of neighbouring seeds share none.
+const SEED_STEP: u64 = 1_000_003;
+
+/// One over tokens costs ten times what one of an MLP does.
+fn usual_steps(kind: Kind) -> u64 {
+    if kind.reads_tokens() { 900 } else { 1800 }
 }
 
 /// Is told how far a run is, and may break it off.
 pub type Report<'a> = dyn FnMut(Stage) -> ControlFlow<()> + 'a;
 
 impl Training {
-    /// As many steps as are usual for the kind: one over tokens costs ten times what one of an MLP does.
-    pub fn new(kind: Kind, n_steps: Option<u64>, seed: u64) -> Training {
-        let usual = if kind.reads_tokens() { 900 } else { 1800 };
+    pub fn new(kinds: Vec<Kind>, n_steps: Option<u64>, seed: u64) -> Training {
+        let first = kinds.first().copied().unwrap_or(Kind::FacetFusionOneWay);
         Training {
-            plan: Plan::new(kind, n_steps.unwrap_or(usual), seed),
+            plan: Plan::new(first, n_steps.unwrap_or(usual_steps(first)), seed),
+            kinds,
+            n_members: 1,
+            n_steps,
             using: "image".to_owned(),
             extra: None,
             candidates: 50,
@@ -54,9 +75,29 @@ impl Training {
         }
     }
 
+    /// Of each network, in the order in which they learn.
+    fn plans(&self) -> Vec<Plan> {
+        let of = |member: usize, kind: Kind| {
+            let mut plan = self.plan.clone();
+            plan.kind = kind;
+            let usual = Plan::new(kind, self.n_steps.unwrap_or(usual_steps(kind)), 0).recipe;
+            (plan.recipe.n_steps, plan.recipe.n_warm_up) = (usual.n_steps, usual.n_warm_up);
+            plan.seed = plan.seed.wrapping_add(SEED_STEP.wrapping_mul(member as u64));
+            plan
+        };
+        (0..self.n_members).flat_map(|member| self.kinds.iter().map(move |&kind| of(member, kind))).collect()
+    }
+
+    /// Such as "mlp+facet-fusion-1way".
+    fn kind(&self) -> String {
+        self.kinds.iter().map(|kind| kind.name()).collect::<Vec<_>>().join("+")
+    }
+
     /// `Error::Setting` names what is out of range.
     pub fn check(&self) -> Result<(), Error> {
         let Training { plan, candidates, parting, .. } = self;
+        let n = self.kinds.len().saturating_mul(self.n_members);
+        within("members", self.n_members, (1..=MAX_MEMBERS).contains(&n), "1 to 32 networks in all")?;
         let shares = [
             ("joined", plan.joined),
             ("image-to-text", plan.image_to_text),
@@ -96,9 +137,9 @@ impl Training {
             let Some(name) = name else { continue };
             within(field, format!("{name:?}"), config.vectors.contains_key(name), &names())?;
         }
-        let tokens = self.plan.kind.reads_tokens();
+        let tokens = self.kinds.iter().any(|kind| kind.reads_tokens());
         if tokens && !config.tokens.contains_key(&self.using) {
-            let (kind, collection) = (self.plan.kind.name(), collection.name().to_owned());
+            let (kind, collection) = (self.kind(), collection.name().to_owned());
             return Err(Error::NoTokens { kind, collection, vector: self.using.clone() });
         }
         let model = config.model_of(&self.using).cloned();
@@ -109,9 +150,16 @@ impl Training {
 
 impl Parting {
     pub fn check(&self) -> Result<(), Error> {
+        let is_fit = !self.among_group || self.group.is_some();
+        within("among-group", "none", is_fit, "a --group to ask among")?;
         let held_out = self.held_out;
         within("held-out", held_out, held_out > 0.0 && held_out <= 0.5, "more than 0 and at most 0.5")
     }
+}
+
+/// Kinds with a plus between them.
+pub fn kinds_of(names: &str) -> Result<Vec<Kind>, String> {
+    names.split('+').map(|name| name.trim().parse()).collect()
 }
 
 fn within(field: &'static str, received: impl ToString, fits: bool, expected: &str) -> Result<(), Error> {
@@ -138,16 +186,7 @@ pub fn train(
     if report(Stage::Gathered(&gathered)).is_break() {
         return Ok(None);
     }
-    let options = fusion::Options {
-        plan,
-        pairs: &gathered.pairs,
-        train: &gathered.train,
-        held_out: &gathered.stop,
-        device,
-        checkpoint,
-    };
-    let learnt = fusion::train(&options, &mut |progress| report(Stage::Learning(progress, plan.recipe.n_steps)))?;
-    let Some((network, step)) = learnt else { return Ok(None) };
+    let Some((network, step)) = learn(&gathered, training, (device, checkpoint), report)? else { return Ok(None) };
     if report(Stage::Learnt(network.n_parameters(), step)).is_break() {
         return Ok(None);
     }
@@ -165,6 +204,54 @@ pub fn train(
         }
     })?;
     Ok(Some(state.newest().clone()))
+}
+
+/// The networks, and the step that the first of them was taken at. Each has a checkpoint of its own.
+fn learn(
+    gathered: &Gathered,
+    training: &Training,
+    (device, checkpoint): (Device, Option<Checkpoint>),
+    report: &mut Report,
+) -> Result<Option<(Ensemble, u64)>, Error> {
+    let plans = training.plans();
+    let total: u64 = plans.iter().map(|plan| plan.recipe.n_steps).sum();
+    let (mut networks, mut steps, mut before) = (Vec::new(), Vec::new(), 0);
+    for (at, plan) in plans.iter().enumerate() {
+        if checkpoint.and_then(|checkpoint| checkpoint.stop_after).is_some_and(|step| step <= before) {
+            return Ok(None);
+        }
+        let path = checkpoint.map(|checkpoint| member_path(checkpoint.path, at));
+        let checkpoint = checkpoint.zip(path.as_deref()).map(|(checkpoint, path)| Checkpoint {
+            path,
+            resume: path.exists(),
+            stop_after: checkpoint.stop_after.map(|step| step - before),
+            ..checkpoint
+        });
+        let (pairs, train, held_out) = (&gathered.pairs, &gathered.train, &gathered.stop);
+        let options = fusion::Options { plan, pairs, train, held_out, device, checkpoint };
+        let learnt = fusion::train(&options, &mut |progress| {
+            let progress = Progress { step: before + progress.step, ..progress.clone() };
+            report(Stage::Learning(&progress, total))
+        })?;
+        let Some((network, step)) = learnt else { return Ok(None) };
+        networks.push(network);
+        steps.push(step);
+        before += plan.recipe.n_steps;
+    }
+    let ensemble = Ensemble::new(networks).map_err(|detail| Error::Sizes { detail })?;
+    Ok(Some((ensemble, steps[0])))
+}
+
+/// The first network's is the one that is named.
+fn member_path(path: &Path, at: usize) -> PathBuf {
+    match at {
+        0 => path.to_owned(),
+        at => {
+            let mut name = path.as_os_str().to_owned();
+            name.push(format!(".{at}"));
+            name.into()
+        }
+    }
 }
 
 /// Judges a version anew, on the points that it has not learnt from as they are now; none if it was broken off before. `Error::UnknownVersion`.
@@ -199,7 +286,7 @@ fn blend_of(collection: &Collection, using: &str) -> Result<BTreeMap<String, f32
 }
 
 fn version(
-    network: &Network,
+    network: &Ensemble,
     step: u64,
     training: &Training,
     (reads, blend): (Reads, BTreeMap<String, f32>),
@@ -207,7 +294,8 @@ fn version(
 ) -> Version {
     Version {
         number: 0,
-        kind: network.kind().name().to_owned(),
+        kind: training.kind(),
+        members: training.n_members as u32,
         parameters: network.n_parameters() as u64,
         seed: training.plan.seed,
         steps: step,

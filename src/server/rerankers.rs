@@ -116,12 +116,17 @@ impl Rerankers {
 }
 
 fn training_in(request: TrainRerankerRequest) -> Result<Training, Problem> {
-    let TrainRerankerRequest { kind, using, extra, seed, steps, candidates, parting, recipe, activate, .. } = request;
-    let kind: Kind = match kind {
-        Some(kind) => kind.parse().map_err(|message: String| Problem::invalid("kind", "UNKNOWN_KIND", message))?,
-        None => Kind::FacetFusionOneWay,
+    let TrainRerankerRequest {
+        kind, members, using, extra, seed, steps, candidates, parting, recipe, activate, ..
+    } = request;
+    let kinds = match kind {
+        Some(names) => {
+            reranker::kinds_of(&names).map_err(|message| Problem::invalid("kind", "UNKNOWN_KIND", message))?
+        }
+        None => vec![Kind::FacetFusionOneWay],
     };
-    let mut training = Training::new(kind, steps, seed.unwrap_or(1));
+    let mut training = Training::new(kinds, steps, seed.unwrap_or(1));
+    set(&mut training.n_members, members.map(|n| n as usize));
     set(&mut training.using, using);
     set(&mut training.candidates, candidates.map(|n| n as usize));
     (training.extra, training.activate, training.parting) = (extra, activate, parting_in(parting));
@@ -132,10 +137,10 @@ fn training_in(request: TrainRerankerRequest) -> Result<Training, Problem> {
 
 fn parting_in(parting: Option<RerankerParting>) -> Parting {
     let mut said = Parting::default();
-    let RerankerParting { split_field, group_field, held_out } = parting.unwrap_or_default();
+    let RerankerParting { split_field, group_field, held_out, among_group } = parting.unwrap_or_default();
     set(&mut said.split, split_field);
     set(&mut said.held_out, held_out);
-    Parting { group: group_field, ..said }
+    Parting { group: group_field, among_group, ..said }
 }
 
 fn recipe_in(recipe: RerankerRecipe, training: &mut Training) {
@@ -182,6 +187,7 @@ fn description(version: &Version, active: Option<u32>) -> v1::RerankerDescriptio
     v1::RerankerDescription {
         version: version.number,
         kind: version.kind.clone(),
+        members: version.members,
         parameters: version.parameters,
         seed: version.seed,
         steps: version.steps,

@@ -10,7 +10,7 @@ use candle_core::Result;
 use rayon::prelude::*;
 
 use super::{
-    Items, Kind, Network, Scorer,
+    Items, Kind, Network, Scorer, looking,
     matrix::Matrix,
     network::{self, FIRST_SHARE, distinct},
 };
@@ -218,7 +218,7 @@ struct Looking {
 }
 
 impl Layer {
-    fn new(layer: &network::Layer, n_heads: usize) -> Result<Layer> {
+    fn new(layer: &looking::Layer, n_heads: usize) -> Result<Layer> {
         let image = layer.image.as_ref().map(|image| Looking::new(image, n_heads)).transpose()?;
         Ok(Layer { text: Looking::new(&layer.text, n_heads)?, image })
     }
@@ -246,17 +246,17 @@ impl Layer {
 }
 
 impl Looking {
-    fn new(looking: &network::Looking, n_heads: usize) -> Result<Looking> {
+    fn new(from: &looking::Looking, n_heads: usize) -> Result<Looking> {
         let share = FIRST_SHARE as f32;
-        let (own, other, mlp) = (looking.norm.numbers()?, looking.of_norm.numbers()?, looking.mlp_norm.numbers()?);
-        let value = Matrix::of(&looking.value)?.of_normed(&other);
-        let out = Matrix::of(&looking.out)?.times(share);
-        let attention = match &looking.null {
+        let (own, other, mlp) = (from.norm.numbers()?, from.of_norm.numbers()?, from.mlp_norm.numbers()?);
+        let value = Matrix::of(&from.value)?.of_normed(&other);
+        let out = Matrix::of(&from.out)?.times(share);
+        let attention = match &from.null {
             None => Attention::One(out.after(&value).dense()),
             Some(null) => {
                 let head_dim = null.elem_count() / n_heads;
-                let query = Matrix::of(&looking.query)?.of_normed(&own).times((head_dim as f32).powf(-0.5));
-                let key = Matrix::of(&looking.key)?.of_normed(&other);
+                let query = Matrix::of(&from.query)?.of_normed(&own).times((head_dim as f32).powf(-0.5));
+                let key = Matrix::of(&from.key)?.of_normed(&other);
                 Attention::Many {
                     query: query.dense(),
                     key_value: key.beside(value).dense(),
@@ -266,8 +266,8 @@ impl Looking {
                 }
             }
         };
-        let up = Matrix::of(&looking.up)?.of_normed(&mlp).dense();
-        Ok(Looking { attention, up, down: Matrix::of(&looking.down)?.times(share).dense() })
+        let up = Matrix::of(&from.up)?.of_normed(&mlp).dense();
+        Ok(Looking { attention, up, down: Matrix::of(&from.down)?.times(share).dense() })
     }
 
     /// Of the other side's standardised states: key and value of each, or what one alone gives.

@@ -1,17 +1,17 @@
 //! The networks. All take a text and an image by their vectors and tokens, and the cosine of the two; all give one number.
 
-use std::path::Path;
+use std::{collections::HashMap, path::Path};
 
 use candle_core::{D, DType, Device, Result, Tensor, Var};
 
-use super::{Items, Scorer, folded::Folded};
+use super::{Items, Scorer, folded::Folded, looking::Layer};
 use crate::{
     Error,
     learn::{
         layers::{Linear, Norm, Pass},
         ops,
         parameters::{Maker, Parameter},
-        tensors::{parse_tensors, serialize, weights},
+        tensors::weights,
     },
 };
 
@@ -155,13 +155,13 @@ pub(super) struct Parts<'a> {
 
 /// What the weights are the weights of.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
-struct About {
+pub(super) struct About {
     kind: Kind,
     shape: Shape,
     sizes: Sizes,
 }
 
-const KEY: &str = "firn.fusion";
+pub(super) const KEY: &str = "firn.fusion";
 
 /// Some items on the device, projected: rows of the tokens, the pooled vector's first. (items, 1 + tokens, dim)
 struct Projected(Tensor);
@@ -206,24 +206,28 @@ impl Network {
         &self.about.sizes
     }
 
-    /// As safetensors.
-    pub fn bytes(&self) -> crate::Result<Vec<u8>> {
-        let tensors: Vec<(String, Tensor)> =
-            self.parameters.iter().map(|p| (p.name.clone(), p.var.as_tensor().clone())).collect();
-        let about = serde_json::to_string(&self.about).expect("plain numbers and names");
-        serialize(&tensors, (KEY, &about)).map_err(|detail| Error::BadPairs { detail })
+    pub(super) fn about(&self) -> &About {
+        &self.about
     }
 
-    /// What `bytes` gave; every tensor of its shape and finite. `name` is what errors call it.
-    pub fn of_bytes(bytes: &[u8], name: &Path, device: crate::Device) -> crate::Result<Network> {
-        let device = &crate::device::open(device)?;
-        let (path, bad) = (name, |detail: String| Error::BadFile { file: name.to_owned(), detail });
-        let (about, tensors) = parse_tensors(bytes, name, KEY, device)?;
-        let About { kind, shape, sizes } = serde_json::from_str(&about).map_err(|e| bad(e.to_string()))?;
+    pub(super) fn tensors(&self) -> Vec<(String, Tensor)> {
+        self.parameters.iter().map(|p| (p.name.clone(), p.var.as_tensor().clone())).collect()
+    }
+
+    /// Takes the tensors whose names begin with `prefix`; every one of its shape and finite, or the file is to blame.
+    pub(super) fn of_tensors(
+        about: &About,
+        prefix: &str,
+        (tensors, file): (&HashMap<String, Tensor>, &Path),
+        device: &Device,
+    ) -> crate::Result<Network> {
+        let About { kind, shape, sizes } = about;
+        let bad = |detail: String| Error::BadFile { file: file.to_owned(), detail };
         sizes.check().and(shape.check()).map_err(bad)?;
-        let network = Network::new(kind, &shape, &sizes, 0, device)?;
+        let network = Network::new(*kind, shape, sizes, 0, device)?;
         for parameter in &network.parameters {
-            parameter.var.set(&weights(&tensors, &parameter.name, parameter.var.dims(), path)?)?;
+            let name = format!("{prefix}{}", parameter.name);
+            parameter.var.set(&weights(tensors, &name, parameter.var.dims(), file)?)?;
         }
         Ok(network)
     }
@@ -425,110 +429,6 @@ impl Extra {
         let set = |var: &Var, values: Vec<f32>| var.set(&Tensor::from_vec(values, items.extra_dim, var.device())?);
         set(&self.mean, means)?;
         set(&self.deviation, deviations)
-    }
-}
-
-/// One layer: the text looks at the image, and the image at the text.
-pub(super) struct Layer {
-    pub text: Looking,
-    pub image: Option<Looking>,
-}
-
-impl Layer {
-    fn new(make: &mut Maker, i: usize, kind: Kind, sizes: &Sizes) -> Result<Layer> {
-        let null = kind != Kind::Frevl;
-        let image = kind != Kind::FacetFusionOneWay;
-        let looking = |make: &mut Maker, who: &str| Looking::new(make, &format!("layers.{i}.{who}"), sizes, null);
-        let text = looking(make, "text")?;
-        Ok(Layer { text, image: image.then(|| looking(make, "image")).transpose()? })
-    }
-
-    fn image(&self) -> Result<&Looking> {
-        self.image.as_ref().ok_or_else(|| candle_core::Error::msg("a one-way network leaves images as they are"))
-    }
-}
-
-/// Cross-attention of one side to the other and an MLP, norms first.
-pub(super) struct Looking {
-    pub norm: Norm,
-    pub query: Linear,
-    pub of_norm: Norm,
-    pub key: Linear,
-    pub value: Linear,
-    pub out: Linear,
-    pub mlp_norm: Norm,
-    pub up: Linear,
-    pub down: Linear,
-    /// (dim): a key whose value is nothing.
-    pub null: Option<Var>,
-    pub n_heads: usize,
-}
-
-/// (items, heads, tokens, head dim) each.
-struct Keys {
-    key: Tensor,
-    value: Tensor,
-}
-
-impl Keys {
-    fn select(&self, at: &Tensor) -> Result<Keys> {
-        Ok(Keys { key: self.key.index_select(at, 0)?, value: self.value.index_select(at, 0)? })
-    }
-}
-
-impl Looking {
-    fn new(make: &mut Maker, name: &str, sizes: &Sizes, null: bool) -> Result<Looking> {
-        let Sizes { dim, n_heads, wide, .. } = *sizes;
-        let at = |part: &str| format!("{name}.{part}");
-        Ok(Looking {
-            norm: Norm::new(make, &at("ln_1"), dim)?,
-            query: Linear::new(make, &at("query"), [dim, dim])?,
-            of_norm: Norm::new(make, &at("ln_other"), dim)?,
-            key: Linear::new(make, &at("key"), [dim, dim])?,
-            value: Linear::new(make, &at("value"), [dim, dim])?,
-            out: Linear::new(make, &at("out"), [dim, dim])?,
-            mlp_norm: Norm::new(make, &at("ln_2"), dim)?,
-            up: Linear::new(make, &at("up"), [dim, wide])?,
-            down: Linear::new(make, &at("down"), [wide, dim])?,
-            null: null.then(|| make.normal(&at("null_key"), &[dim], 0.02)).transpose()?,
-            n_heads,
-        })
-    }
-
-    /// Of the other side's states (items, tokens, dim).
-    fn keys(&self, other: &Tensor, pass: &Pass) -> Result<Keys> {
-        let other = self.of_norm.forward(other)?;
-        let heads = |x: Tensor| self.heads(&x);
-        Ok(Keys { key: heads(self.key.forward(&other, pass)?)?, value: heads(self.value.forward(&other, pass)?)? })
-    }
-
-    /// (items, tokens, dim) to (items, heads, tokens, head dim)
-    fn heads(&self, x: &Tensor) -> Result<Tensor> {
-        let (n, length, dim) = x.dims3()?;
-        x.reshape((n, length, self.n_heads, dim / self.n_heads))?.transpose(1, 2)?.contiguous()
-    }
-
-    fn forward(&self, x: &Tensor, keys: &Keys, pass: &Pass) -> Result<Tensor> {
-        let (n, length, dim) = x.dims3()?;
-        let head_dim = dim / self.n_heads;
-        let query = self.heads(&self.query.forward(&self.norm.forward(x)?, pass)?)?;
-        let query = (query / (head_dim as f64).sqrt())?;
-        let scores = query.matmul(&keys.key.t()?)?; // (n, heads, length, others)
-        let n_others = scores.dim(D::Minus1)?;
-        let shares = match &self.null {
-            Some(null) => {
-                let null = null.reshape((1, self.n_heads, 1, head_dim))?;
-                let nothing = query.broadcast_mul(&null)?.sum_keepdim(D::Minus1)?;
-                ops::shares(&Tensor::cat(&[&scores, &nothing], D::Minus1)?)?
-                    .narrow(D::Minus1, 0, n_others)?
-                    .contiguous()?
-            }
-            None => ops::shares(&scores)?,
-        };
-        let mixed = shares.matmul(&keys.value)?.transpose(1, 2)?.reshape((n, length, dim))?;
-        let x = (x + pass.drop(&(self.out.forward(&mixed, pass)? * FIRST_SHARE)?)?)?;
-        let raised = ops::gelu(&self.up.forward(&self.mlp_norm.forward(&x)?, pass)?)?;
-        &x + pass.drop(&(self.down.forward(&raised, pass)? * FIRST_SHARE)?)?
     }
 }
 

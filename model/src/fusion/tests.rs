@@ -175,23 +175,34 @@ fn what_cannot_be_learnt_from_is_refused() {
 }
 
 #[test]
-fn a_network_is_read_as_it_was_written() {
+fn networks_are_read_as_they_were_written_and_asked_as_one() {
     let (pairs, name) = (world(8, 7), std::path::Path::new("reranker.1"));
     let asked: Vec<(usize, usize)> = (0..8).map(|at| (at, (at + 1) % 8)).collect();
+    let score = |scorer: &dyn Scorer| scorer.score(&pairs.images, &pairs.texts, &asked).unwrap();
+    let read = |written: &Ensemble| Ensemble::of_bytes(&written.bytes().unwrap(), name, crate::Device::Cpu);
+    let mut sums = vec![0.0; asked.len()];
     for kind in Kind::ALL {
-        let network = network(kind, &pairs);
-        let read = Network::of_bytes(&network.bytes().unwrap(), name, crate::Device::Cpu).unwrap();
-        assert_eq!((read.kind(), read.shape(), read.n_parameters()), (kind, network.shape(), network.n_parameters()));
-        let score = |network: &Network| network.score(&pairs.images, &pairs.texts, &asked).unwrap();
-        assert_eq!(score(&read), score(&network));
+        let alone = Ensemble::new(vec![network(kind, &pairs)]).unwrap();
+        let again = read(&alone).unwrap();
+        assert_eq!((again.shape(), again.n_parameters()), (alone.shape(), alone.n_parameters()));
+        let logits = score(again.scorer().unwrap().as_ref());
+        assert_eq!(logits, score(alone.scorer().unwrap().as_ref()));
+        sums.iter_mut().zip(logits).for_each(|(sum, logit)| *sum += logit);
     }
+    let all = Ensemble::new(Kind::ALL.map(|kind| network(kind, &pairs)).into()).unwrap();
+    let means = score(read(&all).unwrap().scorer().unwrap().as_ref());
+    assert!(means.iter().zip(&sums).all(|(mean, sum)| (mean - sum / 5.0).abs() < 1e-6));
+
+    let bytes = all.bytes().unwrap();
+    assert!(Ensemble::of_bytes(&bytes[..bytes.len() - 9], name, crate::Device::Cpu).is_err());
     let broken = network(Kind::Mlp, &pairs);
-    let whole = broken.bytes().unwrap();
-    assert!(Network::of_bytes(&whole[..whole.len() - 9], name, crate::Device::Cpu).is_err());
     let nan = Tensor::full(f32::NAN, broken.parameters[0].var.dims(), &Device::Cpu).unwrap();
     broken.parameters[0].var.set(&nan).unwrap();
-    let error = Network::of_bytes(&broken.bytes().unwrap(), name, crate::Device::Cpu).err().unwrap().to_string();
+    let error = read(&Ensemble::new(vec![broken]).unwrap()).err().unwrap().to_string();
     assert!(error.contains("reranker.1") && error.contains("image.vector.weight: expected finite numbers"), "{error}");
+    let other = network(Kind::Mlp, &Pairs { images: Items { dim: 3, ..Items::default() }, ..world(8, 7) });
+    assert!(Ensemble::new(vec![network(Kind::Mlp, &pairs), other]).is_err(), "networks of other sizes");
+    assert!(Ensemble::new(Vec::new()).is_err());
 }
 
 #[test]
@@ -218,7 +229,11 @@ fn a_run_that_was_stopped_goes_on_to_the_bit() {
     let (resumed, steps) = run(&plan, None, true).unwrap();
     assert_eq!(steps, [8, 9, 10, 11, 12]);
     let ((whole, at), (resumed, again)) = (whole.unwrap(), resumed.unwrap());
-    assert_eq!((whole.bytes().unwrap(), at), (resumed.bytes().unwrap(), again));
+    let bytes = |network: Network| Ensemble::new(vec![network]).unwrap().bytes().unwrap();
+    assert_eq!((bytes(whole), at), (bytes(resumed), again));
+    // One that has ended is as it ended.
+    let (ended, steps) = run(&plan, None, true).unwrap();
+    assert!(ended.is_some() && steps.is_empty());
     plan.seed = 4;
     let error = run(&plan, None, true).err().unwrap().to_string();
     assert!(error.contains("made with other settings"), "{error}");

@@ -163,7 +163,7 @@ pub fn train(
         let ends_here = checkpoint.is_some_and(|checkpoint| checkpoint.stop_after == Some(run.step));
         let is_stopped = (said.is_break() || ends_here) && !is_over(&run);
         if let Some(Checkpoint { path, every, .. }) = checkpoint
-            && (is_stopped || run.step.is_multiple_of(every.max(1)))
+            && (is_stopped || is_over(&run) || run.step.is_multiple_of(every.max(1)))
         {
             run.write(path, plan, &data)?;
         }

@@ -3,9 +3,7 @@
 use rand::{Rng, SeedableRng, seq::IndexedRandom};
 use rand_chacha::ChaCha8Rng;
 
-use super::{
-    Background, Colour, Group, Pattern, Place, Scene, Shape, Size, Style, Tone, caption, distance, roll_background,
-};
+use super::{Background, Colour, Group, Pattern, Place, Scene, Shape, Size, Tone, caption, distance, roll_background};
 
 /// Scenes of a family: every way to exchange the colours of its two groups, to take another count of the first, and to exchange
 /// their places.

@@ -24,9 +24,12 @@ use crate::{
 pub(super) struct FusionArgs {
     /// A collection, or an alias
     collection: String,
-    /// frevl, facet-fusion, facet-fusion-1way, mlp or maxsim
-    #[arg(long, default_value = "facet-fusion-1way")]
-    kind: Kind,
+    /// frevl, facet-fusion, facet-fusion-1way, mlp or maxsim; or several with a plus between them, which are asked as one
+    #[arg(long, default_value = "facet-fusion-1way", value_name = "KIND[+KIND]")]
+    kind: Kinds,
+    /// Networks of each kind, by other seeds, that are asked as one: better, and as many times dearer
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=32), value_name = "N")]
+    members: u64,
     /// The named vector of images that texts are compared with; its tokens are read if the kind reads any
     #[arg(long, default_value = "image", value_name = "NAME")]
     using: String,
@@ -39,7 +42,7 @@ pub(super) struct FusionArgs {
     /// Candidates of a question that it is judged with
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u64).range(2..=1000), value_name = "N")]
     candidates: u64,
-    /// Most steps; it ends earlier when nothing gets better
+    /// Most steps of each network [default: 900 over tokens, 1800 without]; it ends earlier when nothing gets better
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=10_000_000), value_name = "N")]
     steps: Option<u64>,
     /// Decides first weights, what is drawn, and the folds of the judgement
@@ -60,8 +63,19 @@ pub(super) struct FusionArgs {
     stop_after: Option<u64>,
 }
 
+#[derive(Clone, Debug)]
+struct Kinds(Vec<Kind>);
+
+impl std::str::FromStr for Kinds {
+    type Err = String;
+
+    fn from_str(names: &str) -> Result<Kinds, String> {
+        reranker::kinds_of(names).map(Kinds)
+    }
+}
+
 /// Who is learnt from, and who is judged on.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub struct PartingArgs {
     /// The field of the payload that says train, or anything else for points that are judged on
     #[arg(long, default_value = "split", value_name = "FIELD")]
@@ -72,12 +86,15 @@ pub struct PartingArgs {
     /// Share of groups that is judged on, where no split is said
     #[arg(long, default_value_t = 0.1, value_name = "SHARE")]
     held_out: f64,
+    /// Judge how a text finds its image among those of its own group alone, such as pictures that differ in one respect
+    #[arg(long, requires = "group")]
+    among_group: bool,
 }
 
 impl PartingArgs {
     pub fn parting(&self) -> Parting {
-        let PartingArgs { split, group, held_out } = self;
-        Parting { split: split.clone(), group: group.clone(), held_out: *held_out, ..Parting::default() }
+        let PartingArgs { split, group, held_out, among_group } = self.clone();
+        Parting { split, group, held_out, among_group, ..Parting::default() }
     }
 }
 
@@ -131,7 +148,8 @@ struct RecipeArgs {
 
 impl FusionArgs {
     fn training(&self) -> Result<Training, Usage> {
-        let mut training = Training::new(self.kind, self.steps, self.seed);
+        let mut training = Training::new(self.kind.0.clone(), self.steps, self.seed);
+        training.n_members = self.members as usize;
         (training.using, training.extra) = (self.using.clone(), self.extra.clone());
         (training.candidates, training.activate) = (self.candidates as usize, self.activate);
         training.parting = self.parting.parting();
@@ -160,7 +178,7 @@ pub(super) fn run(args: &FusionArgs, settings: &Settings) -> anyhow::Result<()> 
     let checkpoint = args.checkpoint.as_ref().map(|path| Checkpoint {
         path,
         every: args.checkpoint_every,
-        resume: path.exists(),
+        resume: true,
         stop_after: args.stop_after,
     });
     let mut show = Show::new();

@@ -1,0 +1,90 @@
+//! Several networks that are asked as one: each errs in its own way, and their mean errs less.
+
+use std::path::Path;
+
+use candle_core::Tensor;
+
+use super::{
+    Items, Network, Scorer, Shape,
+    network::{About, KEY},
+};
+use crate::{
+    Error, Result,
+    learn::tensors::{parse_tensors, serialize},
+};
+
+/// Most networks of one.
+pub const MAX_MEMBERS: usize = 32;
+
+/// One network, or several that look at the same pairs.
+pub struct Ensemble {
+    members: Vec<Network>,
+}
+
+impl Ensemble {
+    /// `Err` if there is none, too many, or one was made for other sizes.
+    pub fn new(members: Vec<Network>) -> std::result::Result<Ensemble, String> {
+        let fits = |network: &Network| network.shape() == members[0].shape();
+        match (1..=MAX_MEMBERS).contains(&members.len()) && members.iter().all(fits) {
+            true => Ok(Ensemble { members }),
+            false => Err(format!("expected 1 to {MAX_MEMBERS} networks of one shape, received {}", members.len())),
+        }
+    }
+
+    pub fn shape(&self) -> &Shape {
+        self.members[0].shape()
+    }
+
+    /// Numbers that are learnt, of all.
+    pub fn n_parameters(&self) -> usize {
+        self.members.iter().map(Network::n_parameters).sum()
+    }
+
+    /// As safetensors: the names of each network's tensors begin with its place.
+    pub fn bytes(&self) -> Result<Vec<u8>> {
+        let named = |(at, network): (usize, &Network)| {
+            let named = |(name, tensor)| (format!("{at}.{name}"), tensor);
+            network.tensors().into_iter().map(named).collect::<Vec<(String, Tensor)>>()
+        };
+        let tensors: Vec<(String, Tensor)> = self.members.iter().enumerate().flat_map(named).collect();
+        let about: Vec<&About> = self.members.iter().map(Network::about).collect();
+        let about = serde_json::to_string(&about).expect("plain numbers and names");
+        serialize(&tensors, (KEY, &about)).map_err(|detail| Error::BadPairs { detail })
+    }
+
+    /// What `bytes` gave; every tensor of its shape and finite. `name` is what errors call it.
+    pub fn of_bytes(bytes: &[u8], name: &Path, device: crate::Device) -> Result<Ensemble> {
+        let device = &crate::device::open(device)?;
+        let bad = |detail: String| Error::BadFile { file: name.to_owned(), detail };
+        let (about, tensors) = parse_tensors(bytes, name, KEY, device)?;
+        let about: Vec<About> = serde_json::from_str(&about).map_err(|e| bad(e.to_string()))?;
+        let open =
+            |(at, about): (usize, &About)| Network::of_tensors(about, &format!("{at}."), (&tensors, name), device);
+        let members = about.iter().take(MAX_MEMBERS).enumerate().map(open).collect::<Result<Vec<_>>>()?;
+        Ensemble::new(members).map_err(bad)
+    }
+
+    /// The fastest way to score with these weights, as they are now.
+    pub fn scorer(&self) -> Result<Box<dyn Scorer + Send + Sync>> {
+        match &self.members[..] {
+            [only] => only.scorer(),
+            members => Ok(Box::new(Mean(members.iter().map(Network::scorer).collect::<Result<_>>()?))),
+        }
+    }
+}
+
+/// Each pair's mean logit.
+struct Mean(Vec<Box<dyn Scorer + Send + Sync>>);
+
+impl Scorer for Mean {
+    fn score(&self, images: &Items, texts: &Items, pairs: &[(usize, usize)]) -> Result<Vec<f32>> {
+        let mut sums = vec![0.0; pairs.len()];
+        for member in &self.0 {
+            let logits = member.score(images, texts, pairs)?;
+            sums.iter_mut().zip(logits).for_each(|(sum, logit)| *sum += logit);
+        }
+        let share = 1.0 / self.0.len() as f32;
+        sums.iter_mut().for_each(|sum| *sum *= share);
+        Ok(sums)
+    }
+}
