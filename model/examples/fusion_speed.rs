@@ -1,0 +1,161 @@
+//! Scores one text against candidates as often as `benches/fusion_speed.py` asks: lines such as `frevl-64m 100` on stdin, times on
+//! stdout. It leaves in the folder each network's weights and inputs, and the logits of the last answer.
+
+use std::{
+    collections::BTreeMap,
+    error::Error,
+    fs,
+    io::{self, BufRead, Write},
+    ops::ControlFlow,
+    path::Path,
+    time::Instant,
+};
+
+use firn_model::{
+    Device,
+    fusion::{Ensemble, Items, Kind, Options, Pairs, Plan, Scorer, Sizes, train},
+};
+use half::f16;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde_json::json;
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+const N_CANDIDATES: usize = 1000;
+
+/// A network over vectors of `dim`, and tokens of `token_dim` if it reads any.
+struct Case {
+    name: &'static str,
+    kind: Kind,
+    sizes: Sizes,
+    dim: usize,
+    /// Of a text and of an image.
+    n_tokens: [usize; 2],
+    token_dim: usize,
+}
+
+const CASES: [Case; 4] = [
+    Case {
+        name: "1way-k7-m16",
+        kind: Kind::FacetFusionOneWay,
+        sizes: Sizes { dim: 128, n_layers: 2, n_heads: 4, wide: 256 },
+        dim: 512,
+        n_tokens: [7, 16],
+        token_dim: 512,
+    },
+    Case {
+        name: "2way-k7-m16",
+        kind: Kind::FacetFusion,
+        sizes: Sizes { dim: 128, n_layers: 2, n_heads: 4, wide: 256 },
+        dim: 512,
+        n_tokens: [7, 16],
+        token_dim: 512,
+    },
+    Case {
+        name: "mlp",
+        kind: Kind::Mlp,
+        sizes: Sizes { dim: 128, n_layers: 2, n_heads: 4, wide: 256 },
+        dim: 512,
+        n_tokens: [0, 0],
+        token_dim: 0,
+    },
+    Case {
+        name: "frevl-64m",
+        kind: Kind::Frevl,
+        sizes: Sizes { dim: 768, n_layers: 4, n_heads: 12, wide: 3072 },
+        dim: 512,
+        n_tokens: [0, 0],
+        token_dim: 0,
+    },
+];
+
+fn main() -> Outcome<()> {
+    let folder = std::env::args().nth(1).ok_or("usage: fusion_speed FOLDER (run benches/fusion_speed.py)")?;
+    let folder = Path::new(&folder);
+    let mut ready: BTreeMap<&str, (Pairs, Box<dyn Scorer + Send + Sync>)> = BTreeMap::new();
+    for case in &CASES {
+        let pairs = case.pairs();
+        let network = case.network()?;
+        eprintln!("{}: {} weights", case.name, network.n_parameters());
+        fs::write(folder.join(format!("{}.safetensors", case.name)), network.bytes()?)?;
+        for (side, items) in [("text", &pairs.texts), ("image", &pairs.images)] {
+            write(&folder.join(format!("{}.{side}.f32", case.name)), items.vectors.iter().copied())?;
+            let tokens = items.tokens.iter().map(|x| x.to_f32());
+            write(&folder.join(format!("{}.{side}_tokens.f32", case.name)), tokens)?;
+        }
+        ready.insert(case.name, (pairs, network.scorer()?));
+    }
+    println!("ready");
+    for line in io::stdin().lock().lines() {
+        let line = line?;
+        let (name, n) = line.split_once(' ').ok_or("expected a name and a number")?;
+        let (pairs, scorer) = &ready[name];
+        let asked: Vec<(usize, usize)> = (0..n.parse::<usize>()?).map(|image| (0, image)).collect();
+        let (cpu_s, wall) = (cpu_seconds(), Instant::now());
+        let logits = scorer.score(&pairs.images, &pairs.texts, &asked)?;
+        let taken =
+            json!({"cpu_ms": 1000.0 * (cpu_seconds() - cpu_s), "wall_ms": 1000.0 * wall.elapsed().as_secs_f64()});
+        write(&folder.join("logits.f32"), logits.into_iter())?;
+        println!("{taken}");
+        io::stdout().flush()?;
+    }
+    Ok(())
+}
+
+impl Case {
+    /// One text and the candidates, of random numbers.
+    fn pairs(&self) -> Pairs {
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let (images, texts) =
+            (self.items(N_CANDIDATES, self.n_tokens[1], &mut rng), self.items(1, self.n_tokens[0], &mut rng));
+        Pairs { images, texts, owner_of: vec![0], joined: vec![false] }
+    }
+
+    fn items(&self, n: usize, n_tokens: usize, rng: &mut ChaCha8Rng) -> Items {
+        let mut items = Items { dim: self.dim, n_tokens, token_dim: self.token_dim, ..Items::default() };
+        for _ in 0..n {
+            let vector: Vec<f32> = (0..self.dim).map(|_| rng.random_range(-1.0f32..1.0)).collect();
+            let length = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
+            items.vectors.extend(vector.iter().map(|x| x / length));
+            let tokens = (0..n_tokens * self.token_dim).map(|_| f16::from_f32(rng.random_range(-1.0f32..1.0)));
+            items.tokens.extend(tokens);
+        }
+        items
+    }
+
+    /// After one step on random pairs: speed does not depend on what is learnt.
+    fn network(&self) -> Outcome<Ensemble> {
+        let mut rng = ChaCha8Rng::seed_from_u64(2);
+        let (images, texts) =
+            (self.items(40, self.n_tokens[1], &mut rng), self.items(40, self.n_tokens[0], &mut rng));
+        let pairs = Pairs { images, texts, owner_of: (0..40).collect(), joined: vec![false; 40] };
+        let mut plan = Plan::new(self.kind, 1, 1);
+        (plan.sizes, plan.n_lists, plan.list_length) = (self.sizes, 2, 2);
+        let (learnt, held_out): (Vec<usize>, Vec<usize>) = ((0..30).collect(), (30..40).collect());
+        let options = Options {
+            plan: &plan,
+            pairs: &pairs,
+            train: &learnt,
+            held_out: &held_out,
+            device: Device::Cpu,
+            checkpoint: None,
+        };
+        let learnt = train(&options, &mut |_| ControlFlow::Continue(()))?;
+        Ok(Ensemble::new(vec![learnt.ok_or("the run was broken off")?.0])?)
+    }
+}
+
+fn write(path: &Path, numbers: impl Iterator<Item = f32>) -> io::Result<()> {
+    fs::write(path, numbers.flat_map(f32::to_le_bytes).collect::<Vec<u8>>())
+}
+
+/// Of all threads of this process, from the kernel's count in nanoseconds.
+fn cpu_seconds() -> f64 {
+    let tasks = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let of_task = |task: fs::DirEntry| -> Option<f64> {
+        let stat = fs::read_to_string(task.path().join("schedstat")).ok()?;
+        stat.split(' ').next()?.parse().ok()
+    };
+    tasks.filter_map(of_task).sum::<f64>() / 1e9
+}
