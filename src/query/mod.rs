@@ -5,11 +5,13 @@ mod blend;
 mod encode;
 mod error;
 mod fetch;
+mod given;
 mod maker;
 mod merge;
 mod request;
 mod rerank;
 mod retrieve;
+mod see;
 #[cfg(test)]
 mod tests;
 mod using;
@@ -18,6 +20,7 @@ use std::time::Instant;
 
 pub use blend::{Blend, Fitted};
 pub use error::Error;
+pub use given::{Given, Item, Score, Scored, score};
 pub use request::{Answer, Content, Hit, Limits, Named, OnFailure, Request, Rerank, Timings, Truncation, Which};
 
 use self::rerank::Order;

@@ -20,7 +20,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 use tonic::Code;
 
 /// Every call that is counted, by its path.
-const METHODS: [&str; 22] = [
+const METHODS: [&str; 23] = [
     "/firn.v1.Collections/Create",
     "/firn.v1.Collections/Get",
     "/firn.v1.Collections/List",
@@ -40,6 +40,7 @@ const METHODS: [&str; 22] = [
     "/firn.v1.Inference/Info",
     "/firn.v1.Inference/Embed",
     "/firn.v1.Inference/EmbedStream",
+    "/firn.v1.Inference/Rerank",
     "/firn.v1.Rerankers/List",
     "/firn.v1.Rerankers/Activate",
     "/firn.v1.Rerankers/Rollback",

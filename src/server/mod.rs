@@ -13,6 +13,7 @@ mod inference;
 mod limits;
 mod metrics;
 mod points;
+mod rerank;
 mod rerankers;
 pub mod settings;
 mod shared;

@@ -402,7 +402,12 @@ mod tests {
     #[test]
     fn every_reason_stands_in_the_protocol() {
         let protocol = include_str!("../../proto/firn/v1/common.proto");
-        let sources = [include_str!("status.rs"), include_str!("convert.rs"), include_str!("upsert_stream.rs")];
+        let sources = [
+            include_str!("status.rs"),
+            include_str!("convert.rs"),
+            include_str!("rerank.rs"),
+            include_str!("upsert_stream.rs"),
+        ];
         let is_reason = |word: &&str| word.len() > 5 && word.bytes().all(|b| b.is_ascii_uppercase() || b == b'_');
         let reasons = sources.iter().flat_map(|source| source.split('"')).filter(is_reason);
         let missing: Vec<&str> = reasons.filter(|reason| !protocol.contains(*reason)).collect();

@@ -7,10 +7,10 @@ use firn_proto::v1::{
     CreateCollectionRequest, DeleteCollectionRequest, DeleteRequest, DeleteResponse, EmbedInput, EmbedRequest,
     Embedding, GetCollectionRequest, GetRequest, Include, InfoRequest, InfoResponse, ListCollectionsRequest,
     ListRerankersRequest, Point, PointId, PointInput, QueryBatchRequest, QueryRequest, QueryResponse, QueryResult,
-    RerankerDescription, RollbackRerankerRequest, ScrollRequest, ScrollResponse, SetBlendRequest, SetPayloadRequest,
-    SetPayloadResponse, TokenGrid, UpdateAliasesRequest, UpsertRequest, UpsertResponse,
-    collections_client::CollectionsClient, inference_client::InferenceClient, points_client::PointsClient,
-    rerankers_client::RerankersClient,
+    RerankRequest, RerankResponse, RerankerDescription, RollbackRerankerRequest, ScrollRequest, ScrollResponse,
+    SetBlendRequest, SetPayloadRequest, SetPayloadResponse, TokenGrid, UpdateAliasesRequest, UpsertRequest,
+    UpsertResponse, collections_client::CollectionsClient, inference_client::InferenceClient,
+    points_client::PointsClient, rerankers_client::RerankersClient,
 };
 use tonic::{
     Request,
@@ -237,6 +237,11 @@ impl Client {
 
 /// Rerankers.
 impl Client {
+    /// How well given candidates belong to a text or an image, best first, without a search.
+    pub async fn rerank(&self, request: RerankRequest) -> Result<RerankResponse, Error> {
+        Ok(self.inference_service().rerank(self.request(request)).await?.into_inner())
+    }
+
     /// The networks of a collection, oldest first.
     pub async fn rerankers(&self, collection: &str) -> Result<Vec<RerankerDescription>, Error> {
         let request = ListRerankersRequest { collection_name: collection.to_owned() };
