@@ -6,7 +6,7 @@ use std::{
 };
 
 use firn_index::{CollectionConfig, Database, Embeds, HnswConfig, ModelRef, Side, TokenConfig, VectorConfig};
-use firn_ingest::makers::{IMAGE_VECTOR, Maker, TEXT_VECTOR, makers};
+use firn_ingest::makers::{IMAGE_VECTOR, Maker, TEXT_VECTOR, makers, vectors_of};
 use firn_model::{Device, Encoder, Grid, ModelInfo, TokenShape};
 
 use crate::reranker::Cache;
@@ -145,6 +145,14 @@ impl Engine {
         self.encoders.lock().expect("no holder of this lock panics").push(encoder.clone());
         Ok(encoder)
     }
+}
+
+/// The vectors of texts that lie in the space of a vector of images.
+pub fn texts_beside<'a>(config: &'a CollectionConfig, image: &str) -> Vec<&'a str> {
+    let space = |name: &str| Some((&config.model_of(name)?.hash, config.vectors.get(name)?.dim));
+    let mut texts = vectors_of(config, Side::Text);
+    texts.retain(|name| space(name).is_some() && space(name) == space(image));
+    texts
 }
 
 /// How a collection remembers a model: a folder by its full path, so that it is found from anywhere.

@@ -3,11 +3,19 @@
 mod common;
 mod serving;
 
+use std::collections::BTreeMap;
+
 use common::{Scratch, json};
+use firn::{
+    engine::{Engine, Loading},
+    query::{self, Given, Item},
+};
 use firn_client::{
     Client,
     v1::{EvaluateRerankerRequest, Job, JobState, RerankerParting, RerankerRecipe, TrainRerankerRequest},
 };
+use firn_index::{Database, Fields, Options, Point};
+use firn_model::{Device, fusion::Direction};
 use serving::Server;
 
 const N: usize = 120;
@@ -195,6 +203,34 @@ fn a_stopped_run_goes_on_and_what_cannot_be_learnt_is_refused() {
     check(&["nowhere"], 4, "no collection named \"nowhere\"");
     scratch.ok(&["collection", "create", "empty"]);
     check(&["empty", "--kind", "mlp"], 2, "expected points with texts");
+}
+
+#[test]
+fn what_no_model_makes_is_brought_or_refused() {
+    let scratch = scratch();
+    scratch.ok(&[&["train", "fusion", "c", "--kind", "mlp", "--extra", "raw"], &SMALL[..]].concat());
+    let ridge = firn_model::load(scratch.path().join("ridge").to_str().unwrap(), Device::Cpu).unwrap();
+    let db = Database::open(&scratch.path().join("firn-data"), Options::default()).unwrap();
+    let engine = Engine::new(db, vec![ridge], Loading::Fixed);
+    let fields = Fields { vectors: true, ..Fields::default() };
+    let points = engine.db().collection("c").unwrap().reader().scroll(0, 20, fields).unwrap().points;
+    let score = |candidates: Vec<Item>| {
+        let (collection, asker) = ("c".to_owned(), Item::Text("a dog and a ball".to_owned()));
+        let direction = Direction::TextToImage;
+        query::score(&engine, &Given { collection, direction, asker, candidates, version: Some(1) })
+    };
+    let brought = |names: &[&str]| {
+        let of = |point: &Point| names.iter().map(|&name| (name.to_owned(), point.vectors[name].clone())).collect();
+        points.iter().map(|point| Item::Vectors(BTreeMap::into(of(point)))).collect()
+    };
+    let stored = score(points.iter().map(|point| Item::Id(point.id.clone())).collect()).unwrap();
+    assert_eq!(stored.scores, score(brought(&["image", "raw"])).unwrap().scores);
+    let refused = |candidates, expected: &str| {
+        let error = score(candidates).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    };
+    refused(brought(&["image"]), "candidates[0]: expected a vector \"raw\", which the network reads");
+    refused(vec![Item::Image(vec![1])], "no model makes the vector \"raw\" of an image");
 }
 
 #[tokio::test]

@@ -158,6 +158,12 @@ impl CollectionConfig {
         check::tokens(self, of, tokens)
     }
 
+    /// A vector of that name scaled to unit length, as it would be stored: `Error::UnknownVector`, `Error::WrongDimension`,
+    /// `Error::NotFinite`, `Error::ZeroVector`.
+    pub fn to_unit(&self, name: &str, numbers: &[f32]) -> Result<Vec<f32>> {
+        check::vector(self, name, numbers)
+    }
+
     /// The model in whose space the vectors of that name are: its own, else the collection's.
     pub fn model_of(&self, vector: &str) -> Option<&ModelRef> {
         let own = self.vectors.get(vector).and_then(|vector| vector.embeds.as_ref());

@@ -127,8 +127,7 @@ impl Case {
     /// After one step on random pairs: speed does not depend on what is learnt.
     fn network(&self) -> Outcome<Ensemble> {
         let mut rng = ChaCha8Rng::seed_from_u64(2);
-        let (images, texts) =
-            (self.items(40, self.n_tokens[1], &mut rng), self.items(40, self.n_tokens[0], &mut rng));
+        let (images, texts) = (self.items(40, self.n_tokens[1], &mut rng), self.items(40, self.n_tokens[0], &mut rng));
         let pairs = Pairs { images, texts, owner_of: (0..40).collect(), joined: vec![false; 40] };
         let mut plan = Plan::new(self.kind, 1, 1);
         (plan.sizes, plan.n_lists, plan.list_length) = (self.sizes, 2, 2);

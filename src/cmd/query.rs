@@ -1,6 +1,9 @@
 //! `firn query`: asks a collection, in the local data directory or at a server.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use firn_index::{Fields, PointId, Text};
 
@@ -154,8 +157,9 @@ fn content(args: &QueryArgs) -> anyhow::Result<Content> {
         return Ok(Content::Id(point_id(id)));
     }
     if let Some(path) = &given.vectors {
-        let vectors = serde_json::from_slice(&read(path)?);
-        return Ok(Content::Vectors(vectors.map_err(|error| Usage(format!("{}: {error}", path.display())))?));
+        let vectors = serde_json::from_slice::<BTreeMap<String, Vec<f32>>>(&read(path)?);
+        let vectors = vectors.map_err(|error| Usage(format!("{}: {error}", path.display())))?;
+        return Ok(Content::Vectors(vectors.into()));
     }
     let path = given.vector.as_ref().expect("clap asks for one of the five");
     let vector = super::vector_file::parse(&read(path)?);

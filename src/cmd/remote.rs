@@ -191,7 +191,8 @@ fn query_request(request: &Request) -> v1::QueryRequest {
         Content::Id(PointId::Num(num)) => firn_client::stored(firn_client::id(*num)),
         Content::Id(PointId::Text(text)) => firn_client::stored(firn_client::id(text.clone())),
         Content::Vector(vector) => firn_client::vector(vector),
-        Content::Vectors(vectors) => firn_client::vectors(vectors),
+        // At the terminal nobody brings tokens.
+        Content::Vectors(named) => firn_client::vectors(&named.vectors),
     };
     // What does not fit in 32 bits is over the server's limit, and it says so.
     let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);

@@ -1,15 +1,15 @@
 //! First stage: whatever is looked for becomes a vector for each named vector that is searched.
 
-use std::collections::BTreeMap;
+use firn_index::{Collection, CollectionConfig, PointId, Reader, Row, Tokens};
+use firn_model::{Encoder, FusionTokens, Keep, picture};
 
-use firn_index::{Collection, CollectionConfig, PointId, Reader, Row};
-use firn_model::{Encoder, FusionTokens, Grid, Keep, picture};
-
-use super::{Content, Error, Request, Truncation, using::Using};
-use crate::{
-    engine::Engine,
-    reranker::{Asker, Reads},
+use super::{
+    Content, Error, Named, Request, Truncation,
+    asker::{Asker, asker},
+    rerank::Ranker,
+    using::Using,
 };
+use crate::engine::Engine;
 
 /// A question as vectors.
 pub struct Query {
@@ -21,7 +21,7 @@ pub struct Query {
     /// The point that asks, which is not an answer.
     pub itself: Option<Row>,
     pub truncation: Option<Truncation>,
-    /// What the network that re-ranks reads of the question, if there is one.
+    /// What the network that re-ranks reads of it, if there is one.
     pub asker: Option<Asker>,
 }
 
@@ -38,20 +38,17 @@ pub fn query(
     collection: &Collection,
     reader: &Reader,
     request: &Request,
-    (using, reads): (&Using, Option<&Reads>),
+    (using, ranker): (&Using, Option<&Ranker>),
 ) -> Result<Query, Error> {
     let mut embeds = Embeds { engine, collection, done: Vec::new() };
     // First, so that the vector that is searched comes of the same pass.
-    let asker = match (reads, &request.content) {
-        (Some(reads), Content::Text(text)) => Some(embeds.asker(reads, &text.text)?),
-        _ => None,
-    };
+    let asker = ranker.map(|ranker| asker(&mut embeds, reader, &request.content, (using, ranker))).transpose()?;
     let mut vector = |name: &str| match &request.content {
         Content::Vector(vector) => Ok(Some(vector.clone())),
-        Content::Vectors(vectors) => named(vectors, name).map(Some),
+        Content::Vectors(given) => named(given, name).map(Some),
         Content::Id(id) => stored(collection.config(), reader, id, name),
-        Content::Text(text) => embeds.once(name, |encoder| by_text(encoder, &text.text, Keep::Nothing)).map(Some),
-        Content::Image(bytes) => embeds.once(name, |encoder| by_image(encoder, bytes)).map(Some),
+        Content::Text(text) => embeds.vector(name, |encoder| by_text(encoder, &text.text, Keep::Nothing)),
+        Content::Image(bytes) => embeds.vector(name, |encoder| by_image(encoder, bytes, Keep::Nothing)),
     };
     let (mut parts, mut fault) = (Vec::with_capacity(using.weights.len()), None);
     for (name, weight) in &using.weights {
@@ -74,52 +71,49 @@ pub fn query(
 }
 
 /// The vectors of a collection's blend are not the asker's choice: one that the content cannot be compared with finds nothing.
-fn says_nothing(error: &Error) -> bool {
+pub(super) fn says_nothing(error: &Error) -> bool {
     use firn_model::Error::{NoImageSide, NoTextSide};
     matches!(error, Error::NotGiven { .. } | Error::Model(NoImageSide { .. } | NoTextSide { .. }))
 }
 
 #[derive(Clone)]
-struct Embedded {
-    vector: Vec<f32>,
+pub(super) struct Embedded {
+    pub vector: Vec<f32>,
+    pub tokens: Option<Tokens>,
     truncation: Option<Truncation>,
-    tokens: Option<FusionTokens>,
 }
 
 /// One content in the spaces of several models, through each network once.
-struct Embeds<'a> {
-    engine: &'a Engine,
-    collection: &'a Collection,
+pub(super) struct Embeds<'a> {
+    pub engine: &'a Engine,
+    pub collection: &'a Collection,
     /// By the model's hash.
     done: Vec<(String, Embedded)>,
 }
 
 impl Embeds<'_> {
-    fn once(
+    fn vector(
         &mut self,
         using: &str,
         embed: impl FnOnce(&dyn Encoder) -> Result<Embedded, Error>,
-    ) -> Result<Vec<f32>, Error> {
+    ) -> Result<Option<Vec<f32>>, Error> {
+        Ok(Some(self.once(using, embed)?.vector))
+    }
+
+    pub fn once(
+        &mut self,
+        using: &str,
+        embed: impl FnOnce(&dyn Encoder) -> Result<Embedded, Error>,
+    ) -> Result<Embedded, Error> {
         let encoder = self.engine.encoder_for(self.collection.config(), using)?;
         let encoder = encoder.ok_or_else(|| Error::NoModel { collection: self.collection.name().to_owned() })?;
         let hash = &encoder.info().hash;
         if let Some((_, embedded)) = self.done.iter().find(|(done, _)| done == hash) {
-            return Ok(embedded.vector.clone());
+            return Ok(embedded.clone());
         }
         let embedded = embed(encoder.as_ref())?;
         self.done.push((hash.clone(), embedded.clone()));
-        Ok(embedded.vector)
-    }
-
-    fn asker(&mut self, reads: &Reads, text: &str) -> Result<Asker, Error> {
-        let keep = if reads.tokens { Keep::Tokens(Grid::Four) } else { Keep::Nothing };
-        let mut tokens = None;
-        let vector = self.once(&reads.image, |encoder| {
-            let embedded = by_text(encoder, text, keep)?;
-            tokens = embedded.tokens.clone();
-            Ok(embedded)
-        })?;
-        Ok(Asker { vector, tokens })
+        Ok(embedded)
     }
 
     /// Of the model that read least.
@@ -128,22 +122,29 @@ impl Embeds<'_> {
     }
 }
 
-fn by_text(encoder: &dyn Encoder, text: &str, keep: Keep) -> Result<Embedded, Error> {
+pub(super) fn by_text(encoder: &dyn Encoder, text: &str, keep: Keep) -> Result<Embedded, Error> {
     let embedded = encoder.embed_texts(&[text], keep)?;
     let embedded = embedded.into_iter().next().expect("one text gives one embedding");
     let cut = Truncation { tokens_used: embedded.tokens_used, tokens_cut: embedded.tokens_cut };
     let truncation = (cut.tokens_cut > 0).then_some(cut);
-    Ok(Embedded { vector: embedded.embedding, truncation, tokens: embedded.fusion_tokens })
+    Ok(Embedded { vector: embedded.embedding, truncation, tokens: embedded.fusion_tokens.map(kept) })
 }
 
-fn by_image(encoder: &dyn Encoder, bytes: &[u8]) -> Result<Embedded, Error> {
+pub(super) fn by_image(encoder: &dyn Encoder, bytes: &[u8], keep: Keep) -> Result<Embedded, Error> {
     let pixels = encoder.preprocess(&picture::decode(bytes)?.rgb)?;
-    let embedded = encoder.embed_images(&[pixels], Keep::Nothing)?;
+    let embedded = encoder.embed_images(&[pixels], keep)?;
     let embedded = embedded.into_iter().next().expect("one image gives one embedding");
-    Ok(Embedded { vector: embedded.embedding, truncation: None, tokens: None })
+    Ok(Embedded { vector: embedded.embedding, truncation: None, tokens: embedded.fusion_tokens.map(kept) })
 }
 
-fn named(vectors: &BTreeMap<String, Vec<f32>>, using: &str) -> Result<Vec<f32>, Error> {
+/// Tokens as they are kept.
+pub(super) fn kept(tokens: FusionTokens) -> Tokens {
+    let FusionTokens { n, dim, values } = tokens;
+    Tokens { n, dim, values }
+}
+
+fn named(given: &Named, using: &str) -> Result<Vec<f32>, Error> {
+    let vectors = &given.vectors;
     let given = || vectors.keys().cloned().collect();
     vectors.get(using).cloned().ok_or_else(|| Error::NotGiven { using: using.to_owned(), given: given() })
 }

@@ -1,13 +1,17 @@
 //! The way of a question: content in, hits out, one file per stage.
 
+mod asker;
 mod blend;
 mod encode;
 mod error;
 mod fetch;
+mod given;
+mod maker;
 mod merge;
 mod request;
 mod rerank;
 mod retrieve;
+mod see;
 #[cfg(test)]
 mod tests;
 mod using;
@@ -16,7 +20,8 @@ use std::time::Instant;
 
 pub use blend::{Blend, Fitted};
 pub use error::Error;
-pub use request::{Answer, Content, Hit, Limits, OnFailure, Request, Rerank, Timings, Truncation, Which};
+pub use given::{Given, Item, Score, Scored, score};
+pub use request::{Answer, Content, Hit, Limits, Named, OnFailure, Request, Rerank, Timings, Truncation, Which};
 
 use self::rerank::Order;
 use crate::engine::Engine;
@@ -32,7 +37,7 @@ pub fn run(engine: &Engine, request: &Request) -> Result<Answer, Error> {
     let using = using::of(&collection, &reader, request)?;
     let network = rerank::network(engine, &collection, &using, request)?;
     let plan = network.widen(plan);
-    let query = encode::query(engine, &collection, &reader, request, (&using, network.reads()))?;
+    let query = encode::query(engine, &collection, &reader, request, (&using, network.ranker()))?;
     let encode_us = clock.lap_us();
     let lists = retrieve::candidates(&reader, &query, &plan)?;
     let retrieve_us = clock.lap_us();

@@ -31,7 +31,20 @@ pub enum Content {
     Id(PointId),
     Vector(Vec<f32>),
     /// By the names of the vectors that are searched.
-    Vectors(BTreeMap<String, Vec<f32>>),
+    Vectors(Named),
+}
+
+/// Vectors by name, of any length but zero, and tokens by the name of the vector they go with.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Named {
+    pub vectors: BTreeMap<String, Vec<f32>>,
+    pub tokens: BTreeMap<String, Tokens>,
+}
+
+impl From<BTreeMap<String, Vec<f32>>> for Named {
+    fn from(vectors: BTreeMap<String, Vec<f32>>) -> Named {
+        Named { vectors, tokens: BTreeMap::new() }
+    }
 }
 
 /// A question.

@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use firn_index::{Collection, Fields, Reader, Row};
+use firn_index::{Collection, CollectionConfig, Fields, Reader, Row, Side};
+use firn_model::fusion::{Direction, Items};
 
 use super::{
     Content, Error, OnFailure, Request, Which,
@@ -13,8 +14,8 @@ use super::{
     using::Using,
 };
 use crate::{
-    engine::Engine,
-    reranker::{self, Reads, Reranker},
+    engine::{Engine, texts_beside},
+    reranker::{self, Reads, Reranker, Version},
 };
 
 /// A row with what it is sorted by.
@@ -35,22 +36,29 @@ pub struct Fusion {
 /// What re-ranks a question, or why nothing does.
 pub enum Network {
     None(Option<String>),
-    Of { reranker: Arc<Reranker>, candidates: usize },
+    Of(Box<Ranker>),
+}
+
+/// A network, and what it looks at.
+pub struct Ranker {
+    pub reranker: Arc<Reranker>,
+    pub direction: Direction,
+    /// What it reads of each candidate.
+    pub reads: Reads,
+    candidates: usize,
 }
 
 impl Network {
     /// So many candidates as it was judged with, or as the request says.
     pub fn widen(&self, plan: Plan) -> Plan {
-        match self {
-            Network::None(_) => plan,
-            Network::Of { candidates, .. } => Plan { candidates: plan.candidates.max(*candidates), ..plan },
-        }
+        let candidates = self.ranker().map_or(0, |ranker| ranker.candidates);
+        Plan { candidates: plan.candidates.max(candidates), ..plan }
     }
 
-    pub fn reads(&self) -> Option<&Reads> {
+    pub fn ranker(&self) -> Option<&Ranker> {
         match self {
             Network::None(_) => None,
-            Network::Of { reranker, .. } => Some(&reranker.version.reads),
+            Network::Of(ranker) => Some(ranker),
         }
     }
 }
@@ -79,10 +87,17 @@ impl Order {
 /// `Error::NotReranked` if the request wants that.
 pub fn network(engine: &Engine, collection: &Collection, using: &Using, request: &Request) -> Result<Network, Error> {
     let asked = &request.rerank;
+    let cache = engine.rerankers();
     let found = match asked.which {
+        // Nothing is opened for what is never re-ranked.
+        Which::Active if matches!(request.content, Content::Vector(_)) => match cache.is_any_active(collection) {
+            Ok(true) => return skipped(request, LONE_VECTOR.to_owned()).map(Network::None),
+            Ok(false) => Ok(None),
+            Err(error) => Err(error),
+        },
         Which::None => return Ok(Network::None(None)),
-        Which::Active => engine.rerankers().active(collection),
-        Which::Version(number) => engine.rerankers().version(collection, number).map(Some),
+        Which::Active => cache.active(collection),
+        Which::Version(number) => cache.version(collection, number).map(Some),
     };
     let reranker = match found {
         Ok(None) => return Ok(Network::None(None)),
@@ -93,35 +108,70 @@ pub fn network(engine: &Engine, collection: &Collection, using: &Using, request:
         }
         Err(error) => return skipped(request, error.to_string()).map(Network::None),
     };
-    if let Some(reason) = unfit(&reranker, collection, using, request) {
-        return skipped(request, reason).map(Network::None);
+    match fit(&reranker, collection.config(), using, request) {
+        Ok((direction, reads)) => {
+            let candidates = asked.candidates.unwrap_or(reranker.version.candidates);
+            Ok(Network::Of(Box::new(Ranker { reranker, direction, reads, candidates })))
+        }
+        Err(reason) => skipped(request, reason).map(Network::None),
     }
-    let candidates = asked.candidates.unwrap_or(reranker.version.candidates);
-    Ok(Network::Of { reranker, candidates })
 }
 
-/// Why a network cannot re-rank the candidates of a question.
-fn unfit(reranker: &Reranker, collection: &Collection, using: &Using, request: &Request) -> Option<String> {
-    let version = &reranker.version;
-    if !matches!(request.content, Content::Text(_)) {
-        return Some("it re-ranks images that a text looks for".to_owned());
-    }
-    let model = collection.config().model_of(&version.reads.image);
-    if model.is_none_or(|model| model.hash != version.reads.model.hash) {
-        return Some(format!("it was made for the model {}", version.reads.model.name));
-    }
-    if request.rerank.which != Which::Active {
-        return None;
-    }
-    let total: f32 = version.blend.values().sum();
-    let is_judged = |(name, weight): &(String, f32)| {
-        version.blend.get(name).is_some_and(|judged| (judged / total - weight / using.weight() as f32).abs() < 1e-3)
+const LONE_VECTOR: &str = "a vector alone does not say whether a text or an image asks";
+
+/// Who looks for whom and what is read of the candidates, or why the network cannot re-rank them.
+fn fit(
+    reranker: &Reranker,
+    config: &CollectionConfig,
+    using: &Using,
+    request: &Request,
+) -> Result<(Direction, Reads), String> {
+    let (direction, reads) = match &request.content {
+        Content::Text(_) => (Direction::TextToImage, reranker.version.reads.clone()),
+        Content::Vector(_) => return Err(LONE_VECTOR.to_owned()),
+        Content::Image(_) | Content::Id(_) | Content::Vectors(_) => {
+            (Direction::ImageToText, of_texts(reranker, config, using)?)
+        }
     };
-    let is_same = using.weights.len() == version.blend.len() && using.weights.iter().all(is_judged);
-    (!is_same).then(|| {
-        let names: Vec<String> = version.blend.iter().map(|(name, weight)| format!("{name}={weight}")).collect();
-        format!("it was judged on candidates by {}", names.join(","))
-    })
+    if !reranker.is_for(config) {
+        return Err(format!("it was made for the model {}", reranker.version.reads.model.name));
+    }
+    if request.rerank.which == Which::Active && !is_judged(&reranker.version, config, using, direction) {
+        let names: Vec<String> =
+            reranker.version.blend.iter().map(|(name, weight)| format!("{name}={weight}")).collect();
+        return Err(format!("it was judged on candidates by {}", names.join(",")));
+    }
+    Ok((direction, reads))
+}
+
+/// What is read of the texts that an image looks for: the first vector that is searched and lies where the images do.
+fn of_texts(reranker: &Reranker, config: &CollectionConfig, using: &Using) -> Result<Reads, String> {
+    let texts = texts_beside(config, &reranker.version.reads.image);
+    let Some((name, _)) = using.weights.iter().find(|(name, _)| texts.contains(&name.as_str())) else {
+        return Err("it re-ranks images that a text looks for, and texts that an image looks for".to_owned());
+    };
+    let reads = reranker.reads(Side::Text, name);
+    if reads.tokens && !config.tokens.contains_key(name) {
+        return Err(format!("it reads tokens of texts, and the collection keeps none beside {name:?}"));
+    }
+    Ok(reads)
+}
+
+/// Whether the first order is the one it was judged with. An image looks for texts by the vectors that lie where those of the blend do.
+fn is_judged(version: &Version, config: &CollectionConfig, using: &Using, direction: Direction) -> bool {
+    let total: f32 = version.blend.values().sum();
+    let stands_for = |judged: &str, name: &str| match direction {
+        Direction::TextToImage => judged == name,
+        Direction::ImageToText => texts_beside(config, judged).contains(&name),
+    };
+    let is_alike = |(judged, of): (&String, &f32), (name, weight): &(String, f32)| {
+        stands_for(judged, name) && (of / total - weight / using.weight() as f32).abs() < 1e-3
+    };
+    let is_searched = |judged| using.weights.iter().any(|name| is_alike(judged, name));
+    let is_of_blend = |name| version.blend.iter().any(|judged| is_alike(judged, name));
+    using.weights.len() == version.blend.len()
+        && version.blend.iter().all(is_searched)
+        && using.weights.iter().all(is_of_blend)
 }
 
 /// `Error::NotReranked`, or the reason for the reply.
@@ -145,14 +195,14 @@ pub fn order(
         let plain = |merged: Merged| Ranked { score: merged.candidate.score, merged, fusion: None };
         Order { ranked: merged.into_iter().map(plain).collect(), min_relevance, reranker: None, skipped }
     };
-    let reranker = match network {
+    let ranker = match network {
         Network::None(reason) => return Ok(by_cosine(merged, reason.clone())),
-        Network::Of { reranker, .. } => reranker,
+        Network::Of(ranker) => ranker,
     };
-    match logits(reader, query, &merged, reranker, request) {
+    match logits(reader, query, &merged, ranker, request) {
         Ok(logits) => {
-            let ranked = by_network(reranker, merged, logits);
-            Ok(Order { ranked, min_relevance, reranker: Some(reranker.version.number), skipped: None })
+            let ranked = by_network(ranker, merged, logits);
+            Ok(Order { ranked, min_relevance, reranker: Some(ranker.reranker.version.number), skipped: None })
         }
         Err(reason) => Ok(by_cosine(merged, skipped(request, reason)?)),
     }
@@ -162,7 +212,7 @@ fn logits(
     reader: &Reader,
     query: &Query,
     merged: &[Merged],
-    reranker: &Reranker,
+    Ranker { reranker, direction, reads, .. }: &Ranker,
     request: &Request,
 ) -> Result<Vec<f32>, String> {
     let estimate = reranker.estimate(merged.len());
@@ -171,22 +221,27 @@ fn logits(
     {
         return Err(format!("it takes about {estimate:.1?}, and {left:.1?} are left until the deadline"));
     }
-    let asker = query.asker.as_ref().ok_or("there is no text that asks")?;
+    let asker = query.asker.as_ref().ok_or("nobody asks whom it reads")?.as_ref().map_err(String::clone)?;
     let rows: Vec<Row> = merged.iter().map(|merged| merged.candidate.row).collect();
-    let fields = Fields { vectors: true, tokens: reranker.version.reads.tokens, ..Fields::default() };
-    let points = reader.fetch(&rows, fields).map_err(|error| error.to_string())?;
+    let fields = Fields { vectors: true, tokens: reads.tokens, ..Fields::default() };
+    let mut points = reader.fetch(&rows, fields).map_err(|error| error.to_string())?;
     if points.len() != rows.len() {
         return Err("a candidate is gone".to_owned());
     }
-    reranker.logits(asker, points).map_err(|error| error.to_string())
+    let mut candidates = Items::default();
+    for point in &mut points {
+        let read = reads.add(point, &mut candidates);
+        read.map_err(|what| reranker::Error::Lacking { id: point.id.clone(), what }.to_string())?;
+    }
+    reranker.logits(*direction, asker, &candidates).map_err(|error| error.to_string())
 }
 
 /// Ties keep the order of retrieval.
-fn by_network(reranker: &Reranker, merged: Vec<Merged>, logits: Vec<f32>) -> Vec<Ranked> {
-    let weight = reranker.version.weights[0];
+fn by_network(Ranker { reranker, direction, .. }: &Ranker, merged: Vec<Merged>, logits: Vec<f32>) -> Vec<Ranked> {
+    let version = &reranker.version;
     let scored = |(merged, logit): (Merged, f32)| {
-        let score = merged.candidate.score + weight * logit;
-        let relevance = reranker.version.calibration.as_ref().map(|calibration| calibration.relevance(score));
+        let score = merged.candidate.score + version.weight(*direction) * logit;
+        let relevance = version.relevance(*direction, score);
         Ranked { merged, score, fusion: Some(Fusion { logit, relevance }) }
     };
     let mut ranked: Vec<Ranked> = merged.into_iter().zip(logits).map(scored).collect();

@@ -146,7 +146,7 @@ fn exact_answers_are_those_of_the_double_loop() {
     for (seed, weights) in (1000..).zip(BLENDS) {
         let expected = world.judged(&queries(seed), weights);
         for (offset, limit) in [(0, 30), (25, 10), (0, 1000)] {
-            let asked = weighed(weights, Content::Vectors(queries(seed)));
+            let asked = weighed(weights, Content::Vectors(queries(seed).into()));
             let received = world.ask(&Request { exact: true, offset, limit: Some(limit), ..asked });
             assert_same(&received, &expected[offset..(offset + limit).min(expected.len())]);
         }
@@ -161,7 +161,8 @@ fn graphs_find_what_the_double_loop_finds() {
     for seed in 2000..2020 {
         for weights in BLENDS {
             let expected = world.judged(&queries(seed), weights);
-            let received = world.ask(&Request { limit: Some(10), ..weighed(weights, Content::Vectors(queries(seed))) });
+            let received =
+                world.ask(&Request { limit: Some(10), ..weighed(weights, Content::Vectors(queries(seed).into())) });
             for (id, score) in &received {
                 let judged = expected.iter().find(|(known, _)| known == id).unwrap().1;
                 assert!((score - judged).abs() < 1e-5, "a hit is truly scored");
@@ -194,7 +195,7 @@ fn a_point_asks_with_the_vectors_it_has() {
 #[test]
 fn each_hit_tells_its_cosines() {
     let world = World::new();
-    let asked = weighed(&[("a", 1.0), ("b", 3.0), ("c", 0.0)], Content::Vectors(queries(3)));
+    let asked = weighed(&[("a", 1.0), ("b", 3.0), ("c", 0.0)], Content::Vectors(queries(3).into()));
     let hits = run(&world.engine, &asked).unwrap().hits;
     assert!(hits.iter().any(|hit| hit.cosines.len() == 2) && hits.iter().any(|hit| hit.cosines.len() == 1));
     for hit in hits {
@@ -209,14 +210,14 @@ fn each_hit_tells_its_cosines() {
 #[test]
 fn the_blend_of_a_collection_answers_who_names_no_vector() {
     let world = World::new();
-    let asked = Request { exact: true, ..request(Content::Vectors(queries(4))) };
+    let asked = Request { exact: true, ..request(Content::Vectors(queries(4).into())) };
     assert_same(&world.ask(&asked), &world.judged(&queries(4), &[("a", 1.0), ("b", 1.0), ("c", 1.0)])[..30]);
     let kept: BTreeMap<String, f32> = [("a".to_owned(), 1.0), ("b".to_owned(), 2.0)].into();
     Blend::new(kept).write(&world.collection()).unwrap();
     assert_same(&world.ask(&asked), &world.judged(&queries(4), &[("a", 1.0), ("b", 2.0)])[..30]);
     let named = Request { using: Some("b".into()), ..asked.clone() };
     assert_same(&world.ask(&named), &world.judged(&queries(4), &[("b", 1.0)])[..30]);
-    let only_b = Content::Vectors([("b".to_owned(), numbers(4, 6))].into());
+    let only_b = Content::Vectors(BTreeMap::from([("b".to_owned(), numbers(4, 6))]).into());
     let half = world.ask(&Request { exact: true, ..request(only_b) });
     let expected: Vec<(u64, f32)> = world.judged(&queries(4), &[("b", 1.0)]);
     assert_eq!(half[0].0, expected[0].0);
@@ -229,12 +230,12 @@ fn the_blend_of_a_collection_answers_who_names_no_vector() {
 fn what_cannot_be_blended_says_why() {
     let world = World::new();
     let two = [("a", 1.0), ("b", 1.0)];
-    let vectors = || Content::Vectors(queries(5));
+    let vectors = || Content::Vectors(queries(5).into());
     world.refuses(&Request { using: Some("a".into()), ..weighed(&two, vectors()) }, "either a blend or using");
     world.refuses(&weighed(&[("a", 1.0), ("z", 1.0)], vectors()), "blend: expected names of [\"a\", \"b\", \"c\"]");
     world.refuses(&weighed(&two, Content::Vector(numbers(1, 4))), "one vector alone");
-    let only_a = [("a".to_owned(), numbers(1, 4))].into();
-    world.refuses(&weighed(&two, Content::Vectors(only_a)), "expected one named \"b\", received [\"a\"]");
+    let only_a = BTreeMap::from([("a".to_owned(), numbers(1, 4))]);
+    world.refuses(&weighed(&two, Content::Vectors(only_a.into())), "expected one named \"b\", received [\"a\"]");
     let text = Text { text: "x".into(), language: String::new() };
     world.refuses(&weighed(&two, Content::Text(text)), "has no model");
     let lone = Request { exact: true, ..weighed(&[("a", 2.0)], Content::Vector(numbers(1, 4))) };

@@ -38,8 +38,8 @@ pub fn of(collection: &Collection, reader: &Reader, request: &Request) -> Result
         if let Some(blend) = Blend::read(collection)? {
             return Ok(Using { is_kept: true, ..blended(blend, &request.content)? });
         }
-        if let Content::Vectors(vectors) = &request.content {
-            let blend = Blend::new(vectors.keys().map(|name| (name.clone(), 1.0)).collect());
+        if let Content::Vectors(named) = &request.content {
+            let blend = Blend::new(named.vectors.keys().map(|name| (name.clone(), 1.0)).collect());
             blend.check(config)?;
             return blended(blend, &request.content);
         }

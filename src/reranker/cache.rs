@@ -41,6 +41,11 @@ impl Cache {
         known.state.active.map(|number| self.open(&known, collection, number)).transpose()
     }
 
+    /// Whether there is an active one, which need not be open.
+    pub fn is_any_active(&self, collection: &Collection) -> Result<bool, Error> {
+        Ok(self.known(collection)?.state.active.is_some())
+    }
+
     /// The network of that number. `Error::UnknownVersion`.
     pub fn version(&self, collection: &Collection, number: u32) -> Result<Arc<Reranker>, Error> {
         self.open(&*self.known(collection)?, collection, number)

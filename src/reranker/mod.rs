@@ -11,7 +11,7 @@ pub use self::{
     cache::Cache,
     gather::{Gathered, Parting, Wanted},
     judge::{Verdict, judge},
-    serve::{Asker, Reranker, SharedScorer},
+    serve::{Reranker, SharedScorer},
     state::{Judged, Length, Reads, State, Version, attachment, now_s},
     train::{Report, Stage, Training, evaluate, kinds_of, train},
 };

@@ -1,6 +1,7 @@
 //! A network of a collection, ready to look at candidates.
 
 use std::{
+    collections::BTreeMap,
     path::Path,
     sync::{
         Arc,
@@ -9,10 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use firn_index::{Collection, Point};
+use firn_index::{Collection, CollectionConfig, Point, Side, Tokens};
 use firn_model::{
-    Device, FusionTokens,
-    fusion::{Ensemble, Items, Scorer, Shape},
+    Device,
+    fusion::{Direction, Ensemble, Items, Scorer, Shape, SideShape},
 };
 
 use super::{Error, Reads, Version, attachment, cache::Share};
@@ -26,13 +27,6 @@ pub struct Reranker {
     shape: Shape,
     /// What a pair took lately; 0 before the first.
     pair_ns: AtomicU64,
-}
-
-/// What a network reads of a text that asks.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Asker {
-    pub vector: Vec<f32>,
-    pub tokens: Option<FusionTokens>,
 }
 
 impl Reranker {
@@ -60,28 +54,47 @@ impl Reranker {
         Duration::from_nanos(self.pair_ns.load(Ordering::Relaxed).saturating_mul(n_candidates as u64))
     }
 
-    /// A logit for each point. `Error::Lacking` names a point that has not all the network reads.
-    pub fn logits(&self, asker: &Asker, mut points: Vec<Point>) -> Result<Vec<f32>, Error> {
-        if points.is_empty() {
+    /// Whether the texts it was made for are those that the collection embeds.
+    pub fn is_for(&self, config: &CollectionConfig) -> bool {
+        let Reads { image, model, .. } = &self.version.reads;
+        config.model_of(image).is_some_and(|now| now.hash == model.hash)
+    }
+
+    /// What it reads of an image or a text beside the vector.
+    pub fn shape(&self, side: Side) -> SideShape {
+        match side {
+            Side::Image => self.shape.image,
+            Side::Text => self.shape.text,
+        }
+    }
+
+    /// What it reads of an image, or of a text whose vector has that name.
+    pub fn reads(&self, side: Side, text: &str) -> Reads {
+        let reads = self.version.reads.clone();
+        match side {
+            Side::Image => reads,
+            Side::Text => Reads { image: text.to_owned(), extra: None, tokens: self.shape.text.tokens[0] > 0, ..reads },
+        }
+    }
+
+    /// A logit for each candidate of the one that asks.
+    pub fn logits(&self, direction: Direction, asker: &Items, candidates: &Items) -> Result<Vec<f32>, Error> {
+        let n = candidates.n();
+        if n == 0 {
             return Ok(Vec::new());
         }
         let start = Instant::now();
-        let mut texts = Items { dim: asker.vector.len(), vectors: asker.vector.clone(), ..Items::default() };
-        if let Some(FusionTokens { n, dim, values }) = &asker.tokens {
-            (texts.n_tokens, texts.token_dim, texts.tokens) = (*n, *dim, values.clone());
-        }
-        let mut images = Items::default();
-        for point in &mut points {
-            self.version.reads.add(point, &mut images).map_err(|what| Error::Lacking { id: point.id.clone(), what })?;
-        }
-        if self.shape != Shape::of(&images, &texts) {
+        let (images, texts, pairs): (_, _, Vec<(usize, usize)>) = match direction {
+            Direction::TextToImage => (candidates, asker, (0..n).map(|at| (0, at)).collect()),
+            Direction::ImageToText => (asker, candidates, (0..n).map(|at| (at, 0)).collect()),
+        };
+        if self.shape != Shape::of(images, texts) {
             let detail = "it was made for vectors and tokens of other sizes".to_owned();
             return Err(Error::Unreadable { what: attachment(self.version.number), detail });
         }
-        let pairs: Vec<(usize, usize)> = (0..points.len()).map(|at| (0, at)).collect();
-        let logits = self.scorer.score(&images, &texts, &pairs)?;
+        let logits = self.scorer.score(images, texts, &pairs)?;
         match logits.iter().all(|logit| logit.is_finite()) {
-            true => self.remember(start.elapsed(), points.len()),
+            true => self.remember(start.elapsed(), n),
             false => return Err(Error::NotFinite { version: self.version.number }),
         }
         Ok(logits)
@@ -95,29 +108,30 @@ impl Reranker {
 }
 
 impl Reads {
-    /// Puts what is read of a point's image behind those of others; `Err` says what is missing.
-    pub fn add(&self, point: &mut Point, images: &mut Items) -> Result<(), String> {
-        let missing = |name: &str| format!("a vector {name:?}");
-        if let Some(absent) =
-            std::iter::once(&self.image).chain(&self.extra).find(|name| !point.vectors.contains_key(*name))
-        {
-            return Err(missing(absent));
-        }
-        if self.tokens && !point.tokens.contains_key(&self.image) {
-            return Err(format!("tokens {:?}", self.image));
-        }
-        let vector = &point.vectors[&self.image];
-        images.dim = vector.len();
-        images.vectors.extend_from_slice(vector);
-        if let Some(extra) = &self.extra {
-            let vector = &point.vectors[extra];
-            images.extra_dim = vector.len();
-            images.extra.extend_from_slice(vector);
-        }
+    /// Puts what is read of a point behind what is of others; `Err` says what is missing.
+    pub fn add(&self, point: &mut Point, items: &mut Items) -> Result<(), String> {
+        self.add_named(&point.vectors, &mut point.tokens, items)
+    }
+
+    /// The same of loose vectors, of unit length, and tokens, which are taken.
+    pub fn add_named(
+        &self,
+        vectors: &BTreeMap<String, Vec<f32>>,
+        tokens: &mut BTreeMap<String, Tokens>,
+        items: &mut Items,
+    ) -> Result<(), String> {
+        let find = |name: &String| vectors.get(name).ok_or_else(|| format!("a vector {name:?}"));
+        let (vector, extra) = (find(&self.image)?, self.extra.as_ref().map(find).transpose()?);
         if self.tokens {
-            let tokens = point.tokens.get_mut(&self.image).expect("it is there");
-            (images.n_tokens, images.token_dim) = (tokens.n, tokens.dim);
-            images.tokens.append(&mut tokens.values);
+            let tokens = tokens.get_mut(&self.image).ok_or_else(|| format!("tokens {:?}", self.image))?;
+            (items.n_tokens, items.token_dim) = (tokens.n, tokens.dim);
+            items.tokens.append(&mut tokens.values);
+        }
+        items.dim = vector.len();
+        items.vectors.extend_from_slice(vector);
+        if let Some(extra) = extra {
+            items.extra_dim = extra.len();
+            items.extra.extend_from_slice(extra);
         }
         Ok(())
     }

@@ -174,6 +174,20 @@ impl State {
 }
 
 impl Version {
+    /// What a logit counts beside the cosine.
+    pub fn weight(&self, direction: Direction) -> f32 {
+        match direction {
+            Direction::TextToImage => self.weights[0],
+            Direction::ImageToText => self.weights[1],
+        }
+    }
+
+    /// How likely it is that a candidate of that score belongs; only known of images that a text looks for.
+    pub fn relevance(&self, direction: Direction, score: f32) -> Option<f32> {
+        let calibration = self.calibration.as_ref().filter(|_| direction == Direction::TextToImage);
+        calibration.map(|calibration| calibration.relevance(score))
+    }
+
     /// R@1 of all texts that look for images, with and without it.
     pub fn gain_in_words(&self) -> String {
         let all = |row: &&Judged| row.direction == Direction::TextToImage && row.language.is_empty();

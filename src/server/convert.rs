@@ -28,7 +28,7 @@ pub fn within(field: &str, received: usize, min: usize, max: usize) -> Result<()
     Err(Problem::invalid(field, "OUT_OF_RANGE", format!("expected {min} to {max}, received {received}")))
 }
 
-fn missing(field: &str, expected: &str) -> Problem {
+pub fn missing(field: &str, expected: &str) -> Problem {
     Problem::invalid(field, "MISSING_FIELD", format!("expected {expected}, received nothing"))
 }
 
@@ -300,31 +300,42 @@ fn content_in(content: Option<v1::QueryContent>) -> Result<query::Content> {
     };
     Ok(match kind {
         Kind::Text(text) => {
-            let text = text_in(text);
-            if text.text.len() > Limits::MAX_TEXT_BYTES {
-                let message =
-                    format!("expected at most {} bytes, received {}", Limits::MAX_TEXT_BYTES, text.text.len());
-                return Err(Problem::invalid("query.text", "TEXT_TOO_LONG", message));
-            }
-            query::Content::Text(text)
+            check_text(&text.text, "query.text")?;
+            query::Content::Text(text_in(text))
         }
         Kind::Image(bytes) if bytes.is_empty() => return Err(missing("query.image", "an encoded picture")),
         Kind::Image(bytes) => query::Content::Image(bytes.into()),
         Kind::Id(id) => query::Content::Id(id_in(Some(id), "query.id")?),
         Kind::Vector(vector) => query::Content::Vector(vector_in(vector, "query.vector")?),
-        Kind::Vectors(v1::NamedVectors { vectors }) => {
-            within("query.vectors", vectors.len(), 1, Limits::MAX_VECTORS_PER_POINT)?;
-            let named = |(name, vector)| {
-                let vector = vector_in(vector, &format!("query.vectors[{name:?}]"))?;
-                Ok((name, vector))
-            };
-            query::Content::Vectors(vectors.into_iter().map(named).collect::<Result<_>>()?)
-        }
+        Kind::Vectors(vectors) => query::Content::Vectors(named_in(vectors, "query.vectors")?),
     })
 }
 
+pub fn check_text(text: &str, field: &str) -> Result<()> {
+    if text.len() <= Limits::MAX_TEXT_BYTES {
+        return Ok(());
+    }
+    let message = format!("expected at most {} bytes, received {}", Limits::MAX_TEXT_BYTES, text.len());
+    Err(Problem::invalid(field, "TEXT_TOO_LONG", message))
+}
+
+pub fn named_in(named: v1::NamedVectors, field: &str) -> Result<query::Named> {
+    let v1::NamedVectors { vectors, tokens } = named;
+    within(field, vectors.len(), 1, Limits::MAX_VECTORS_PER_POINT)?;
+    within(&format!("{field}.tokens"), tokens.len(), 0, Limits::MAX_VECTORS_PER_POINT)?;
+    let vector = |(name, vector)| {
+        let vector = vector_in(vector, &format!("{field}[{name:?}]"))?;
+        Ok((name, vector))
+    };
+    let tokens_of = |(name, tokens): (String, v1::Tokens)| {
+        let tokens = tokens_in(&tokens, &format!("{field}.tokens[{name:?}]"))?;
+        Ok((name, tokens))
+    };
+    let vectors = vectors.into_iter().map(vector).collect::<Result<_>>()?;
+    Ok(query::Named { vectors, tokens: tokens.into_iter().map(tokens_of).collect::<Result<_>>()? })
+}
+
 pub fn answer_out(answer: query::Answer, fields: Fields) -> v1::QueryResponse {
-    let timings = answer.timings;
     let truncation = answer.truncation.map(|cut| v1::Truncation {
         id: None,
         text: 0,
@@ -333,19 +344,17 @@ pub fn answer_out(answer: query::Answer, fields: Fields) -> v1::QueryResponse {
     });
     v1::QueryResponse {
         hits: answer.hits.into_iter().map(|hit| hit_out(hit, fields)).collect(),
-        timings: Some(v1::Timings {
-            encode_us: timings.encode_us,
-            retrieve_us: timings.retrieve_us,
-            merge_us: timings.merge_us,
-            fetch_us: timings.fetch_us,
-            rerank_us: timings.rerank_us,
-            total_us: timings.total_us,
-        }),
+        timings: Some(timings_out(answer.timings)),
         truncation,
         rerank_applied: answer.rerank_applied,
         reranker: answer.reranker,
         rerank_skipped: answer.rerank_skipped.unwrap_or_default(),
     }
+}
+
+pub fn timings_out(timings: query::Timings) -> v1::Timings {
+    let query::Timings { encode_us, retrieve_us, merge_us, rerank_us, fetch_us, total_us } = timings;
+    v1::Timings { encode_us, retrieve_us, merge_us, rerank_us, fetch_us, total_us }
 }
 
 fn hit_out(hit: query::Hit, fields: Fields) -> v1::Hit {

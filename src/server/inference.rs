@@ -6,7 +6,7 @@ use firn_index::Limits;
 use firn_model::{Encoder, Error, Keep, picture};
 use firn_proto::v1::{
     self, EmbedError, EmbedInput, EmbedRequest, EmbedResponse, EmbedStreamRequest, EmbedStreamResponse, Embedding,
-    InfoRequest, InfoResponse, embed_input, embed_stream_response,
+    InfoRequest, InfoResponse, RerankRequest, RerankResponse, embed_input, embed_stream_response,
 };
 use prost::Message as _;
 use tokio::sync::mpsc;
@@ -14,11 +14,12 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    convert, limits,
+    convert, limits, rerank,
     shared::Shared,
     status::{Problem, of_transport, reply_too_large, shutting_down},
     work::{self, Work},
 };
+use crate::query;
 
 pub struct Inference(pub Arc<Shared>);
 
@@ -58,6 +59,13 @@ impl v1::inference_server::Inference for Inference {
         Ok(Response::new(EmbedResponse { embeddings }))
     }
 
+    async fn rerank(&self, request: Request<RerankRequest>) -> Result<Response<RerankResponse>, Status> {
+        let given = rerank::given_in(request.into_inner())?;
+        let shared = self.0.clone();
+        let scored = work::run(move || Ok(query::score(shared.engine()?, &given)?)).await?;
+        Ok(Response::new(rerank::scored_out(scored)))
+    }
+
     type EmbedStreamStream = ReceiverStream<Result<EmbedStreamResponse, Status>>;
 
     async fn embed_stream(
@@ -89,9 +97,10 @@ impl Inference {
             max_points_per_upsert: limits::MAX_POINTS as u32,
             max_queries_per_batch: limits::MAX_QUERIES as u32,
             max_embed_inputs: limits::MAX_EMBED_INPUTS as u32,
+            max_rerank_candidates: limits::MAX_RERANK_CANDIDATES as u32,
             max_texts_per_point: Limits::MAX_TEXTS as u32,
             max_text_bytes: Limits::MAX_TEXT_BYTES as u32,
-            max_limit: crate::query::Limits::MAX_LIMIT as u32,
+            max_limit: query::Limits::MAX_LIMIT as u32,
         }
     }
 }

@@ -7,6 +7,8 @@ pub const MAX_POINTS: usize = 1000;
 pub const MAX_IDS: usize = 10_000;
 pub const MAX_QUERIES: usize = 100;
 pub const MAX_EMBED_INPUTS: usize = 256;
+/// Candidates of one Rerank; of texts and images as many as inputs of one Embed.
+pub const MAX_RERANK_CANDIDATES: usize = crate::query::Limits::MAX_RERANKED;
 pub const MAX_ALIAS_CHANGES: usize = 1000;
 
 /// Points of one Scroll page, collections of one List page.

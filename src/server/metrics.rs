@@ -20,7 +20,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 use tonic::Code;
 
 /// Every call that is counted, by its path.
-const METHODS: [&str; 26] = [
+const METHODS: [&str; 27] = [
     "/firn.v1.Collections/Create",
     "/firn.v1.Collections/Get",
     "/firn.v1.Collections/List",
@@ -40,6 +40,7 @@ const METHODS: [&str; 26] = [
     "/firn.v1.Inference/Info",
     "/firn.v1.Inference/Embed",
     "/firn.v1.Inference/EmbedStream",
+    "/firn.v1.Inference/Rerank",
     "/firn.v1.Rerankers/Train",
     "/firn.v1.Rerankers/Evaluate",
     "/firn.v1.Rerankers/GetJob",

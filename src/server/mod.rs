@@ -14,6 +14,7 @@ mod jobs;
 mod limits;
 mod metrics;
 mod points;
+mod rerank;
 mod rerankers;
 pub mod settings;
 mod shared;

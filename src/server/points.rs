@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     engine::Engine,
-    query::{self, Blend, Content},
+    query::{self, Blend, Content, Which},
 };
 
 #[derive(Clone)]
@@ -196,13 +196,18 @@ fn is_short(engine: &Engine, request: &query::Request) -> bool {
     const WIDTH: usize = 256;
     const BUFFERED: usize = 2048;
     let is_of_numbers = matches!(request.content, Content::Vector(_) | Content::Id(_));
-    if request.exact || request.blend.is_some() || !is_of_numbers {
+    if request.exact || request.blend.is_some() || !is_of_numbers || matches!(request.rerank.which, Which::Version(_)) {
         return false;
     }
     // Without a collection there is nothing to search.
     let Ok(collection) = engine.db().collection(&request.collection) else { return true };
     let is_one = request.using.is_some() || collection.config().vectors.len() == 1;
     if matches!(request.content, Content::Id(_)) && !is_one && !matches!(Blend::read(&collection), Ok(None)) {
+        return false;
+    }
+    // A network may re-rank what an image looks for.
+    let is_by_cosine = request.rerank.which == Which::None || matches!(request.content, Content::Vector(_));
+    if !is_by_cosine && !matches!(engine.rerankers().is_any_active(&collection), Ok(false)) {
         return false;
     }
     let ef = request.ef.unwrap_or(collection.config().hnsw.ef_search);
@@ -302,4 +307,39 @@ fn result_out(result: Result<QueryResponse, Problem>) -> QueryResult {
         }),
     };
     QueryResult { result: Some(result) }
+}
+
+#[cfg(test)]
+mod tests {
+    use firn_index::{CollectionConfig, Database, Options, VectorConfig};
+
+    use super::*;
+    use crate::{engine::Loading, query::Rerank};
+
+    #[test]
+    fn what_a_network_may_rerank_is_not_done_on_the_spot() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = Database::open(dir.path(), Options { min_free_bytes: 0, ..Options::default() }).unwrap();
+        let vectors = [("v".to_owned(), VectorConfig::new(2))].into();
+        let config = CollectionConfig { vectors, ..CollectionConfig::default() };
+        for (name, active) in [("plain", "null"), ("ranked", "1")] {
+            let collection = db.create_collection(name, config.clone()).unwrap();
+            let state = format!(r#"{{"versions": [], "active": {active}, "before": [], "next": 2}}"#);
+            collection.attach(vec![("rerankers".to_owned(), Some(state.into_bytes()))]).unwrap();
+        }
+        let engine = Engine::new(db, Vec::new(), Loading::Fixed);
+        let check = |collection: &str, content, which, expected: bool| {
+            let wire =
+                v1::QueryRequest { collection_name: collection.to_owned(), query: Some(content), ..Default::default() };
+            let request = convert::query_in(wire, usize::MAX).unwrap();
+            let request = query::Request { rerank: Rerank { which, ..Rerank::default() }, ..request };
+            assert_eq!(is_short(&engine, &request), expected, "{collection} {which:?}");
+        };
+        let (id, vector) = (|| firn_client::stored(firn_client::id(1)), || firn_client::vector(&[1.0, 0.0]));
+        check("plain", id(), Which::Active, true);
+        check("ranked", id(), Which::Active, false);
+        check("ranked", id(), Which::None, true);
+        check("ranked", vector(), Which::Active, true);
+        check("plain", vector(), Which::Version(1), false);
+    }
 }

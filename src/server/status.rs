@@ -287,11 +287,25 @@ impl From<query::Error> for Problem {
                 Problem::invalid("query.vectors", "NO_VECTOR", message)
             }
             query::Error::NotReranked { .. } => Problem::new(Code::FailedPrecondition, "NOT_RERANKED", message),
+            query::Error::Lacking { .. } => Problem::invalid("", "NOT_RERANKED", message),
+            query::Error::NoReranker { .. } => Problem::new(Code::FailedPrecondition, "NO_RERANKER", message),
+            query::Error::Item { field, error } => of_item(*error).within(&field),
+            query::Error::Reranker(error) => Problem::from(*error),
             query::Error::AnswerTooLarge { max_bytes } => reply_too_large(max_bytes),
             query::Error::Index(error) => of_query_vector(error.into()),
             query::Error::Model(error) => Problem::from(error).in_query(),
             query::Error::Engine(error) => error.into(),
         }
+    }
+}
+
+/// The fields of a question do not stand in those of an item.
+fn of_item(error: query::Error) -> Problem {
+    match error {
+        query::Error::Index(error @ index::Error::WrongTokens { .. }) => Problem::from(error).within("vectors"),
+        query::Error::Index(error) => error.into(),
+        query::Error::Model(error) => error.into(),
+        error => error.into(),
     }
 }
 
@@ -309,6 +323,7 @@ fn of_query_vector(mut problem: Problem) -> Problem {
     problem.field = match problem.reason {
         "WRONG_DIMENSION" | "NOT_FINITE" | "ZERO_VECTOR" => "query.vector".to_owned(),
         "UNKNOWN_VECTOR" => "using".to_owned(),
+        "WRONG_TOKENS" => format!("query.vectors.{}", problem.field),
         _ => problem.field,
     };
     problem
@@ -397,7 +412,12 @@ mod tests {
     #[test]
     fn every_reason_stands_in_the_protocol() {
         let protocol = include_str!("../../proto/firn/v1/common.proto");
-        let sources = [include_str!("status.rs"), include_str!("convert.rs"), include_str!("upsert_stream.rs")];
+        let sources = [
+            include_str!("status.rs"),
+            include_str!("convert.rs"),
+            include_str!("rerank.rs"),
+            include_str!("upsert_stream.rs"),
+        ];
         let is_reason = |word: &&str| word.len() > 5 && word.bytes().all(|b| b.is_ascii_uppercase() || b == b'_');
         let reasons = sources.iter().flat_map(|source| source.split('"')).filter(is_reason);
         let missing: Vec<&str> = reasons.filter(|reason| !protocol.contains(*reason)).collect();

@@ -7,10 +7,11 @@ use firn_proto::v1::{
     CountRequest, CreateCollectionRequest, DeleteCollectionRequest, DeleteRequest, DeleteResponse, EmbedInput,
     EmbedRequest, Embedding, EvaluateRerankerRequest, GetCollectionRequest, GetJobRequest, GetRequest, Include,
     InfoRequest, InfoResponse, Job, ListCollectionsRequest, ListRerankersRequest, Point, PointId, PointInput,
-    QueryBatchRequest, QueryRequest, QueryResponse, QueryResult, RerankerDescription, RollbackRerankerRequest,
-    ScrollRequest, ScrollResponse, SetBlendRequest, SetPayloadRequest, SetPayloadResponse, TokenGrid,
-    TrainRerankerRequest, UpdateAliasesRequest, UpsertRequest, UpsertResponse, collections_client::CollectionsClient,
-    inference_client::InferenceClient, points_client::PointsClient, rerankers_client::RerankersClient,
+    QueryBatchRequest, QueryRequest, QueryResponse, QueryResult, RerankRequest, RerankResponse, RerankerDescription,
+    RollbackRerankerRequest, ScrollRequest, ScrollResponse, SetBlendRequest, SetPayloadRequest, SetPayloadResponse,
+    TokenGrid, TrainRerankerRequest, UpdateAliasesRequest, UpsertRequest, UpsertResponse,
+    collections_client::CollectionsClient, inference_client::InferenceClient, points_client::PointsClient,
+    rerankers_client::RerankersClient,
 };
 use tonic::{
     Request,
@@ -256,6 +257,11 @@ impl Client {
     pub async fn cancel_job(&self, id: &str) -> Result<Job, Error> {
         let request = CancelJobRequest { id: id.to_owned() };
         job(self.rerankers_service().cancel_job(self.request(request)).await?.into_inner().job)
+    }
+
+    /// How well given candidates belong to a text or an image, best first, without a search.
+    pub async fn rerank(&self, request: RerankRequest) -> Result<RerankResponse, Error> {
+        Ok(self.inference_service().rerank(self.request(request)).await?.into_inner())
     }
 
     /// The networks of a collection, oldest first.

@@ -52,7 +52,7 @@ pub fn vector(values: &[f32]) -> QueryContent {
 /// A vector for each named vector that is searched.
 pub fn vectors<'a>(vectors: impl IntoIterator<Item = (&'a String, &'a Vec<f32>)>) -> QueryContent {
     let vectors = vectors.into_iter().map(|(name, values)| (name.clone(), pack(values))).collect();
-    content(query_content::Kind::Vectors(NamedVectors { vectors }))
+    content(query_content::Kind::Vectors(NamedVectors { vectors, ..Default::default() }))
 }
 
 /// A vector in the faster of its two forms on the wire.

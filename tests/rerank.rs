@@ -1,0 +1,465 @@
+//! What networks make of candidates, found or given, in both directions: judged by the network itself over stored points.
+
+mod common;
+mod serving;
+
+use std::{collections::BTreeMap, path::Path};
+
+use common::Scratch;
+use firn::{
+    engine::{Engine, Loading},
+    query::{self, Content, Given, Item, Named, OnFailure, Request, Which},
+};
+use firn_client::{Client, v1};
+use firn_index::{Collection, Database, Fields, Options, Point, PointId, Text};
+use firn_model::{
+    Device,
+    fusion::{Direction, Items, Network},
+    scenes::{self, Style},
+};
+use serving::Server;
+
+const N: u64 = 24;
+/// What logits count here: enough to change the order.
+const WEIGHTS: [f32; 2] = [0.6, 0.9];
+
+/// Pictures with a caption each, and some without, in "c" with tokens; two networks, of which the second, of tokens, is active. They
+/// are taken for judged on candidates by this blend.
+fn scratch(blend: &[(&str, f32)]) -> Scratch {
+    let scratch = Scratch::new();
+    for index in 0..N + 4 {
+        let (scene, folder) = (scenes::scene(7, index), if index < N { "photos" } else { "bare" });
+        scratch.write(&format!("{folder}/{index}.png"), []);
+        scene.draw(64).save(scratch.path().join(format!("{folder}/{index}.png"))).unwrap();
+        if index < N {
+            scratch.write(&format!("photos/{index}.txt"), scene.caption("en", Style::Short));
+        }
+    }
+    scratch.ok(&["ingest", "photos", "--collection", "c", "--tokens", "4x4"]);
+    scratch.ok(&["ingest", "bare", "--collection", "c"]);
+    let small = ["--steps", "8", "--lists", "8", "--dim", "16", "--wide", "16", "--evaluate-every", "4"];
+    for kind in ["mlp", "facet-fusion-1way"] {
+        scratch.ok(&[&["train", "fusion", "c", "--held-out", "0.3", "--kind", kind], &small[..]].concat());
+    }
+    scratch.ok(&["reranker", "activate", "c", "2", "--force"]);
+    let db = open(&scratch);
+    let collection = db.collection("c").unwrap();
+    let state = collection.attachment("rerankers").unwrap().unwrap();
+    let mut state: serde_json::Value = serde_json::from_slice(&state).unwrap();
+    for version in state["versions"].as_array_mut().unwrap() {
+        version["weights"] = serde_json::json!(WEIGHTS);
+        version["blend"] = serde_json::json!(blend.iter().copied().collect::<BTreeMap<&str, f32>>());
+    }
+    collection.attach(vec![("rerankers".to_owned(), Some(serde_json::to_vec(&state).unwrap()))]).unwrap();
+    drop(collection);
+    db.close().unwrap();
+    scratch
+}
+
+fn open(scratch: &Scratch) -> Database {
+    Database::open(&scratch.path().join("firn-data"), Options::default()).unwrap()
+}
+
+struct World {
+    engine: Engine,
+    points: Vec<Point>,
+    scratch: Scratch,
+}
+
+impl World {
+    fn new() -> World {
+        World::judged_by(&[("image", 1.0)])
+    }
+
+    fn judged_by(blend: &[(&str, f32)]) -> World {
+        let scratch = scratch(blend);
+        let builtin = firn_model::load("builtin", Device::Cpu).unwrap();
+        let engine = Engine::new(open(&scratch), vec![builtin], Loading::Fixed);
+        let all = Fields { payload: true, texts: true, vectors: true, tokens: true };
+        let points = engine.db().collection("c").unwrap().reader().scroll(0, 1000, all).unwrap().points;
+        assert_eq!(points.len() as u64, N + 4);
+        World { engine, points, scratch }
+    }
+
+    fn collection(&self) -> Collection {
+        self.engine.db().collection("c").unwrap()
+    }
+
+    fn described(&self) -> Vec<&Point> {
+        self.points.iter().filter(|point| !point.texts.is_empty()).collect()
+    }
+
+    fn bare(&self) -> &Point {
+        self.points.iter().find(|point| point.texts.is_empty()).unwrap()
+    }
+
+    fn picture(&self, point: &Point) -> Vec<u8> {
+        let name = Path::new(point.payload["path"].as_str().unwrap()).file_name().unwrap().to_owned();
+        let folder = if point.texts.is_empty() { "bare" } else { "photos" };
+        std::fs::read(self.scratch.path().join(folder).join(name)).unwrap()
+    }
+
+    fn ask(&self, request: &Request) -> query::Answer {
+        query::run(&self.engine, request).unwrap()
+    }
+
+    fn score(&self, direction: Direction, asker: Item, candidates: Vec<Item>) -> Vec<query::Score> {
+        let given = Given { collection: "c".into(), direction, asker, candidates, version: None };
+        let scored = query::score(&self.engine, &given).unwrap();
+        assert!(scored.scores.is_sorted_by(|a, b| a.score >= b.score), "best first");
+        assert_eq!(scored.version, 2);
+        scored.scores
+    }
+
+    /// By the double loop: the cosine and the logit of each of these texts with an image.
+    fn judged(&self, image: &Point, texts: &[&Point]) -> Vec<(PointId, f32, f32)> {
+        let bytes = self.collection().attachment("reranker.2").unwrap().unwrap();
+        let network = Network::of_bytes(&bytes, Path::new("reranker.2"), Device::Cpu).unwrap().scorer().unwrap();
+        let items = |point: &Point, of: &str| {
+            let (vector, tokens) = (point.vectors[of].clone(), point.tokens[of].clone());
+            let (n_tokens, token_dim) = (tokens.n, tokens.dim);
+            Items { dim: vector.len(), vectors: vector, n_tokens, token_dim, tokens: tokens.values, ..Items::default() }
+        };
+        let one = |text: &&Point| {
+            let logit = network.score(&items(image, "image"), &items(text, "text"), &[(0, 0)]).unwrap()[0];
+            let pairs = image.vectors["image"].iter().zip(&text.vectors["text"]);
+            let cosine: f32 = pairs.map(|(x, y)| x * y).sum();
+            (text.id.clone(), cosine, logit)
+        };
+        texts.iter().map(one).collect()
+    }
+}
+
+fn request(content: Content, using: &str) -> Request {
+    Request {
+        collection: "c".into(),
+        content,
+        using: Some(using.into()),
+        blend: None,
+        limit: Some(10),
+        offset: 0,
+        candidates: None,
+        ef: None,
+        exact: true,
+        fields: Fields::default(),
+        score_threshold: None,
+        rerank: query::Rerank::default(),
+        deadline: None,
+        max_bytes: usize::MAX,
+    }
+}
+
+fn text(text: &str) -> Content {
+    Content::Text(Text { text: text.into(), language: "en".into() })
+}
+
+fn named(point: &Point, of: &str, names: &[&str]) -> Named {
+    Named {
+        vectors: names.iter().map(|name| ((*name).to_owned(), point.vectors[of].clone())).collect(),
+        tokens: [("image".to_owned(), point.tokens[of].clone())].into(),
+    }
+}
+
+fn assert_near(received: f32, expected: f32, what: &str) {
+    assert!((received - expected).abs() < 1e-5, "{what}: expected {expected}, received {received}");
+}
+
+#[test]
+fn an_image_that_asks_for_texts_is_answered_by_the_network() {
+    let world = World::new();
+    let image = world.bare();
+    let mut expected = world.judged(image, &world.described());
+    let by_cosine = {
+        let mut all = expected.clone();
+        all.sort_by(|a, b| b.1.total_cmp(&a.1));
+        all
+    };
+    let score = |(_, cosine, logit): &(PointId, f32, f32)| cosine + WEIGHTS[1] * logit;
+    expected.sort_by(|a, b| score(b).total_cmp(&score(a)));
+    let ids = |all: &[(PointId, f32, f32)]| all.iter().map(|one| one.0.clone()).collect::<Vec<_>>();
+    assert_ne!(ids(&by_cosine), ids(&expected), "the network changes something");
+
+    let contents = [
+        Content::Id(image.id.clone()),
+        Content::Image(world.picture(image)),
+        Content::Vectors(named(image, "image", &["text", "image"])),
+    ];
+    for content in contents {
+        let answer = world.ask(&request(content.clone(), "text"));
+        assert_eq!((answer.rerank_applied, answer.reranker, &answer.rerank_skipped), (true, Some(2), &None));
+        for (hit, expected) in answer.hits.iter().zip(&expected) {
+            assert_eq!(hit.id, expected.0, "{content:?}");
+            assert_near(hit.cosine, expected.1, "cosine");
+            assert_near(hit.fusion.unwrap(), expected.2, "logit");
+            assert_near(hit.score, score(expected), "score");
+            assert_eq!(hit.relevance, None, "calibrated on texts that look for images");
+        }
+        let off = query::Rerank { which: Which::None, ..Default::default() };
+        let plain = world.ask(&Request { rerank: off, ..request(content, "text") });
+        assert!(!plain.rerank_applied && plain.rerank_skipped.is_none());
+        assert_eq!(
+            plain.hits.iter().map(|hit| &hit.id).collect::<Vec<_>>(),
+            ids(&by_cosine)[..10].iter().collect::<Vec<_>>()
+        );
+    }
+
+    // Given one by one they are scored alike, in whatever form.
+    let described = world.described();
+    let ids: Vec<Item> = described.iter().map(|point| Item::Id(point.id.clone())).collect();
+    let vectors = described.iter().map(|point| Item::Vectors(named(point, "text", &["image"]))).collect();
+    let texts = described.iter().map(|point| Item::Text(point.texts[0].text.clone())).collect();
+    for candidates in [ids, vectors, texts] {
+        for asker in [Item::Id(image.id.clone()), Item::Image(world.picture(image))] {
+            let scores = world.score(Direction::ImageToText, asker, candidates.clone());
+            for (received, expected) in scores.iter().zip(&expected) {
+                assert_eq!(described[received.index].id, expected.0);
+                assert_near(received.score, score(expected), "score");
+                assert_near(received.cosine, expected.1, "cosine");
+                assert_near(received.logit, expected.2, "logit");
+            }
+        }
+    }
+}
+
+#[test]
+fn given_images_are_scored_as_in_a_query() {
+    let world = World::new();
+    let words = "a red circle above a blue square";
+    let answer = world.ask(&Request { limit: Some(20), ..request(text(words), "image") });
+    assert_eq!(answer.reranker, Some(2));
+    let point = |id: &PointId| world.points.iter().find(|point| point.id == *id).unwrap();
+    let found: Vec<&Point> = answer.hits.iter().map(|hit| point(&hit.id)).collect();
+    // Not in the order that is expected.
+    let places: Vec<usize> = (0..found.len()).rev().collect();
+    let of = |item: &dyn Fn(&Point) -> Item| places.iter().map(|&at| item(found[at])).collect::<Vec<Item>>();
+    let mixed = places.iter().map(|&at| match at % 3 {
+        0 => Item::Id(found[at].id.clone()),
+        1 => Item::Image(world.picture(found[at])),
+        _ => Item::Vectors(named(found[at], "image", &["image"])),
+    });
+    let forms =
+        [of(&|point| Item::Id(point.id.clone())), of(&|point| Item::Image(world.picture(point))), mixed.collect()];
+    for candidates in forms {
+        let scores = world.score(Direction::TextToImage, Item::Text(words.into()), candidates);
+        assert_eq!(scores.len(), answer.hits.len());
+        for (received, hit) in scores.iter().zip(&answer.hits) {
+            assert_eq!(found[places[received.index]].id, hit.id);
+            assert_near(received.score, hit.score, "score");
+            assert_near(received.logit, hit.fusion.unwrap(), "logit");
+            assert_near(received.cosine, hit.cosine, "cosine");
+            assert_eq!(received.relevance.is_some(), hit.relevance.is_some());
+        }
+    }
+}
+
+#[test]
+fn a_blend_is_weighed_as_in_a_query() {
+    let blend = [("image", 1.0), ("text", 0.5)];
+    let world = World::judged_by(&blend);
+    let weights = blend.map(|(name, weight)| (name.to_owned(), weight)).into();
+    let asked = Request { using: None, blend: Some(weights), limit: Some(100), ..request(text("a blue ring"), "") };
+    let answer = world.ask(&asked);
+    assert_eq!((answer.reranker, answer.hits.len() as u64), (Some(2), N + 4), "those without a text too");
+    let candidates = answer.hits.iter().map(|hit| Item::Id(hit.id.clone())).collect();
+    for (at, received) in
+        world.score(Direction::TextToImage, Item::Text("a blue ring".into()), candidates).iter().enumerate()
+    {
+        assert_eq!(received.index, at);
+        assert_near(received.score, answer.hits[at].score, "score");
+        assert_near(received.cosine, answer.hits[at].cosine, "cosine");
+    }
+}
+
+#[test]
+fn what_is_not_an_image_that_asks_for_texts_says_why() {
+    let world = World::new();
+    let (bare, described) = (world.bare(), world.described()[0]);
+    let version = |number| query::Rerank { which: Which::Version(number), ..Default::default() };
+    let loose = |tokens: bool| {
+        let named = named(bare, "image", &["text", "image"]);
+        Content::Vectors(if tokens { named } else { named.vectors.into() })
+    };
+    let other = {
+        let mut both = named(bare, "image", &["image"]);
+        both.vectors.insert("text".into(), described.vectors["text"].clone());
+        Content::Vectors(both)
+    };
+    let blend: BTreeMap<String, f32> = [("image".to_owned(), 1.0), ("text".to_owned(), 1.0)].into();
+    let blended = |request: Request| Request { using: None, blend: Some(blend.clone()), ..request };
+    let by_text = |content| request(content, "text");
+    let cases = [
+        (by_text(Content::Id(described.id.clone())), "asks with its own vector \"text\""),
+        (request(Content::Id(bare.id.clone()), "image"), "texts that an image looks for"),
+        (request(Content::Image(world.picture(bare)), "image"), "texts that an image looks for"),
+        (by_text(Content::Vector(bare.vectors["image"].clone())), "a vector alone does not say"),
+        (by_text(loose(false)), "expected tokens \"image\""),
+        (by_text(other), "are not of one image"),
+        (by_text(Content::Vectors(named(bare, "image", &["text"]))), "expected a vector \"image\""),
+        (by_text(text("a red circle")), "judged on candidates by image=1"),
+        (blended(by_text(Content::Image(world.picture(bare)))), "judged on candidates by image=1"),
+    ];
+    for (request, reason) in cases {
+        let answer = world.ask(&request);
+        let skipped = answer.rerank_skipped.unwrap_or_default();
+        assert!(!answer.rerank_applied && skipped.contains(reason), "expected {reason:?} in {skipped:?}");
+        assert!(!answer.hits.is_empty() && answer.hits.iter().all(|hit| hit.fusion.is_none()));
+        let rerank = query::Rerank { on_failure: OnFailure::Error, ..request.rerank };
+        let error = query::run(&world.engine, &Request { rerank, ..request }).unwrap_err().to_string();
+        assert!(error.contains(reason), "{error}");
+    }
+    let given = Given {
+        collection: "c".into(),
+        direction: Direction::ImageToText,
+        asker: Item::Id(described.id.clone()),
+        candidates: vec![Item::Id(described.id.clone()), Item::Id(bare.id.clone())],
+        version: None,
+    };
+    let error = query::score(&world.engine, &given).unwrap_err().to_string();
+    assert!(error.contains("candidates[1].id: expected a vector \"text\""), "{error}");
+
+    // A network that is named reads whatever lies where it was made for; one that reads no tokens needs none.
+    let named = |request, number| world.ask(&Request { rerank: version(number), ..request });
+    assert_eq!(named(by_text(loose(false)), 1).reranker, Some(1));
+    assert!(!named(blended(by_text(Content::Id(bare.id.clone()))), 2).rerank_applied, "some have no text");
+    assert_eq!(named(by_text(Content::Id(bare.id.clone())), 1).reranker, Some(1));
+}
+
+#[tokio::test]
+async fn a_server_scores_what_is_given_and_names_what_is_wrong() {
+    let scratch = scratch(&[("image", 1.0)]);
+    let data = scratch.path().join("firn-data");
+    let server = Server::start_with_model(&data, "builtin", &[]);
+    let client = server.client().await;
+    let picture = |at: u64| {
+        let folder = if at < N { "photos" } else { "bare" };
+        v1::rerank_item::Kind::Image(std::fs::read(scratch.path().join(format!("{folder}/{at}.png"))).unwrap().into())
+    };
+    let asked = || v1::QueryRequest {
+        collection_name: "c".into(),
+        query: Some(firn_client::text("a green star", "en")),
+        using: "image".into(),
+        limit: 12,
+        ..Default::default()
+    };
+    let found = client.query(asked()).await.unwrap();
+    assert_eq!(found.reranker, Some(2));
+    let by_id = |hit: &v1::Hit| item(v1::rerank_item::Kind::Id(hit.id.clone().unwrap()));
+    let words = |words: &str| v1::rerank_item::Kind::Text(words.to_owned());
+    let given = |query, candidates: Vec<v1::RerankItem>| v1::RerankRequest {
+        collection_name: "c".into(),
+        query: Some(item(query)),
+        candidates,
+        ..Default::default()
+    };
+    let scored = client.rerank(given(words("a green star"), found.hits.iter().map(by_id).collect())).await.unwrap();
+    assert_eq!((scored.scores.len(), scored.reranker, scored.truncations.len()), (12, 2, 0));
+    for ((at, score), hit) in scored.scores.iter().enumerate().zip(&found.hits) {
+        assert_eq!(score.index as usize, at, "the order of the query is the best one");
+        assert_near(score.score, hit.score, "score");
+        assert_near(score.relevance.unwrap_or_default(), hit.relevance.unwrap_or_default(), "relevance");
+    }
+    // An image asks about texts, by the version that is named; a long text is said to be cut.
+    let long = "a red circle and ".repeat(400);
+    let request = given(picture(N), vec![item(words("a red circle")), item(words(&long))]);
+    let scored = client.rerank(v1::RerankRequest { version: Some(1), ..request }).await.unwrap();
+    assert_eq!((scored.scores.len(), scored.reranker), (2, 1));
+    assert!(scored.scores.iter().all(|score| score.relevance.is_none()));
+    assert_eq!(scored.truncations.iter().map(|cut| cut.candidate).collect::<Vec<_>>(), [Some(1)]);
+    // The same at Query.
+    let v1::rerank_item::Kind::Image(bytes) = picture(N) else { panic!("a picture") };
+    let query = Some(firn_client::image(bytes.to_vec()));
+    let answer = client.query(v1::QueryRequest { query, using: "text".into(), ..asked() }).await.unwrap();
+    assert!(answer.rerank_applied && answer.hits.iter().all(|hit| hit.fusion.is_some() && hit.relevance.is_none()));
+    refused(&client, &found.hits[0], &picture).await;
+}
+
+fn item(kind: v1::rerank_item::Kind) -> v1::RerankItem {
+    v1::RerankItem { kind: Some(kind) }
+}
+
+async fn refused(client: &Client, hit: &v1::Hit, picture: &dyn Fn(u64) -> v1::rerank_item::Kind) {
+    use firn_client::Code::*;
+    use v1::rerank_item::Kind;
+    let id = || item(Kind::Id(hit.id.clone().unwrap()));
+    let text = |text: &str| item(Kind::Text(text.to_owned()));
+    let vectors = |name: &str, numbers: &[f32], tokens: Option<v1::Tokens>| {
+        let vectors = [(name.to_owned(), firn_client::pack(numbers))].into();
+        item(Kind::Vectors(v1::NamedVectors {
+            vectors,
+            tokens: tokens.map(|of| ("image".to_owned(), of)).into_iter().collect(),
+        }))
+    };
+    let good = || v1::RerankRequest {
+        collection_name: "c".into(),
+        query: Some(text("a star")),
+        candidates: vec![id()],
+        ..Default::default()
+    };
+    let with = |candidate| v1::RerankRequest { candidates: vec![id(), candidate], ..good() };
+    let asks = |query| v1::RerankRequest { query, ..good() };
+    let dim = client.info().await.unwrap().models[0].dim as usize;
+    let (ones, few) = (vec![1.0; dim], firn_client::tokens(1, 2, &[1.0, 2.0].map(firn_client::f16::from_f32)));
+    let backwards = v1::RerankDirection::ImageToText.into();
+    let unknown = firn_client::id("nobody");
+    let cases = [
+        (
+            v1::RerankRequest { collection_name: "".into(), ..good() },
+            InvalidArgument,
+            "MISSING_FIELD",
+            "collection_name",
+        ),
+        (v1::RerankRequest { collection_name: "x".into(), ..good() }, NotFound, "COLLECTION_NOT_FOUND", ""),
+        (asks(None), InvalidArgument, "MISSING_FIELD", "query"),
+        (asks(Some(id())), InvalidArgument, "MISSING_FIELD", "direction"),
+        (asks(Some(text(" "))), InvalidArgument, "EMPTY_TEXT", "query.text"),
+        (v1::RerankRequest { direction: 7, ..good() }, InvalidArgument, "OUT_OF_RANGE", "direction"),
+        (v1::RerankRequest { direction: backwards, ..good() }, InvalidArgument, "WRONG_SIDE", "query.text"),
+        (v1::RerankRequest { version: Some(9), ..good() }, InvalidArgument, "UNKNOWN_VERSION", "version"),
+        (v1::RerankRequest { candidates: vec![], ..good() }, InvalidArgument, "OUT_OF_RANGE", "candidates"),
+        (v1::RerankRequest { candidates: vec![id(); 1001], ..good() }, InvalidArgument, "OUT_OF_RANGE", "candidates"),
+        (
+            v1::RerankRequest { candidates: vec![item(picture(0)); 257], ..good() },
+            InvalidArgument,
+            "OUT_OF_RANGE",
+            "candidates",
+        ),
+        (with(v1::RerankItem::default()), InvalidArgument, "MISSING_FIELD", "candidates[1]"),
+        (with(text("a star")), InvalidArgument, "WRONG_SIDE", "candidates[1].text"),
+        (with(item(Kind::Id(v1::PointId::default()))), InvalidArgument, "MISSING_FIELD", "candidates[1].id"),
+        (with(item(Kind::Id(unknown))), NotFound, "POINT_NOT_FOUND", ""),
+        (with(item(Kind::Image(Vec::new().into()))), InvalidArgument, "MISSING_FIELD", "candidates[1].image"),
+        (
+            with(item(Kind::Image(b"no picture".to_vec().into()))),
+            InvalidArgument,
+            "UNKNOWN_IMAGE",
+            "candidates[1].image",
+        ),
+        (with(vectors("other", &ones, None)), InvalidArgument, "NOT_RERANKED", "candidates[1]"),
+        (with(vectors("image", &ones, None)), InvalidArgument, "NOT_RERANKED", "candidates[1]"),
+        (with(vectors("image", &[1.0], None)), InvalidArgument, "WRONG_DIMENSION", "candidates[1].vectors[\"image\"]"),
+        (
+            with(vectors("image", &vec![0.0; dim], None)),
+            InvalidArgument,
+            "ZERO_VECTOR",
+            "candidates[1].vectors[\"image\"]",
+        ),
+        (
+            with(vectors("image", &ones, Some(few))),
+            InvalidArgument,
+            "WRONG_TOKENS",
+            "candidates[1].vectors.tokens[\"image\"]",
+        ),
+    ];
+    for (request, code, reason, field) in cases {
+        let error = client.rerank(request).await.unwrap_err();
+        let named = error.fields.first().map_or("", |violation| violation.field.as_str());
+        assert_eq!((error.code, error.reason.as_str(), named), (code, reason, field), "{error}");
+    }
+    let error = client.rerank(with(item(Kind::Id(firn_client::id("nobody"))))).await.unwrap_err();
+    assert!(error.message.starts_with("candidates[1].id: "), "{error}");
+    client.roll_back_reranker("c").await.unwrap();
+    let error = client.rerank(good()).await.unwrap_err();
+    assert_eq!((error.code, error.reason.as_str()), (FailedPrecondition, "NO_RERANKER"));
+    let named = v1::RerankRequest { version: Some(2), ..good() };
+    assert_eq!(client.rerank(named).await.unwrap().reranker, 2, "a version that is named need not be active");
+}
