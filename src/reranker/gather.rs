@@ -3,7 +3,7 @@
 //! Texts are embedded as if their image had never been seen, where the model can (cross-fitting); else a network would learn from texts
 //! that fit their images better than any that it will be asked.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use firn_index::{Collection, Fields, Point, Reader};
 use firn_model::{
@@ -222,6 +222,7 @@ impl Rows {
                 joined: self.asked.iter().map(|asked| asked.is_joined).collect(),
                 images: std::mem::take(&mut self.images),
                 texts,
+                also: also(&self.asked),
             },
             blended: None,
             n_left_out: self.n_left_out,
@@ -266,6 +267,18 @@ fn beside(parts: Vec<(usize, Vec<f32>)>) -> Items {
     let n = parts.first().map_or(0, |(dim, values)| values.len() / dim.max(&1));
     let row = |at: usize| parts.iter().flat_map(move |(dim, values)| values[at * dim..][..*dim].iter().copied());
     Items { dim, vectors: (0..n).flat_map(row).collect(), ..Items::default() }
+}
+
+/// Other points that have a text too, by its place.
+fn also(asked: &[Asked]) -> BTreeMap<usize, Vec<usize>> {
+    let mut owners_of: HashMap<&str, Vec<usize>> = HashMap::new();
+    asked.iter().for_each(|asked| owners_of.entry(&asked.text).or_default().push(asked.owner));
+    let others = |(at, asked): (usize, &Asked)| {
+        let others: Vec<usize> =
+            owners_of[asked.text.as_str()].iter().copied().filter(|&owner| owner != asked.owner).collect();
+        (!others.is_empty()).then_some((at, others))
+    };
+    asked.iter().enumerate().filter_map(others).collect()
 }
 
 /// Each text, and all of a language in one where there are several. Equal texts of a point ask once.
@@ -344,6 +357,8 @@ mod tests {
             (vec!["1".to_owned(), "4".to_owned()], vec![1.0, 1.0, 4.0, 4.0])
         );
         assert_eq!((rows.n_left_out, rows.left_out.as_deref()), (2, Some("2")));
+        // Both points have the same texts.
+        assert_eq!(also(&rows.asked), (0..6).map(|at| (at, vec![if at < 3 { 1 } else { 0 }])).collect());
         let asked: Vec<(usize, &str, bool)> =
             rows.asked.iter().map(|asked| (asked.owner, asked.text.as_str(), asked.is_joined)).collect();
         assert_eq!(

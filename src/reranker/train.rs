@@ -117,6 +117,7 @@ impl Training {
         within("losses", format!("{losses:?}"), is_weight, "weights of 0 to 1000000")?;
         within("steps", plan.recipe.n_steps, (1..=10_000_000).contains(&plan.recipe.n_steps), "1 to 10000000")?;
         within("lists", plan.n_lists, (1..=4096).contains(&plan.n_lists), "1 to 4096")?;
+        within("nearest", plan.n_nearest, (1..=1000).contains(&plan.n_nearest), "1 to 1000")?;
         within("list-length", plan.list_length, (2..=256).contains(&plan.list_length), "2 to 256")?;
         let every = plan.evaluate_every;
         within("evaluate-every", every, (1..=1_000_000).contains(&every), "1 to 1000000")?;

@@ -19,12 +19,12 @@ pub(super) struct Nearest {
 impl Nearest {
     /// Of texts among images: `n` others, and an own one that fewer than `within` others stand before.
     pub(super) fn images_of(pairs: &Pairs, texts: &[usize], images: &[usize], n: usize, within: usize) -> Nearest {
-        let belongs = |text: usize, image: usize| pairs.owner_of[text] == image;
+        let belongs = |text: usize, image: usize| pairs.belongs(text, image);
         mine((&pairs.texts, texts), (&pairs.images, images), [n, within], belongs)
     }
 
     pub(super) fn texts_of(pairs: &Pairs, images: &[usize], texts: &[usize], n: usize, within: usize) -> Nearest {
-        let belongs = |image: usize, text: usize| pairs.owner_of[text] == image;
+        let belongs = |image: usize, text: usize| pairs.belongs(text, image);
         mine((&pairs.images, images), (&pairs.texts, texts), [n, within], belongs)
     }
 
@@ -78,4 +78,34 @@ fn nearest(scores: &[f32], others: &[usize], n: usize, belongs: impl Fn(usize) -
     }
     places.sort_unstable_by(by_score);
     (places.into_iter().map(|at| others[at] as u32).collect(), rank)
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+
+    use super::*;
+
+    #[test]
+    fn an_image_with_the_same_text_is_no_hard_negative() {
+        let items = || Items { dim: 1, vectors: vec![1.0, 0.9, 0.8, 0.7], ..Items::default() };
+        let mut pairs = Pairs {
+            images: items(),
+            texts: items(),
+            owner_of: (0..4).collect(),
+            joined: vec![false; 4],
+            ..Pairs::default()
+        };
+        let all = [0, 1, 2, 3];
+        let others = |pairs: &Pairs| {
+            let nearest = Nearest::images_of(pairs, &[3], &all, 2, 9);
+            let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(1);
+            let mut drawn = nearest.draw(3, 2, &mut rng);
+            drawn.sort_unstable();
+            drawn
+        };
+        assert_eq!(others(&pairs), [0, 1]);
+        pairs.also.insert(3, vec![1]);
+        assert_eq!(others(&pairs), [0, 2]);
+    }
 }

@@ -23,6 +23,7 @@ fn world(n_images: usize, seed: u64) -> Pairs {
         texts: Items { dim: DIM, n_tokens: N_TOKENS, token_dim: TOKEN_DIM, ..Items::default() },
         owner_of: (0..n_images).collect(),
         joined: vec![false; n_images],
+        ..Pairs::default()
     };
     for _ in 0..n_images {
         let mut things = [0, 1, 2, 3];
@@ -172,6 +173,17 @@ fn what_cannot_be_learnt_from_is_refused() {
     let mut fast = plan.clone();
     fast.recipe.rate = f32::INFINITY;
     check(error(&fast, &pairs, &images[..30], &images[30..]), "the loss is no number");
+}
+
+/// 768 numbers in, the sizes that the paper says (facts and reasons in benches/README.md): its 68.4 million are not what they give.
+#[test]
+fn frevl_has_as_many_weights_as_its_sizes_give() {
+    let shape = Shape { dim: 768, image: SideShape::default(), text: SideShape::default() };
+    let count = |dim: usize, n_heads: usize, wide: usize| {
+        let sizes = Sizes { dim, n_layers: 4, n_heads, wide };
+        Network::new(Kind::Frevl, &shape, &sizes, 1, &Device::Cpu).unwrap().n_parameters()
+    };
+    assert_eq!((count(512, 8, 2048), count(768, 8, 3072)), (31_001_603, 68_522_499));
 }
 
 #[test]

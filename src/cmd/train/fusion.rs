@@ -121,6 +121,9 @@ struct RecipeArgs {
     lists: u64,
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u64).range(2..=256), value_name = "N")]
     list_length: u64,
+    /// The others of a list are drawn from so many nearest ones: fewer are harder
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=1000), value_name = "N")]
+    nearest: u64,
     /// Share of questions to learn from that are all texts of a point in one
     #[arg(long, default_value_t = 0.35, value_name = "SHARE")]
     joined: f64,
@@ -155,14 +158,14 @@ impl FusionArgs {
         training.parting = self.parting.parting();
         let RecipeArgs { dim, layers, heads, wide, rate, decay, joined, image_to_text, dropout, image_dropout, .. } =
             self.recipe;
-        let RecipeArgs { lists, list_length, smoothing, evaluate_every, patience, .. } = self.recipe;
+        let RecipeArgs { lists, list_length, nearest, smoothing, evaluate_every, patience, .. } = self.recipe;
         let plan = &mut training.plan;
         plan.sizes = Sizes { dim, n_layers: layers, n_heads: heads, wide };
         (plan.recipe.rate, plan.recipe.decay) = (rate, decay);
         let losses = &self.recipe.losses;
         plan.losses = Losses { contrastive: losses[0], matching: losses[1], regularisation: losses[2], smoothing };
         (plan.n_lists, plan.list_length) = (lists as usize, list_length as usize);
-        plan.n_nearest = plan.n_nearest.max(plan.list_length - 1);
+        plan.n_nearest = (nearest as usize).max(plan.list_length - 1);
         (plan.joined, plan.image_to_text) = (joined, image_to_text);
         (plan.dropout, plan.image_dropout) = (dropout, image_dropout);
         (plan.evaluate_every, plan.patience) = (evaluate_every, patience);
