@@ -20,8 +20,9 @@ use crate::{
     vector_unit::on_best_unit,
 };
 
-/// Pairs that one thread takes at a time.
+/// Pairs that one thread takes at a time, and states of them: enough that reading the matrices is not what takes the time.
 const PIECE: usize = 32;
+const PIECE_STATES: usize = 1024;
 const EPSILON: f32 = 1e-5;
 
 pub(super) struct Folded {
@@ -107,7 +108,10 @@ impl Scorer for Folded {
         let places: Vec<(usize, usize)> =
             of_text.into_iter().zip(of_image).map(|(text, image)| (text as usize, image as usize)).collect();
         let of_piece = |pairs: &[(usize, usize)]| self.piece(pairs, &texts, &images, &keys);
-        Ok(places.par_chunks(PIECE).flat_map_iter(of_piece).collect())
+        let n_states = texts.n_tokens + images.n_tokens;
+        let share = places.len().div_ceil(rayon::current_num_threads());
+        let piece = share.min(PIECE.max(PIECE_STATES / n_states)).max(1);
+        Ok(places.par_chunks(piece).flat_map_iter(of_piece).collect())
     }
 }
 

@@ -199,13 +199,15 @@ impl Run {
 
 /// What is learnt from, so that no run goes on with something else.
 fn fingerprint(options: &Options) -> String {
-    let Pairs { images, texts, owner_of, joined } = options.pairs;
+    let Pairs { images, texts, owner_of, joined, also } = options.pairs;
     let mut hasher = blake3::Hasher::new();
     for items in [images, texts] {
         hasher.update(bytemuck::cast_slice(&items.vectors)).update(bytemuck::cast_slice(&items.extra));
         hasher.update(bytemuck::cast_slice(&items.tokens.iter().map(|x| x.to_bits()).collect::<Vec<u16>>()));
     }
-    for places in [owner_of.as_slice(), options.train, options.held_out] {
+    let also: Vec<usize> =
+        also.iter().flat_map(|(text, images)| std::iter::once(text).chain(images)).copied().collect();
+    for places in [owner_of.as_slice(), options.train, options.held_out, &also] {
         hasher.update(&(places.len() as u64).to_le_bytes());
         for &place in places {
             hasher.update(&(place as u64).to_le_bytes());
