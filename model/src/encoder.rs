@@ -117,6 +117,12 @@ pub trait Encoder: Send + Sync {
     fn embed_unseen_texts(&self, _ids: &[&str], texts: &[&str], keep: Keep) -> Result<Vec<TextEmbedding>> {
         self.embed_texts(texts, keep)
     }
+
+    /// Of a model whose tokens of texts are facets: a hash of the decoder that makes them and of how deep it is read. Facets of several
+    /// templates lie in one space if it is the same.
+    fn decoder(&self) -> Option<&str> {
+        None
+    }
 }
 
 /// Where a model comes from.
