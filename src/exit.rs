@@ -164,7 +164,9 @@ fn code_of_model(error: &firn_model::Error) -> Exit {
     use firn_model::Error::*;
     match error {
         UnknownModel { .. } => Exit::NotFound,
-        UnknownDevice { .. }
+        // The family that a user named; one that a file names stands with the damage below.
+        UnknownFamily { file: None, .. }
+        | UnknownDevice { .. }
         | UnknownGrid { .. }
         | NoImageSide { .. }
         | NoTextSide { .. }
@@ -211,7 +213,14 @@ mod tests {
     #[test]
     fn wrapped_errors_keep_their_code() {
         let not_found = || firn_index::Error::CollectionNotFound { name: "c".into() };
-        let cases: [(anyhow::Error, Exit); 8] = [
+        let family = |file: Option<&str>| firn_model::Error::UnknownFamily {
+            file: file.map(Into::into),
+            expected: "clip".into(),
+            received: "nonsense".into(),
+        };
+        let cases: [(anyhow::Error, Exit); 10] = [
+            (family(None).into(), Exit::Usage),
+            (family(Some("config.json")).into(), Exit::Damaged),
             (not_found().into(), Exit::NotFound),
             (crate::query::Error::from(not_found()).into(), Exit::NotFound),
             (anyhow::Error::from(not_found()).context("while reading"), Exit::NotFound),

@@ -342,6 +342,19 @@ fn an_image_tower_learns_from_facets_that_embed_wrote() {
     let data = ["--images", "pictures.tar", "--facets", "facets1", "facets3"];
     let said = scratch.ok(&[&["train", "evaluate", "--aligned", "o"], &data[..]].concat());
     assert!(said.contains("| all |"), "{said}");
+    // Of two decoders, or of one that is read less deep, facets lie in two spaces.
+    let other =
+        format!("[text]\nfacets = {:?}\ntemplate = \"flame-1\"\nblocks_left_out = 2\n", decoder.display().to_string());
+    scratch.write("other/model.toml", other);
+    scratch.ok(&["embed", "captions.jsonl", "--model", "other", "--tokens", "4x4", "--out", "facets-other"]);
+    let mixed = [&start[..], &["facets1", "facets-other"], &sizes[..], &["--resume"]].concat();
+    scratch.fails(2, &mixed, "expected facets of one decoder, that of facets1, received another in facets-other");
+    // Without tokens a text is one row, which is said.
+    scratch.ok(&["embed", "captions.jsonl", "--model", "flame3", "--out", "alone"]);
+    let args = ["train", "evaluate", "--aligned", "o", "--images", "pictures.tar", "--facets", "alone"];
+    let output = scratch.command().args(args).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && said.contains("alone: no facets were kept, a text has one row"), "{said}");
     scratch.fails(
         2,
         &[&start[..], &["captions.jsonl", "facets1"], &sizes[..], &["--resume"]].concat(),

@@ -31,6 +31,9 @@ pub struct Manifest {
     format: String,
     version: u32,
     pub model: ModelRef,
+    /// What made the facets of texts, where they were made: the same for every template.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decoder: Option<String>,
     /// Dimensions by vector name.
     pub vectors: BTreeMap<String, usize>,
     pub tokens: BTreeMap<String, TokenConfig>,
@@ -75,12 +78,13 @@ pub struct Line {
 }
 
 impl Manifest {
-    /// Of embeddings for such a collection.
-    pub fn new(model: ModelRef, config: &CollectionConfig) -> Manifest {
+    /// Of embeddings for such a collection; `decoder` as the model says it.
+    pub fn new(model: ModelRef, decoder: Option<String>, config: &CollectionConfig) -> Manifest {
         Manifest {
             format: FORMAT.to_owned(),
             version: VERSION,
             model,
+            decoder,
             vectors: config.vectors.iter().map(|(name, vector)| (name.clone(), vector.dim)).collect(),
             tokens: config.tokens.clone(),
             complete: false,

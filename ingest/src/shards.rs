@@ -61,13 +61,17 @@ impl ShardSink {
     pub fn open(
         folder: &Path,
         model: ModelRef,
+        decoder: Option<String>,
         config: &CollectionConfig,
         shard_rows: usize,
     ) -> Result<ShardSink, ShardsError> {
-        let new = Manifest::new(model, config);
+        let new = Manifest::new(model, decoder, config);
         let mut manifest = match Manifest::read(folder)? {
             None => new,
-            Some(found) if (&found.model.hash, shapes(&found)) == (&new.model.hash, shapes(&new)) => found,
+            Some(mut found) if (&found.model.hash, shapes(&found)) == (&new.model.hash, shapes(&new)) => {
+                found.decoder = new.decoder;
+                found
+            }
             Some(found) => {
                 let (folder, expected, received) = (folder.to_owned(), describe(&found), describe(&new));
                 return Err(ShardsError::Others { folder, expected, received });
@@ -314,7 +318,7 @@ mod tests {
         let vectors = [("image".to_owned(), VectorConfig::new(1))].into();
         let config = CollectionConfig { vectors, ..CollectionConfig::default() };
         let model = ModelRef { name: "m".to_owned(), hash: "h".to_owned() };
-        let mut sink = ShardSink::open(dir.path(), model, &config, MAX_SHARD_ROWS).unwrap();
+        let mut sink = ShardSink::open(dir.path(), model, None, &config, MAX_SHARD_ROWS).unwrap();
         let payload = json!({ "list": [{ "long": "x".repeat(MAX_SHARD_BYTES / 4) }] });
         for ticket in 0..6 {
             let input = Input {

@@ -7,12 +7,14 @@
 
 mod aligned;
 mod arrays;
+mod bounds;
 mod captions;
 mod checkpoint;
 mod data;
 mod evaluate;
 mod facet_store;
 mod feed;
+mod fingerprint;
 mod frozen_block;
 mod frozen_files;
 mod frozen_images;
@@ -48,7 +50,12 @@ pub use self::{
 };
 use self::{data::Data, network::Network, trainer::Trainer};
 pub use crate::learn::optimizer::Recipe;
-use crate::{Error, Result, device, train::Loss};
+use crate::{
+    Error, Result, device,
+    kind::{self, Kind},
+    memory,
+    train::Loss,
+};
 
 /// Where a run keeps its state, and where its weights, below the output folder.
 pub const CHECKPOINT_FILE: &str = "checkpoint.safetensors";
@@ -206,8 +213,9 @@ impl Plan {
     /// `Err` says what was expected and received.
     pub fn check(&self) -> Result<(), String> {
         self.check_numbers()?;
-        if let ImagePlan::Tower { sizes, .. } = &self.image {
-            sizes.check()?;
+        match &self.image {
+            ImagePlan::Tower { sizes, .. } => sizes.check()?,
+            ImagePlan::Frozen(sizes) => sizes.check()?,
         }
         if let TextPlan::Tower(sizes) = &self.text {
             sizes.check()?;
@@ -234,10 +242,6 @@ impl Plan {
         let Recipe { rate, betas, epsilon, decay, .. } = self.recipe;
         let share = |x: f32| (0.0..1.0).contains(&x);
         let positive = |x: f32| x > 0.0 && x.is_finite();
-        let frozen = |sizes: &FrozenSizes| {
-            let within = |n: usize, most: usize| (1..=most).contains(&n);
-            sizes.dim > 0 && within(sizes.hidden, 1 << 16) && sizes.n_tokens <= 1 << 16 && sizes.token_dim <= 1 << 16
-        };
         for (what, is_so, received) in [
             ("dim: expected 1 to 65536", (1..=1 << 16).contains(&self.dim), self.dim.to_string()),
             ("rate: expected more than 0", positive(rate), rate.to_string()),
@@ -256,11 +260,34 @@ impl Plan {
                 return Err(format!("{what}, received {received}"));
             }
         }
-        match &self.image {
-            ImagePlan::Frozen(sizes) if !frozen(sizes) => {
-                Err(format!("hidden: expected 1 to 65536, received {}", sizes.hidden))
+        Ok(())
+    }
+
+    /// Numbers that are learnt, but for the maps around a frozen block.
+    fn n_parameters(&self) -> u64 {
+        let image = match &self.image {
+            ImagePlan::Tower { sizes, .. } => sizes.n_parameters(self.dim),
+            ImagePlan::Frozen(sizes) => sizes.n_parameters(self.dim),
+        };
+        let text = match &self.text {
+            TextPlan::Tower(sizes) => sizes.n_parameters(self.dim),
+            TextPlan::Facets { .. } => 0,
+        };
+        // With the scale and what is added.
+        image + text + 2
+    }
+
+    /// Weights, gradients and two moments, where memory is the machine's: what is larger would end the process.
+    fn check_memory(&self, out: &std::path::Path, device: &candle_core::Device) -> Result<()> {
+        let (n, needed) = (self.n_parameters(), 16 * self.n_parameters());
+        match memory::available_bytes().filter(|&available| device.is_cpu() && available < needed) {
+            None => Ok(()),
+            Some(available) => {
+                let detail = format!(
+                    "a network of {n} numbers takes {needed} bytes of memory to be learnt, {available} are available; hint: smaller sizes"
+                );
+                Err(Error::BadData { file: out.to_owned(), detail })
             }
-            _ => Ok(()),
         }
     }
 }
@@ -269,12 +296,10 @@ impl Plan {
 pub fn align(options: &Options, report: &mut dyn FnMut(&Progress)) -> Result<Aligned> {
     let plan = &options.plan;
     plan.check().map_err(|detail| Error::BadFile { file: options.out.clone(), detail })?;
-    if ridge::is_in(&options.out) {
-        let detail = "holds what `firn train ridge` wrote; hint: another folder";
-        return Err(Error::BadData { file: options.out.clone(), detail: detail.to_owned() });
-    }
-    std::fs::create_dir_all(&options.out).map_err(|error| Error::Io { path: options.out.clone(), error })?;
+    kind::refuse_others(&options.out, ALIGNED_FILE)?;
     let device = device::open(options.device)?;
+    plan.check_memory(&options.out, &device)?;
+    std::fs::create_dir_all(&options.out).map_err(|error| Error::Io { path: options.out.clone(), error })?;
     let fingerprint = options.sources.fingerprint()?;
     let data = Data::read(plan, &options.sources)?;
     let network = Network::new(plan, &device, plan.precision.dtype())?;
@@ -291,6 +316,13 @@ pub fn align(options: &Options, report: &mut dyn FnMut(&Progress)) -> Result<Ali
         let step = trainer.step;
         if !loss.is_finite() && plan.precision != Precision::F16 {
             let detail = format!("the loss of step {step} is {loss}; hint: a lower --rate");
+            return Err(Error::BadFile { file: path, detail });
+        }
+        if trainer.is_lost() {
+            let detail = format!(
+                "no gradient was finite for {} steps up to {step}; hint: --precision f32, or a lower --rate",
+                trainer::MAX_LEFT_OUT
+            );
             return Err(Error::BadFile { file: path, detail });
         }
         let is_last = step == last;
@@ -319,9 +351,9 @@ pub fn measure(aligned: &Aligned, sources: &Sources) -> Result<Vec<FoundRow>> {
     aligned.measure(sources)
 }
 
-/// Blocks of a decoder in a folder.
-pub fn n_blocks(decoder: &std::path::Path) -> Result<usize> {
-    Ok(crate::decoder::Config::read(&decoder.join(crate::pair::CONFIG_FILE))?.n_blocks)
+/// Whether a folder is opened as what `align` wrote.
+pub fn is_aligned(folder: &std::path::Path) -> bool {
+    Kind::of(folder) == Kind::Aligned
 }
 
 /// Whether this device is, or would be, a card.

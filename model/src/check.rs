@@ -18,8 +18,10 @@ use self::family::Family;
 pub(crate) use self::family::unknown_family;
 use crate::{
     Device, Encoder, Error, Keep, ModelSpec, Result,
-    align::{Aligned, Ridge},
-    decoder as decoders, folder, hub, load,
+    align::{ALIGNED_FILE, Aligned, RIDGE_FILE, Ridge},
+    decoder as decoders, folder, hub,
+    kind::Kind,
+    load,
     pair::{TensorFault, Weights},
     side::Want,
 };
@@ -101,7 +103,7 @@ fn look_at(name: &str, family: Option<Family>) -> Result<CheckReport> {
         ModelSpec::Hub { repo, revision } => report.look_into(&hub::fetch(&repo, &revision)?, family),
     }
     // A decoder alone embeds nothing.
-    let is_decoder = report.folder.as_deref().is_some_and(|folder| Family::kind_of(folder) == family::Kind::Decoder);
+    let is_decoder = report.folder.as_deref().is_some_and(|folder| Kind::of(folder) == Kind::Decoder);
     if report.has_no_fault()
         && report.in_the_way.is_empty()
         && !is_decoder
@@ -149,18 +151,21 @@ impl CheckReport {
 
     fn look_into(&mut self, folder: &Path, family: Option<Family>) {
         self.folder = Some(folder.to_owned());
-        match family.map_or_else(|| Family::kind_of(folder), Family::kind) {
-            family::Kind::Join => self.look_at_join(folder),
-            family::Kind::Aligned => self.look_at_aligned(folder),
-            family::Kind::Ridge => self.look_at_ridge(folder),
-            family::Kind::Sentences => self.look_at_sentences(folder, family.and_then(Family::sentences)),
-            family::Kind::Decoder => self.look_at_decoder(folder, family.and_then(Family::decoder)),
-            family::Kind::Pair => self.look_at_towers(folder, family, Want::Both),
+        match family.map_or_else(|| Kind::of(folder), Family::kind) {
+            Kind::Join => self.look_at_join(folder),
+            Kind::Aligned => self.look_at_aligned(folder),
+            Kind::Ridge => self.look_at_ridge(folder),
+            Kind::Sentences => self.look_at_sentences(folder, family.and_then(Family::sentences)),
+            Kind::Decoder => self.look_at_decoder(folder, family.and_then(Family::decoder)),
+            Kind::Pair => self.look_at_towers(folder, family, Want::Both),
         }
     }
 
     /// What is wrong with it, loading says.
     fn look_at_aligned(&mut self, folder: &Path) {
+        if !folder.join(ALIGNED_FILE).is_file() {
+            return self.keep_missing(&folder.join(ALIGNED_FILE));
+        }
         let Some(aligned) = self.keep(Aligned::read(folder, Device::Cpu)) else { return };
         let memory = aligned.memory();
         self.add(aligned.n_parameters() as u64, memory);
@@ -171,7 +176,9 @@ impl CheckReport {
 
     /// What is wrong with it, loading says.
     fn look_at_ridge(&mut self, folder: &Path) {
-        if let Some(ridge) = self.keep(Ridge::read(folder)) {
+        if !folder.join(RIDGE_FILE).is_file() {
+            self.keep_missing(&folder.join(RIDGE_FILE));
+        } else if let Some(ridge) = self.keep(Ridge::read(folder)) {
             self.add(ridge.n_parameters() as u64, vec![ridge.memory()]);
             self.keep(ridge.folds());
         }

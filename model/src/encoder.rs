@@ -12,6 +12,7 @@ use crate::{
     Error, Result, align, decoder, device,
     fusion_tokens::{FusionTokens, Grid, Keep, TokenShape, TokenShapes},
     hub, join,
+    kind::Kind,
     pair::{self, FrozenBlock},
     sentence,
     side::{Opened, Want},
@@ -117,6 +118,12 @@ pub trait Encoder: Send + Sync {
     fn embed_unseen_texts(&self, _ids: &[&str], texts: &[&str], keep: Keep) -> Result<Vec<TextEmbedding>> {
         self.embed_texts(texts, keep)
     }
+
+    /// Of a model whose tokens of texts are facets: a hash of the decoder that makes them and of how deep it is read. Facets of several
+    /// templates lie in one space if it is the same.
+    fn decoder(&self) -> Option<&str> {
+        None
+    }
 }
 
 /// Where a model comes from.
@@ -194,18 +201,13 @@ pub(crate) fn open_folder(
     block: Option<&FrozenBlock>,
     device: &candle_core::Device,
 ) -> Result<Opened> {
-    if join::is_in(folder) {
-        join::open(folder, device)
-    } else if align::side::is_in(folder) {
-        align::side::open(folder, want, device)
-    } else if align::ridge::is_in(folder) {
-        align::ridge::open(folder, want)
-    } else if sentence::Layout::is_in(folder) {
-        sentence::open(folder, device)
-    } else if decoder::is_in(folder) {
-        Err(decoder_alone(folder.join(pair::CONFIG_FILE)))
-    } else {
-        pair::open(folder, want, block, device)
+    match Kind::of(folder) {
+        Kind::Join => join::open(folder, device),
+        Kind::Aligned => align::side::open(folder, want, device),
+        Kind::Ridge => align::ridge::open(folder, want),
+        Kind::Sentences => sentence::open(folder, device),
+        Kind::Decoder => Err(decoder_alone(folder.join(pair::CONFIG_FILE))),
+        Kind::Pair => pair::open(folder, want, block, device),
     }
 }
 

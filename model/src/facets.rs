@@ -165,7 +165,6 @@ fn pooled(facets: &[Vec<f32>]) -> Result<Embedding> {
     Ok(sum.into_iter().map(|x| x / norm).collect())
 }
 
-/// That the tokenizer of a decoder can be read.
 /// Weights, as numbers of each kind take them, and the widest states of a batch of long captions: those of the MLP, of all heads
 /// and some copies of the hidden ones, and the scores of all heads, which are f32 everywhere. GGUF computes in f32.
 pub(crate) fn memory(config: &Config, is_gguf: bool, weights_bytes: impl Fn(DType) -> u64) -> Vec<Memory> {
@@ -183,6 +182,7 @@ pub(crate) fn memory(config: &Config, is_gguf: bool, weights_bytes: impl Fn(DTyp
     vec![on("cpu", DType::F32, CPU_BATCH), on("cuda", on_card, CUDA_BATCH)]
 }
 
+/// That the tokenizer of a decoder can be read.
 pub(crate) fn check_tokenizer(path: &Path) -> Result<()> {
     Tokenizer::read(&tokenizer_path(path)).map(drop)
 }

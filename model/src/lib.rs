@@ -17,6 +17,7 @@ pub mod fusion;
 mod fusion_tokens;
 mod hub;
 mod join;
+mod kind;
 mod learn;
 pub mod long_clip;
 mod memory;

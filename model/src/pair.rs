@@ -26,7 +26,7 @@ pub use self::weights::{TensorFault, read_tensor};
 pub(crate) use self::{
     config::{Activation, Config, Fields, TowerConfig, is_of_images, n_numbers, with_bias},
     frozen_block::FrozenBlock,
-    layout::Layout,
+    layout::{Layout, OPEN_CLIP_CONFIG},
     source::Source,
     tokenizer::Tokenizer,
     weights::{
@@ -178,6 +178,7 @@ impl Images {
         block: Option<&FrozenBlock>,
         device: &Device,
     ) -> Result<Images> {
+        frozen_block::refuse_left_out(weights, block)?;
         let info = ImageInfo {
             dim: config.projection_dim,
             side_px: config.vision.image_size,
@@ -196,6 +197,7 @@ impl Images {
     /// The image side of FLAME, from its checkpoint.
     pub(crate) fn load_flame(checkpoint: &Path, block: Option<&FrozenBlock>, device: &Device) -> Result<Images> {
         let weights = Weights::open_file(checkpoint)?;
+        frozen_block::refuse_left_out(&weights, block)?;
         let config = flame::Config::of_tensors(&weights)?;
         let info = ImageInfo {
             dim: config.dim,

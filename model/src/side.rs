@@ -24,6 +24,11 @@ pub(crate) trait TextSide: Send + Sync {
     fn embed_unseen(&self, _ids: &[&str], texts: &[&str], keep: Keep) -> Result<Vec<TextEmbedding>> {
         self.embed(texts, keep)
     }
+
+    /// As `Encoder::decoder`.
+    fn decoder(&self) -> Option<&str> {
+        None
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -155,5 +160,9 @@ impl Encoder for Joined {
 
     fn embed_unseen_texts(&self, ids: &[&str], texts: &[&str], keep: Keep) -> Result<Vec<TextEmbedding>> {
         self.text_side()?.embed_unseen(ids, texts, keep)
+    }
+
+    fn decoder(&self) -> Option<&str> {
+        self.sides.text.as_ref()?.decoder()
     }
 }

@@ -145,7 +145,8 @@ fn begin(
     (model, config): (ModelRef, CollectionConfig),
     mut journal: Journal,
 ) -> anyhow::Result<(ShardSink, Job)> {
-    let mut sink = ShardSink::open(&args.out, model, &config, args.shard_rows as usize)?;
+    let decoder = encoder.decoder().map(str::to_owned);
+    let mut sink = ShardSink::open(&args.out, model, decoder, &config, args.shard_rows as usize)?;
     for damage in sink.damage() {
         eprintln!("damaged, its points are embedded again: {}", printable(damage));
     }

@@ -125,8 +125,7 @@ fn report(error: &anyhow::Error) {
 }
 
 /// A server never loads what a client names.
-const OTHER_MODEL: &str =
-    "the server has the model it was started with: leave --model out, or start it with `firn serve --model NAME`";
+const OTHER_MODEL: &str = "`firn serve --model NAME` starts a server with this model, `--also-model NAME` with one more; a --model that was given can be left out";
 
 /// What to do next, where there is something to do.
 fn hint(cause: &(dyn std::error::Error + 'static)) -> Option<String> {

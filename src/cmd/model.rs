@@ -117,7 +117,7 @@ fn print_info(info: &ModelInfo) {
         row("device", info.device.clone()),
         row("memory", format!("{} MiB of weights, {} MiB for a batch", mib(info.weights_bytes), mib(info.batch_bytes))),
     ];
-    rows.push(row("no tokens", format!("{} bytes a point of an image and a text", point_bytes(info, None))));
+    rows.push(row("no tokens", format!("{} bytes a point of {}", point_bytes(info, None), content_of_point(info))));
     for grid in Grid::ALL {
         let shapes = info.token_shapes(grid);
         let shape = |shape: Option<TokenShape>| shape.map_or("none".to_owned(), |s| format!("{} x {}", s.n, s.dim));
@@ -129,6 +129,15 @@ fn print_info(info: &ModelInfo) {
         rows.push(row("sigmoid", format!("logit scale {logit_scale}, bias {logit_bias}")));
     }
     table::print(&["model", &info.name], &rows);
+}
+
+/// What a point of such a model is made of.
+fn content_of_point(info: &ModelInfo) -> &'static str {
+    match (info.image_side_px > 0, info.max_text_tokens > 0) {
+        (true, false) => "an image",
+        (false, true) => "a text",
+        _ => "an image and a text",
+    }
 }
 
 fn mib(bytes: u64) -> u64 {

@@ -54,12 +54,12 @@ struct AlignArgs {
     /// Train on generated scenes
     #[arg(long)]
     scenes: bool,
-    /// Share of a batch that is emoji, when there are scenes as well
-    #[arg(long, default_value_t = 0.3, value_parser = share)]
-    emoji_share: f32,
-    /// Weight of the teacher, which knows what a scene holds, beside the contrastive loss; 0 for none
-    #[arg(long, default_value_t = 6.0, value_name = "WEIGHT")]
-    teacher: f32,
+    /// Share of a batch that is emoji, when there are scenes as well [default: 0.3]
+    #[arg(long, value_parser = share)]
+    emoji_share: Option<f32>,
+    /// Weight of the teacher, which knows what a scene holds, beside the contrastive loss; 0 for none [default: 6]
+    #[arg(long, value_name = "WEIGHT")]
+    teacher: Option<f32>,
     /// Where the checkpoint and the weights go
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -85,7 +85,7 @@ struct AlignArgs {
     /// Steps in which the learning rate declines at the end [default: two fifths of all]
     #[arg(long, value_name = "STEPS")]
     decline: Option<u64>,
-    /// Go on from the checkpoint in --out, if there is one
+    /// Go on from the checkpoint in --out, if there is one and settings and data are the same, whose files are all read for it
     #[arg(long)]
     resume: bool,
     /// Steps between checkpoints
@@ -95,7 +95,7 @@ struct AlignArgs {
     #[arg(long, default_value_t = 200, value_name = "STEPS")]
     evaluate_every: u64,
     /// End after this many steps in all, to be resumed later
-    #[arg(long, value_name = "STEPS")]
+    #[arg(long, value_name = "STEPS", value_parser = clap::value_parser!(u64).range(1..))]
     stop_after: Option<u64>,
     #[command(flatten)]
     sides: sides::SideArgs,
@@ -174,7 +174,7 @@ fn say(n_taken: u64, weights: &Path) {
 }
 
 fn options(args: &AlignArgs) -> anyhow::Result<Options> {
-    let teacher = args.teacher;
+    let teacher = args.teacher.unwrap_or(6.0);
     Usage::unless((0.0..=1000.0).contains(&teacher), || format!("--teacher: expected 0 to 1000, received {teacher}"))?;
     let plan = Plan::new(args.seed, args.steps.unwrap_or(2000), args.batch.unwrap_or(64) as usize);
     let schedule = Schedule {
@@ -183,7 +183,7 @@ fn options(args: &AlignArgs) -> anyhow::Result<Options> {
         n_decline: args.decline.unwrap_or(plan.schedule.n_decline),
         ..plan.schedule
     };
-    let (scenes, emoji, emoji_share) = (args.scenes, args.emoji.is_some(), args.emoji_share);
+    let (scenes, emoji, emoji_share) = (args.scenes, args.emoji.is_some(), args.emoji_share.unwrap_or(0.3));
     Ok(Options {
         plan: Plan { loss: args.loss.unwrap_or(plan.loss), schedule, scenes, emoji, emoji_share, teacher, ..plan },
         emoji_folder: args.emoji.clone(),

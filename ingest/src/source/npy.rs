@@ -1,4 +1,5 @@
-//! Precomputed embeddings in NumPy's format: (n, dim) rows, format versions 1 to 3, little-endian f2, f4 or f8, C order.
+//! Precomputed embeddings in NumPy's format: (n, dim) rows, format versions 1 to 3, i1 or little-endian f2, f4 or f8, C order. Whole numbers are
+//! taken as they are: a vector of int8 is the one that was rounded to them, up to its length.
 //!
 //! Ids stand in `x.ids.txt` (one a line) or `x.ids.json` (a list), else they are `x:0`, `x:1` and so on. `x.tokens.npy`, of shape
 //! (rows, n, dim), holds the tokens beside the vectors.
@@ -41,6 +42,7 @@ struct TokenRows {
 /// Number types that rows are read from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Number {
+    I8,
     F16,
     Bf16,
     F32,
@@ -199,6 +201,7 @@ impl TokenRows {
 impl Number {
     pub fn bytes(self) -> usize {
         match self {
+            Number::I8 => 1,
             Number::F16 | Number::Bf16 => 2,
             Number::F32 => 4,
             Number::F64 => 8,
@@ -210,6 +213,7 @@ impl Number {
         let mut raw = vec![0; n * self.bytes()];
         from.read_exact(&mut raw)?;
         let number = |b: &[u8]| match self {
+            Number::I8 => f32::from(b[0] as i8),
             Number::F16 => half::f16::from_le_bytes([b[0], b[1]]).to_f32(),
             Number::Bf16 => half::bf16::from_le_bytes([b[0], b[1]]).to_f32(),
             Number::F32 => f32::from_le_bytes([b[0], b[1], b[2], b[3]]),
@@ -257,12 +261,13 @@ impl Header {
         let missing = |key| format!("the header has no {key:?}");
         let descr = value("descr").ok_or_else(|| missing("descr"))?;
         let number = match descr.strip_prefix('\'').and_then(|d| d.split('\'').next()) {
+            Some("|i1") => Number::I8,
             Some("<f2") => Number::F16,
             Some("<f4") => Number::F32,
             Some("<f8") => Number::F64,
             other => {
                 let received = other.unwrap_or("a structure").to_owned();
-                return unsupported("numbers of <f2, <f4 or <f8 (hint: array.astype('<f4'))", received);
+                return unsupported("numbers of |i1, <f2, <f4 or <f8 (hint: array.astype('<f4'))", received);
             }
         };
         if !value("fortran_order").ok_or_else(|| missing("fortran_order"))?.starts_with("False") {
@@ -337,7 +342,7 @@ mod tests {
             assert!(error.contains(expected), "{error}");
         };
         check(bytes(4, good), "format version");
-        check(bytes(1, &good.replace("<f4", "|i1")), "received |i1");
+        check(bytes(1, &good.replace("<f4", "|u1")), "expected numbers of |i1, <f2, <f4 or <f8");
         check(bytes(1, &good.replace("<f4", ">f4")), "received >f4");
         check(bytes(1, &good.replace("'<f4'", "[('a', '<f4')]")), "a structure");
         check(bytes(1, &good.replace("False", "True")), "Fortran");
@@ -356,6 +361,7 @@ mod tests {
             assert_eq!(number.read(&mut &bytes[..], 3).expect("three numbers"), expected, "{number:?}");
             assert!(matches!(number.read(&mut &bytes[1..], 3), Err(Fault::Truncated { .. })));
         };
+        assert_eq!(Number::I8.read(&mut &[1, 0xff, 0x80][..], 3).expect("three numbers"), [1.0, -1.0, -128.0]);
         check(Number::F16, expected.iter().flat_map(|&n| half::f16::from_f32(n).to_le_bytes()).collect());
         check(Number::Bf16, expected.iter().flat_map(|&n| half::bf16::from_f32(n).to_le_bytes()).collect());
         check(Number::F32, expected.iter().flat_map(|n| n.to_le_bytes()).collect());

@@ -338,7 +338,7 @@ fn npy_rows_and_their_ids() {
     write(dir.path(), &[("v.npy", &rows), ("t.npy", &rows), ("t.ids.txt", b"a\nb\r\n7\n"), ("j.npy", &rows)]);
     write(dir.path(), &[("j.ids.json", br#"[1, "b", 3]"#), ("cut.npy", &rows[..rows.len() - 5]), ("few.npy", &rows)]);
     write(dir.path(), &[("few.ids.txt", b"a\n"), ("flat.npy", &npy("(6,)", "<f4", &[0; 24]))]);
-    write(dir.path(), &[("i8.npy", &npy("(3, 2)", "|i1", &[0; 6])), ("wide.npy", &npy("(1, 99999)", "<f4", &[]))]);
+    write(dir.path(), &[("u8.npy", &npy("(3, 2)", "|u1", &[0; 6])), ("wide.npy", &npy("(1, 99999)", "<f4", &[]))]);
     check(
         &dir.path().join("v.npy"),
         &[
@@ -346,6 +346,11 @@ fn npy_rows_and_their_ids() {
             r#"row 1 id="v:1" image=[NaN, 4.0]"#,
             r#"row 2 id="v:2" image=[5.0, 6.0]"#,
         ],
+    );
+    write(dir.path(), &[("i8.npy", &npy("(2, 2)", "|i1", &[3, 0x80, 0xff, 0]))]);
+    check(
+        &dir.path().join("i8.npy"),
+        &[r#"row 0 id="i8:0" image=[3.0, -128.0]"#, r#"row 1 id="i8:1" image=[-1.0, 0.0]"#],
     );
     let options = SourceOptions { vector_name: "text".to_owned(), ..SourceOptions::default() };
     let source = Source::open(&dir.path().join("t.npy"), &options).unwrap();
@@ -361,7 +366,7 @@ fn npy_rows_and_their_ids() {
     );
     check_refused(&dir.path().join("few.npy"), "3 rows, but 1 ids");
     check_refused(&dir.path().join("flat.npy"), "expected shape (n, dim)");
-    check_refused(&dir.path().join("i8.npy"), "received |i1");
+    check_refused(&dir.path().join("u8.npy"), "received |u1");
     check_refused(&dir.path().join("wide.npy"), "at most 16384");
 }
 

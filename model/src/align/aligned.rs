@@ -53,7 +53,13 @@ impl Aligned {
         let (plan, tensors) = read_tensors(&path, KEY, device)?;
         let bad = |detail: String| Error::BadFile { file: path.clone(), detail };
         let plan: Plan = serde_json::from_str(&plan).map_err(|e| bad(e.to_string()))?;
-        plan.check().map_err(bad)?;
+        plan.check().map_err(&bad)?;
+        // Before anything is made of the plan's sizes: they may be a damaged file's.
+        let (expected, received) =
+            (plan.n_parameters(), tensors.values().map(|tensor| tensor.elem_count() as u64).sum());
+        if expected > received {
+            return Err(bad(format!("expected the {expected} numbers of its plan, received {received}")));
+        }
         let network = Network::new(&plan, device, plan.precision.dtype())?;
         for parameter in &network.parameters {
             parameter.var.set(&weights(&tensors, &parameter.name, parameter.var.dims(), &path)?)?;

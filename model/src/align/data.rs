@@ -2,22 +2,21 @@
 
 use std::{
     collections::HashMap,
-    io::{Read, Seek, SeekFrom},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
 use super::{
     DataShape, FoundRow, FrozenImages, FrozenSizes, ImagePlan, ImageSource, Plan, Sources, TextFiles, TextPlan,
     TextSizes,
-    arrays::{self, bad},
+    arrays::bad,
     captions::{self, Described},
     evaluate,
     facet_store::FacetStore,
     feed::{Draw, Feed, Images, RowFeed, ShardFeed, TextSource, Texts},
     frozen_images::{Rows, Statistics, whiten, whitening},
     network::{FrozenRows, Network},
-    shards::{Sample, Samples, tars},
+    shards::{Sample, Samples, Shards, tars},
     text_tower::Words,
     view::Views,
 };
@@ -57,61 +56,9 @@ impl Data {
     pub(super) fn read(plan: &Plan, sources: &Sources) -> Result<Data> {
         match &sources.images {
             ImageSource::Frozen(images) => images.data(plan, captions_of(&sources.texts)?),
-            ImageSource::Shards(paths) => from_shards(plan, sources, &tars(paths)?),
+            ImageSource::Shards(paths) => from_shards(plan, sources, tars(paths)?),
         }
     }
-}
-
-impl Sources {
-    /// Tells runs over other data apart: by content, but for tars and facets, which may be too large to read for it: those go by
-    /// names, sizes and samples of what is in them.
-    pub(super) fn fingerprint(&self) -> Result<String> {
-        let mut hasher = blake3::Hasher::new();
-        match &self.images {
-            ImageSource::Frozen(images) => images.hash_into(&mut hasher),
-            ImageSource::Shards(paths) => tars(paths)?.iter().try_for_each(|path| sample_into(&mut hasher, path))?,
-        }
-        match &self.texts {
-            TextFiles::Captions(path) => {
-                arrays::open(path)?;
-                let read = hasher.update_mmap(path);
-                read.map_err(|error| crate::Error::Io { path: path.clone(), error })?;
-            }
-            TextFiles::Facets(path) => sample_into(&mut hasher, path)?,
-        }
-        Ok(hasher.finalize().to_hex()[..32].to_owned())
-    }
-}
-
-/// Of a file its name, its length and up to 64 stretches of it; of a folder that of up to 64 files, and the names of all.
-fn sample_into(hasher: &mut blake3::Hasher, path: &Path) -> Result<()> {
-    const N_SAMPLES: usize = 64;
-    let io = |error| crate::Error::Io { path: path.to_owned(), error };
-    hasher.update(path.file_name().unwrap_or_default().as_encoded_bytes());
-    if path.is_dir() {
-        let entries = std::fs::read_dir(path).map_err(io)?.map(|entry| Ok(entry?.path()));
-        let mut entries: Vec<std::path::PathBuf> = entries.collect::<std::io::Result<_>>().map_err(io)?;
-        entries.sort();
-        for (at, entry) in entries.iter().enumerate() {
-            hasher.update(entry.file_name().unwrap_or_default().as_encoded_bytes());
-            if at % entries.len().div_ceil(N_SAMPLES) == 0 {
-                sample_into(hasher, entry)?;
-            }
-        }
-        return Ok(());
-    }
-    let mut file = std::fs::File::open(path).map_err(io)?;
-    let length = file.metadata().map_err(io)?.len();
-    hasher.update(&length.to_le_bytes());
-    let mut stretch = vec![0; 16 << 10];
-    let between = (length / N_SAMPLES as u64).max(stretch.len() as u64);
-    for start in (0..length).step_by(between as usize) {
-        file.seek(SeekFrom::Start(start)).map_err(io)?;
-        let n = stretch.len().min((length - start) as usize);
-        file.read_exact(&mut stretch[..n]).map_err(io)?;
-        hasher.update(&stretch[..n]);
-    }
-    Ok(())
 }
 
 pub(super) fn shape(sources: &Sources) -> Result<DataShape> {
@@ -119,23 +66,30 @@ pub(super) fn shape(sources: &Sources) -> Result<DataShape> {
     match (&sources.images, &sources.texts) {
         (ImageSource::Frozen(images), _) => shape.frozen_images = Some(images.shape()),
         (ImageSource::Shards(paths), TextFiles::Facets(facets)) => {
-            let store = FacetStore::open(facets, None)?;
-            for sample in Samples::new(tars(paths)?) {
-                if let Some(facets) = store.get(&sample?.key)? {
-                    shape.facet_dim = Some(facets.dim);
-                    return Ok(shape);
-                }
-            }
-            return Err(bad(facets, "holds facets of none of the pictures".to_owned()));
+            shape.facet_dim = Some(facet_dim(&FacetStore::open(facets, None)?, facets, tars(paths)?)?);
         }
         _ => {}
     }
     Ok(shape)
 }
 
+/// Of the first picture that has facets.
+fn facet_dim(store: &FacetStore, facets: &Path, tars: Vec<PathBuf>) -> Result<usize> {
+    let mut first = None;
+    for sample in Samples::new(Shards { paths: tars, ..Shards::default() }) {
+        let key = sample?.key;
+        if let Some(facets) = store.get(&key)? {
+            return Ok(facets.dim);
+        }
+        first.get_or_insert(key);
+    }
+    let hint = first.map(|key| format!("; hint: a picture is called {key:?}")).unwrap_or_default();
+    Err(bad(facets, format!("holds facets of none of the pictures{hint}")))
+}
+
 fn captions_of(texts: &TextFiles) -> Result<(&Path, HashMap<String, Described>)> {
     match texts {
-        TextFiles::Captions(path) => Ok((path, captions::read(path)?)),
+        TextFiles::Captions(path) => Ok((path, captions::read_whole_groups(path)?)),
         TextFiles::Facets(path) => Err(bad(path, "one side at least must learn".to_owned())),
     }
 }
@@ -150,34 +104,40 @@ impl FrozenImages {
                 if is_held_out { held_out.push((at, described)) } else { train.push((at, described)) }
             }
         }
-        if train.len() < 2 {
-            return Err(bad(path, self.too_few(train.len(), &captions)));
-        }
-        let statistics = self.measure(&train.iter().map(|(at, _)| *at).collect::<Vec<_>>(), plan.softening)?;
-        let rows = self.apply(&statistics);
         let words_of = |described: &Described| -> Vec<Words> {
             described.captions.iter().filter_map(|caption| Words::read(&caption.text, sizes)).collect()
         };
         let images = train.iter().map(|(at, described)| (*at, words_of(described)));
         let images: Vec<(usize, Vec<Words>)> = images.filter(|(_, words)| !words.is_empty()).collect();
         if images.len() < 2 {
-            let detail =
-                format!("expected captions with words of at least 2 training images, received {}", images.len());
-            return Err(bad(path, detail));
+            return Err(bad(path, self.too_few(images.len(), &captions, plan.held_out)));
         }
+        let statistics = self.measure(&train.iter().map(|(at, _)| *at).collect::<Vec<_>>(), plan.softening)?;
+        let rows = self.apply(&statistics);
         let feed = Feed::Rows(RowFeed::new(draw(plan), Arc::new(images)));
         let held_out = HeldOut::described(Images::Rows(held_out.iter().map(|(at, _)| *at).collect()), &held_out, sizes);
         Ok(Data { feed, rows: Some(rows), statistics: Some(statistics), held_out })
     }
 
-    /// What is wrong where captions describe fewer than two images, with ids of both sides, which may be spelled differently.
-    pub(super) fn too_few(&self, n: usize, captions: &HashMap<String, Described>) -> String {
+    /// What is wrong where fewer than two images can be learnt from: where none is described, with ids of both sides, which may be
+    /// spelled differently.
+    pub(super) fn too_few(&self, n: usize, captions: &HashMap<String, Described>, share: f64) -> String {
+        let met = self.ids.iter().filter_map(|id| Some((id, captions.get(id)?)));
+        let (mut n_met, mut n_held_out) = (0, 0);
+        for (id, described) in met {
+            n_met += 1;
+            n_held_out += usize::from(described.belonging.is_held_out(id, share));
+        }
+        let expected = format!("expected captions of at least 2 training images, received {n}");
+        if n_met > 0 {
+            let wordless = n_met - n_held_out - n;
+            return format!(
+                "{expected}: of {n_met} images that are described {n_held_out} are held out, and {wordless} have no words"
+            );
+        }
         let described = captions.keys().min().map(String::as_str).unwrap_or_default();
         let own = self.ids.iter().min().map(String::as_str).unwrap_or_default();
-        format!(
-            "expected captions of at least 2 training images, received {n}; hint: an image is called {own:?}, and the captions \
-             describe {described:?}"
-        )
+        format!("{expected}; hint: an image is called {own:?}, and the captions describe {described:?}")
     }
 
     fn measure(&self, train: &[usize], softening: f32) -> Result<FrozenStatistics> {
@@ -186,6 +146,9 @@ impl FrozenImages {
             return Err(bad(&self.origin, "expected images of more than one kind".to_owned()));
         }
         let vectors = Statistics::measure(&self.vectors, train);
+        if vectors.inverse.iter().all(|&inverse| inverse == 0.0) {
+            return Err(bad(&self.origin, "expected images that differ by more than rounding".to_owned()));
+        }
         let whitening = whitening(&vectors.apply(&self.vectors), train, softening);
         let whitening = whitening.map_err(|detail| bad(&self.origin, detail))?;
         let tokens = self.tokens.as_ref().map(|tokens| Statistics::measure(tokens, train));
@@ -239,28 +202,29 @@ fn tower_sizes(plan: &Plan) -> &TextSizes {
     }
 }
 
-fn from_shards(plan: &Plan, sources: &Sources, paths: &[std::path::PathBuf]) -> Result<Data> {
+fn from_shards(plan: &Plan, sources: &Sources, paths: Vec<PathBuf>) -> Result<Data> {
     let share = plan.held_out;
     let is_held_out = move |sample: &Sample| sample.belonging.is_held_out(&sample.key, share);
-    let (texts, held_out) = match &sources.texts {
+    let (texts, shards, held_out) = match &sources.texts {
         TextFiles::Facets(path) => {
             let store = FacetStore::open(path, Some(plan.dim))?;
-            let held_out = HeldOut::of_shards(plan, paths, &is_held_out, &FoundTexts::Facets(&store))?;
-            (TextSource::Facets(store), held_out)
+            let shards = Shards { paths, ..Shards::default() };
+            let held_out = HeldOut::of_shards(plan, &shards, &is_held_out, &FoundTexts::Facets(&store))?;
+            (TextSource::Facets(store), shards, held_out)
         }
         TextFiles::Captions(path) => {
-            let captions = captions::read(path)?;
-            let sizes = tower_sizes(plan);
-            let held_out = HeldOut::of_shards(plan, paths, &is_held_out, &FoundTexts::Captions(&captions, sizes))?;
+            let captions = captions::read_whole_groups(path)?;
+            let (sizes, shards) = (tower_sizes(plan), Shards::described(paths, &captions));
+            let held_out = HeldOut::of_shards(plan, &shards, &is_held_out, &FoundTexts::Captions(&captions, sizes))?;
             let words = captions.iter().map(|(id, described)| {
                 let words = described.captions.iter().filter_map(|caption| Words::read(&caption.text, sizes));
                 (id.clone(), words.collect())
             });
-            (TextSource::Words(words.collect()), held_out)
+            (TextSource::Words(words.collect()), shards, held_out)
         }
     };
     let views = views(plan);
-    let feed = ShardFeed::new(draw(plan), (paths.to_vec(), plan.shuffle), texts, views, Box::new(is_held_out));
+    let feed = ShardFeed::new(draw(plan), (shards, plan.shuffle), texts, views, Box::new(is_held_out));
     Ok(Data { feed: Feed::Shards(Box::new(feed)), rows: None, statistics: None, held_out })
 }
 
@@ -292,19 +256,19 @@ impl HeldOut {
         HeldOut { images, texts: Texts::Words(words), owner_of, languages }
     }
 
-    /// The mean of an image's facets is its text.
+    /// The mean of an image's facets is its text. All samples are read, so that what is wrong with one is told before a step is taken.
     pub(super) fn of_shards(
         plan: &Plan,
-        paths: &[std::path::PathBuf],
+        shards: &Shards,
         is_held_out: &dyn Fn(&Sample) -> bool,
         texts: &FoundTexts,
     ) -> Result<HeldOut> {
         let views = views(plan);
         let (mut pixels, mut owner_of, mut languages) = (Vec::new(), Vec::new(), Vec::new());
         let (mut words, mut values, mut dim) = (Vec::new(), Vec::new(), 0);
-        for sample in Samples::new(paths.to_vec()) {
+        for sample in Samples::new(shards.clone()) {
             let sample = sample?;
-            if !is_held_out(&sample) {
+            if pixels.len() == MAX_HELD_OUT || !is_held_out(&sample) {
                 continue;
             }
             let Ok(picture) = picture::decode(&sample.picture) else { continue };
@@ -329,9 +293,6 @@ impl HeldOut {
                 }
             }
             pixels.push(views.middle(&picture.rgb));
-            if pixels.len() == MAX_HELD_OUT {
-                break;
-            }
         }
         let texts = match texts {
             FoundTexts::Facets(_) => Texts::Facets { dim, values },
@@ -400,12 +361,13 @@ pub(super) fn held_out(
         }
         (ImageSource::Shards(paths), TextFiles::Facets(path), ImagePlan::Tower { .. }, TextPlan::Facets { .. }) => {
             let store = FacetStore::open(path, Some(plan.dim))?;
-            Ok((HeldOut::of_shards(plan, &tars(paths)?, &is_held_out, &FoundTexts::Facets(&store))?, None))
+            let shards = Shards { paths: tars(paths)?, ..Shards::default() };
+            Ok((HeldOut::of_shards(plan, &shards, &is_held_out, &FoundTexts::Facets(&store))?, None))
         }
         (ImageSource::Shards(paths), TextFiles::Captions(path), ImagePlan::Tower { .. }, TextPlan::Tower(sizes)) => {
-            let captions = captions::read(path)?;
-            let texts = FoundTexts::Captions(&captions, sizes);
-            Ok((HeldOut::of_shards(plan, &tars(paths)?, &is_held_out, &texts)?, None))
+            let captions = captions::read_whole_groups(path)?;
+            let (shards, texts) = (Shards::described(tars(paths)?, &captions), FoundTexts::Captions(&captions, sizes));
+            Ok((HeldOut::of_shards(plan, &shards, &is_held_out, &texts)?, None))
         }
         _ => {
             let file = match &sources.texts {

@@ -78,6 +78,25 @@ pub(super) fn make_unit(row: &mut [f32]) {
     row.iter_mut().for_each(|x| *x /= length);
 }
 
+/// Lengths whose squares a float holds, with room for a million of them.
+const LENGTHS: std::ops::RangeInclusive<f64> = 1e-9..=1e15;
+
+/// Of rows that are to be compared; a row of zeros is left to the caller. `what` calls a row by its name.
+pub(super) fn check_lengths(
+    values: &[f32],
+    dim: usize,
+    what: impl Fn(usize) -> String,
+) -> std::result::Result<(), String> {
+    for (at, row) in values.chunks_exact(dim).enumerate() {
+        let length = row.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
+        if length != 0.0 && !LENGTHS.contains(&length) {
+            let expected = format!("expected a vector of length {:e} to {:e}", LENGTHS.start(), LENGTHS.end());
+            return Err(format!("{}: {expected}, received {:e}", what(at), length as f32));
+        }
+    }
+    Ok(())
+}
+
 impl FacetStore {
     pub(super) fn open(path: &Path, dim: Option<usize>) -> Result<FacetStore> {
         if path.is_dir() {
@@ -112,10 +131,12 @@ impl FacetStore {
     }
 }
 
+/// A key is a name within the folder: one that leads out of it has no place.
 fn places(folder: &Path, key: &str) -> impl Iterator<Item = PathBuf> {
+    let is_within = Path::new(key).components().all(|part| matches!(part, std::path::Component::Normal(_)));
     let letters: String = key.chars().take(PREFIX_LETTERS).collect();
     let before = key.split_once('_').map(|(before, _)| before.to_owned());
-    let folders = [Some(String::new()), Some(letters), before].into_iter().flatten();
+    let folders = [Some(String::new()), Some(letters), before].into_iter().flatten().filter(move |_| is_within);
     let (folder, key) = (folder.to_owned(), key.to_owned());
     folders.flat_map(move |below| {
         let (folder, key) = (folder.join(below), key.clone());
@@ -127,11 +148,9 @@ fn facets(path: &Path, key: &str, array: Array) -> Result<Facets> {
     let Array { shape, mut values } = array;
     match shape[..] {
         [n, dim] if n > 0 && dim > 0 => {
+            check_lengths(&values, dim, |at| format!("{key}: facet {at}")).map_err(|detail| bad(path, detail))?;
             values.chunks_exact_mut(dim).for_each(make_unit);
-            if values.iter().all(|x| x.is_finite()) {
-                return Ok(Facets { dim, values });
-            }
-            Err(bad(path, format!("{key}: expected finite numbers")))
+            Ok(Facets { dim, values })
         }
         _ => Err(bad(path, format!("{key}: expected shape (facets, dim), received {shape:?}"))),
     }
@@ -139,7 +158,7 @@ fn facets(path: &Path, key: &str, array: Array) -> Result<Facets> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{collections::HashMap, fs};
 
     use super::*;
 
@@ -165,11 +184,16 @@ mod tests {
         let tensor =
             |shape: (usize, usize)| candle_core::Tensor::ones(shape, candle_core::DType::F32, &Device::Cpu).unwrap();
         let flat = tensor((1, 4)).squeeze(0).unwrap();
-        let all = std::collections::HashMap::from([("a", tensor((2, 4))), ("b", flat)]);
+        let all = HashMap::from([("a", tensor((2, 4))), ("b", flat)]);
         candle_core::safetensors::save(&all, &path).unwrap();
         let store = FacetStore::open(&path, None).unwrap();
         assert_eq!(store.get("a").unwrap().unwrap().mean(), [0.5; 4]);
         assert_eq!(store.get("c").unwrap(), None);
+        let huge = HashMap::from([("a", (tensor((2, 4)) * 1e30).unwrap())]);
+        let path_of_huge = folder.path().join("huge.safetensors");
+        candle_core::safetensors::save(&huge, &path_of_huge).unwrap();
+        let error = FacetStore::open(&path_of_huge, None).unwrap().get("a").unwrap_err().to_string();
+        assert!(error.contains("a: facet 0: expected a vector of length 1e-9 to 1e15, received 2"), "{error}");
         let error = store.get("b").unwrap_err().to_string();
         assert!(error.contains("facets.safetensors: b: expected shape (facets, dim), received [4]"), "{error}");
         let error = FacetStore::open(&path, Some(5)).unwrap().get("a").unwrap_err().to_string();

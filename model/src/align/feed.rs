@@ -3,7 +3,6 @@
 
 use std::{
     collections::{BTreeSet, HashSet, VecDeque},
-    path::PathBuf,
     sync::Arc,
 };
 
@@ -16,7 +15,7 @@ use rayon::prelude::*;
 
 use super::{
     facet_store::{FacetStore, Facets},
-    shards::{Sample, Shuffled},
+    shards::{Sample, Shards, Shuffled},
     text_tower::Words,
     view::Views,
 };
@@ -183,7 +182,7 @@ impl RowFeed {
 /// Pictures from tars with texts by their keys.
 pub(super) struct ShardFeed {
     pub draw: Draw,
-    pub paths: Vec<PathBuf>,
+    pub shards: Shards,
     pub shuffle: usize,
     pub texts: TextSource,
     pub views: Views,
@@ -207,7 +206,7 @@ struct Ready {
 impl ShardFeed {
     pub(super) fn new(
         draw: Draw,
-        (paths, shuffle): (Vec<PathBuf>, usize),
+        (shards, shuffle): (Shards, usize),
         texts: TextSource,
         views: Views,
         is_held_out: Box<dyn Fn(&Sample) -> bool + Send>,
@@ -215,7 +214,7 @@ impl ShardFeed {
         let (waiting, position) = (VecDeque::new(), Position::default());
         ShardFeed {
             draw,
-            paths,
+            shards,
             shuffle,
             texts,
             views,
@@ -252,7 +251,7 @@ impl ShardFeed {
                 samples.len(),
                 pictures.len()
             );
-            return Err(Error::BadData { file: self.paths[0].clone(), detail });
+            return Err(Error::BadData { file: self.shards.paths[0].clone(), detail });
         }
         let texts = match self.texts {
             TextSource::Words(_) => Texts::Words(words),
@@ -262,7 +261,7 @@ impl ShardFeed {
     }
 
     /// The samples of the next batch, no two of one group. What is left of an epoch and fills no batch is left out.
-    fn take(&mut self) -> Result<Vec<Sample>> {
+    pub(super) fn take(&mut self) -> Result<Vec<Sample>> {
         for _ in 0..2 {
             if let Some(samples) = self.take_in_epoch()? {
                 self.position.n_taken += 1;
@@ -278,7 +277,7 @@ impl ShardFeed {
             "expected at least {} training pictures of different groups; hint: a smaller batch",
             self.draw.batch
         );
-        Err(Error::BadData { file: self.paths[0].clone(), detail })
+        Err(Error::BadData { file: self.shards.paths[0].clone(), detail })
     }
 
     fn take_in_epoch(&mut self) -> Result<Option<Vec<Sample>>> {
@@ -307,7 +306,7 @@ impl ShardFeed {
     }
 
     fn begin(&mut self, epoch: u64) {
-        self.stream = Some(Shuffled::new(&self.paths, self.shuffle, self.draw.seed, epoch));
+        self.stream = Some(Shuffled::new(&self.shards, self.shuffle, self.draw.seed, epoch));
         self.waiting.clear();
         self.position = Position { epoch, n_taken: 0 };
     }
@@ -320,7 +319,7 @@ impl ShardFeed {
                 Some(_) => self.position.n_taken += 1,
                 None => {
                     let detail = "holds fewer pictures than when the run began".to_owned();
-                    return Err(Error::BadData { file: self.paths[0].clone(), detail });
+                    return Err(Error::BadData { file: self.shards.paths[0].clone(), detail });
                 }
             }
         }

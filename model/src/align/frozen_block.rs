@@ -8,6 +8,7 @@ use std::path::Path;
 
 use candle_core::{D, DType, Device, Result, Tensor};
 
+use super::BlockPlan;
 use crate::{
     Error,
     decoder::Config,
@@ -26,10 +27,50 @@ pub(super) struct FrozenBlock {
     mappers: Option<(Linear, Linear)>,
 }
 
+impl BlockPlan {
+    /// Block `index`, from 0, of a decoder in a folder in the Hugging Face layout; the last one if none is named. The folder is kept by
+    /// its full path: what is learnt is a model that names its decoder, wherever it is opened from.
+    pub fn of(folder: &Path, index: Option<usize>) -> crate::Result<BlockPlan> {
+        let config = config_of(folder)?;
+        let index = index.unwrap_or(config.n_blocks.saturating_sub(1));
+        let hash = FrozenBlock::read(folder, index, &Device::Cpu)?.hash()?;
+        let decoder = folder.canonicalize().map_err(|error| Error::Io { path: folder.to_owned(), error })?;
+        Ok(BlockPlan { decoder, index, hash })
+    }
+
+    /// The block, if it is the one that was planned with.
+    pub(super) fn open(&self, device: &Device) -> crate::Result<FrozenBlock> {
+        let BlockPlan { decoder, index, hash } = self;
+        let block = FrozenBlock::read(decoder, *index, device)?;
+        let received = block.hash()?;
+        match received == *hash {
+            true => Ok(block),
+            false => {
+                let detail = format!(
+                    "block {index}: expected the one that was learnt around, BLAKE3 {hash}, received {received}"
+                );
+                Err(Error::BadFile { file: decoder.clone(), detail })
+            }
+        }
+    }
+}
+
+/// The hint of a model folder that misses a file would name files that a block does without.
+fn config_of(folder: &Path) -> crate::Result<Config> {
+    match Config::read(&folder.join(CONFIG_FILE)) {
+        Err(Error::MissingFile { .. }) => {
+            let detail = "expected the folder of the decoder whose block stands in the image tower, with config.json and its weights";
+            let received = if folder.is_dir() { "one without config.json" } else { "none" };
+            Err(Error::BadFile { file: folder.to_owned(), detail: format!("{detail}, received {received}") })
+        }
+        config => config,
+    }
+}
+
 impl FrozenBlock {
     /// Block `index`, from 0, of a folder in the Hugging Face layout.
-    pub(super) fn read(folder: &Path, index: usize, device: &Device) -> crate::Result<FrozenBlock> {
-        let config = Config::read(&folder.join(CONFIG_FILE))?;
+    fn read(folder: &Path, index: usize, device: &Device) -> crate::Result<FrozenBlock> {
+        let config = config_of(folder)?;
         let refused = |detail: String| Error::BadFile { file: folder.join(CONFIG_FILE), detail };
         if index >= config.n_blocks {
             return Err(refused(format!("expected a block below {}, received {index}", config.n_blocks)));
@@ -59,6 +100,19 @@ impl FrozenBlock {
 
     pub(super) fn tensors(&self) -> Vec<(String, Tensor)> {
         self.weights.clone()
+    }
+
+    /// First 32 hexadecimal digits of the BLAKE3 hash over all that decides what the block makes of its input.
+    fn hash(&self) -> Result<String> {
+        let Config { n_heads, n_kv_heads, head_dim, rms_norm_eps, .. } = self.config;
+        let mut all = blake3::Hasher::new();
+        all.update(format!("{n_heads} {n_kv_heads} {head_dim} {rms_norm_eps:e}").as_bytes());
+        for (name, tensor) in &self.weights {
+            let values: Vec<f32> = tensor.flatten_all()?.to_vec1()?;
+            all.update(name.as_bytes()).update(format!("{:?}", tensor.dims()).as_bytes());
+            all.update(bytemuck::cast_slice(&values));
+        }
+        Ok(all.finalize().to_hex()[..32].to_owned())
     }
 
     /// (batch, tokens, dim) to the same.

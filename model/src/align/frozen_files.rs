@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{
     arrays::{self, Array, bad},
+    facet_store::check_lengths,
     frozen_images::Rows,
 };
 use crate::{Error, Result};
@@ -53,7 +54,7 @@ impl FrozenImages {
                 return Err(bad(path, format!("expected {} rows, as the embeddings have, received {n}", vectors.n())));
             }
         }
-        Ok(FrozenImages { origin: embeddings.to_owned(), ids, vectors, tokens: tokens.map(|(_, rows)| rows) })
+        FrozenImages { origin: embeddings.to_owned(), ids, vectors, tokens: tokens.map(|(_, rows)| rows) }.checked()
     }
 
     /// From memory: vectors (n, dim), and of tokens how many a row has and (n, tokens, dim). `Error::BadData`, which names `origin`, if
@@ -85,7 +86,14 @@ impl FrozenImages {
             None => None,
         };
         let vectors = Rows { n_tokens: 1, dim, values: vectors.into() };
-        Ok(FrozenImages { origin: origin.to_owned(), ids, vectors, tokens })
+        FrozenImages { origin: origin.to_owned(), ids, vectors, tokens }.checked()
+    }
+
+    /// Vectors whose lengths are past what a float holds would all become the same.
+    fn checked(self) -> Result<FrozenImages> {
+        let what = |at: usize| format!("image {:?}", self.ids[at]);
+        check_lengths(&self.vectors.values, self.vectors.dim, what).map_err(|detail| bad(&self.origin, detail))?;
+        Ok(self)
     }
 
     pub(super) fn hash_into(&self, hasher: &mut blake3::Hasher) {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 
+use super::bounds::{n_linear, within};
 use crate::{
     builtin::layers::dot,
     learn::{
@@ -87,8 +88,9 @@ impl Statistics {
         let n = n.max(1) as f64;
         let inverse = |(sum, square): (&f64, &f64)| {
             let variance = (square / n - (sum / n) * (sum / n)).max(0.0);
-            // A number that never changes says nothing.
-            if variance < 1e-12 { 0.0 } else { (1.0 / variance.sqrt()) as f32 }
+            // A number that changes by no more than it is rounded says nothing, however small it is.
+            let inverse = (1.0 / variance.sqrt()) as f32;
+            if variance <= 1e-12 * square / n || !inverse.is_finite() { 0.0 } else { inverse }
         };
         Statistics {
             inverse: sums.iter().zip(&squares).map(inverse).collect(),
@@ -175,6 +177,30 @@ pub struct FrozenSizes {
     pub projection: Projection,
     /// Width inside the projection's MLP.
     pub hidden: usize,
+}
+
+impl FrozenSizes {
+    pub(super) fn check(&self) -> std::result::Result<(), String> {
+        let FrozenSizes { dim, n_tokens, token_dim, hidden, .. } = *self;
+        within("images' dim", dim, 1..=1 << 16)?;
+        within("hidden", hidden, 1..=1 << 16)?;
+        within("tokens", n_tokens, 0..=1 << 16)?;
+        within("tokens' dim", token_dim, n_tokens.min(1)..=1 << 16)
+    }
+
+    /// Numbers that are learnt in a projection that ends in `out`.
+    pub(super) fn n_parameters(&self, out: usize) -> u64 {
+        let FrozenSizes { dim, n_tokens, token_dim, projection, hidden } = *self;
+        let deep = n_linear(dim, hidden) + n_linear(hidden, out);
+        let vectors = ((N_QUESTIONS + n_tokens) * token_dim) as u64;
+        let pooling = n_linear(token_dim, token_dim) + vectors + n_linear(N_QUESTIONS * token_dim, out);
+        match projection {
+            Projection::None => 0,
+            Projection::Linear => n_linear(dim, out),
+            Projection::Mlp if n_tokens == 0 => n_linear(dim, out) + deep,
+            Projection::Mlp => n_linear(dim, out) + deep + pooling,
+        }
+    }
 }
 
 /// Heads of the pooling, each with a question of its own.
@@ -291,5 +317,15 @@ mod tests {
         assert!(train.iter().all(|&at| white.row(at)[3] == 0.0));
         Arc::make_mut(&mut all.values)[399 * 4..].fill(1e6);
         assert_eq!(make(&all).row(7), white.row(7), "a held-out row changed the statistics");
+    }
+
+    #[test]
+    fn small_numbers_are_standardised_as_large_ones_are() {
+        let (all, train) = (rows(), (0..300).collect::<Vec<_>>());
+        let expected = Statistics::measure(&all, &train).apply(&all);
+        let small = Rows { values: Arc::new(all.values.iter().map(|x| x * 1e-8).collect()), ..all };
+        let received = Statistics::measure(&small, &train).apply(&small);
+        let far = expected.values.iter().zip(&*received.values).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(far < 1e-4, "{far}");
     }
 }

@@ -5,20 +5,18 @@ use std::path::Path;
 use super::{
     Aligned, FoundRow, FrozenImages,
     captions::{self, Caption},
-    evaluate, ridge, side,
+    evaluate, ridge,
 };
-use crate::{Device, Embedding, Encoder, Error, Keep, Result, encoder, join};
+use crate::{Device, Embedding, Encoder, Error, Keep, Result, encoder, join, kind::Kind};
 
 const TEXTS_AT_ONCE: usize = 256;
 
 /// Frozen images in the space of the texts of a folder, row by row. `Error::BadData` if they are not of the shape that was trained on.
 pub fn project(folder: &Path, images: &FrozenImages, device: Device) -> Result<Vec<Embedding>> {
-    if join::is_in(folder) {
-        return stacked(folder, images, device);
-    }
-    match (side::is_in(folder), ridge::is_in(folder)) {
-        (true, _) => Aligned::read(folder, device)?.project(images),
-        (_, true) => ridge::Ridge::read(folder)?.project(images),
+    match Kind::of(folder) {
+        Kind::Join => stacked(folder, images, device),
+        Kind::Aligned => Aligned::read(folder, device)?.project(images),
+        Kind::Ridge => ridge::Ridge::read(folder)?.project(images),
         _ if folder.is_dir() => {
             let detail =
                 "expected what `firn train align` or `firn train ridge` wrote: no other model takes frozen images";
@@ -36,9 +34,9 @@ fn held_out(folder: &Path, device: Device) -> Result<f64> {
         let of = |name: &String| held_out(&join::place(name, folder)?, device);
         return stack.models.iter().map(of).try_fold(1.0, |least: f64, share| Ok(least.min(share?)));
     }
-    match side::is_in(folder) {
-        true => Ok(Aligned::read(folder, device)?.plan().held_out),
-        false => Ok(ridge::Ridge::read(folder)?.plan().held_out),
+    match Kind::of(folder) {
+        Kind::Aligned => Ok(Aligned::read(folder, device)?.plan().held_out),
+        _ => Ok(ridge::Ridge::read(folder)?.plan().held_out),
     }
 }
 
@@ -75,7 +73,7 @@ fn stacked(folder: &Path, images: &FrozenImages, device: Device) -> Result<Vec<E
 pub fn measure_texts(folder: &Path, images: &FrozenImages, captions: &Path, device: Device) -> Result<Vec<FoundRow>> {
     let name = folder.display().to_string();
     let texts = encoder::load(&name, device)?;
-    let all = captions::read(captions)?;
+    let all = captions::read_whole_groups(captions)?;
     let projected = project(folder, images, device)?;
     let share = held_out(folder, device)?;
     let (mut gallery, mut asked): (Vec<Embedding>, Vec<(usize, &Caption)>) = (Vec::new(), Vec::new());

@@ -1,14 +1,13 @@
 //! Both sides of what is trained: each a network, or frozen. Embeddings have unit length and meet in one space. Where both
 //! sides have a plain and a deep way, the two embeddings stand side by side, so that a cosine is the mean of two.
 
-use std::{ops::Range, path::Path};
+use std::ops::Range;
 
 use candle_core::{D, DType, Device, Result, Tensor, Var};
 
 use super::{
     Plan,
     feed::{Images, Texts},
-    frozen_block::FrozenBlock,
     frozen_images::{ImageProjection, Picked, Projection, Rows},
     loss::{self, Owners},
     text_tower::{TextSizes, TextTower, Words},
@@ -41,6 +40,8 @@ pub enum ImagePlan {
 pub struct BlockPlan {
     pub decoder: std::path::PathBuf,
     pub index: usize,
+    /// Of its sizes and weights: with another block the tower that learnt around this one says nothing.
+    pub hash: String,
 }
 
 /// What the text side is.
@@ -86,8 +87,7 @@ impl Network {
         let mut make = Maker { device, seed: plan.seed, made: Vec::new() };
         let image = match &plan.image {
             ImagePlan::Tower { sizes, block } => {
-                let read = |block: &BlockPlan| FrozenBlock::read(Path::new(&block.decoder), block.index, device);
-                let block = block.as_ref().map(read).transpose()?;
+                let block = block.as_ref().map(|block| block.open(device)).transpose()?;
                 ImageSide::Tower(Box::new(Vit::new(&mut make, sizes, block, plan.dim)?))
             }
             ImagePlan::Frozen(sizes) => ImageSide::Frozen(ImageProjection::new(&mut make, sizes, plan.dim)?),

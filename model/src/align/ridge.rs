@@ -27,12 +27,13 @@ use self::{
 };
 use super::{
     FrozenImages,
+    bounds::within,
     captions::{self, Described},
-    side,
 };
 use crate::{
     Error, FusionTokens, Keep, Memory, Result, TEXT_TOKENS, TextEmbedding, TokenShape, folder,
     fusion_tokens::pool_rows,
+    kind,
     learn::tensors::{numbers, read_tensors, write_tensors},
     side::{Opened, Sides, TextInfo, TextSide, Want},
 };
@@ -72,14 +73,19 @@ impl RidgePlan {
     /// `Err` says what was expected and received.
     pub fn check(&self) -> std::result::Result<(), String> {
         let RidgePlan { dim, penalty, n_features, n_folds, softening, held_out } = *self;
-        let fits = (1..=1 << 14).contains(&dim)
-            && (1..=1 << 22).contains(&n_features)
-            && (n_folds == 0 || (2..=64).contains(&n_folds))
-            && penalty > 0.0
-            && penalty.is_finite()
-            && (0.0..=1.0).contains(&softening)
-            && (0.0..1.0).contains(&held_out);
-        if fits { Ok(()) } else { Err(format!("expected sizes and shares in range, received {self:?}")) }
+        within("dim", dim, 1..=1 << 14)?;
+        within("features", n_features, 1..=1 << 22)?;
+        within("softening", softening, 0.0..=1.0)?;
+        for (what, is_so, received) in [
+            ("folds: expected 0, or 2 to 64", n_folds == 0 || (2..=64).contains(&n_folds), n_folds.to_string()),
+            ("penalty: expected more than 0", penalty > 0.0 && penalty.is_finite(), penalty.to_string()),
+            ("held_out: expected 0 to less than 1", (0.0..1.0).contains(&held_out), held_out.to_string()),
+        ] {
+            if !is_so {
+                return Err(format!("{what}, received {received}"));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -105,14 +111,11 @@ pub fn fit(
 ) -> Result<Ridge> {
     let bad = |detail: String| Error::BadData { file: captions.to_owned(), detail };
     plan.check().map_err(bad)?;
-    if side::is_in(out) {
-        let detail = "holds what `firn train align` wrote; hint: another folder";
-        return Err(Error::BadData { file: out.to_owned(), detail: detail.to_owned() });
-    }
-    let all = captions::read(captions)?;
+    kind::refuse_others(out, RIDGE_FILE)?;
+    let all = captions::read_whole_groups(captions)?;
     let train = Train::of(images, &all, plan);
     if train.images.len() < 2 {
-        return Err(bad(images.too_few(train.images.len(), &all)));
+        return Err(bad(images.too_few(train.images.len(), &all, plan.held_out)));
     }
     report(&format!("{} captions of {} images", train.lines.len(), train.images.len()));
     let dim = plan.dim.min(images.vectors.dim).min(train.images.len() - 1);

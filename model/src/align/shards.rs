@@ -2,15 +2,19 @@
 //! through a shuffle buffer that follow from the seed and the epoch.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, HashSet, VecDeque},
     io::{BufReader, Read},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use rand::{Rng, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
-use super::{arrays::bad, captions::Belonging};
+use super::{
+    arrays::bad,
+    captions::{Belonging, Described, Groups},
+};
 use crate::{Error, Result, picture};
 
 const PICTURES: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
@@ -33,16 +37,46 @@ impl Sample {
     }
 }
 
-/// All samples of some tars, one tar after another.
+/// Tars, and what captions say of the splits and groups of their samples.
+#[derive(Clone, Default)]
+pub(super) struct Shards {
+    pub paths: Vec<PathBuf>,
+    pub said: Arc<HashMap<String, Belonging>>,
+}
+
+impl Shards {
+    pub(super) fn described(paths: Vec<PathBuf>, captions: &HashMap<String, Described>) -> Shards {
+        let said = captions.iter().filter(|(_, described)| described.belonging != Belonging::default());
+        let said = said.map(|(id, described)| (id.clone(), described.belonging.clone()));
+        Shards { paths, said: Arc::new(said.collect()) }
+    }
+}
+
+/// All samples of some tars, one tar after another. No key comes twice, and no group is parted.
 pub(super) struct Samples {
     left: VecDeque<PathBuf>,
-    /// Of the tar that is being read. A thread reads ahead.
-    open: Option<std::sync::mpsc::IntoIter<Result<Sample>>>,
+    said: Arc<HashMap<String, Belonging>>,
+    keys: HashSet<String>,
+    groups: Groups,
+    /// The tar that is being read. A thread reads ahead.
+    open: Option<(PathBuf, std::sync::mpsc::IntoIter<Result<Sample>>)>,
 }
 
 impl Samples {
-    pub(super) fn new(paths: impl IntoIterator<Item = PathBuf>) -> Samples {
-        Samples { left: paths.into_iter().collect(), open: None }
+    pub(super) fn new(shards: Shards) -> Samples {
+        let (left, said) = (shards.paths.into(), shards.said);
+        Samples { left, said, keys: HashSet::new(), groups: Groups::default(), open: None }
+    }
+
+    /// With all that is said of it.
+    fn known(&mut self, mut sample: Sample, path: &Path) -> Result<Sample> {
+        if !self.keys.insert(sample.key.clone()) {
+            return Err(bad(path, format!("expected each key once, received {:?} twice", sample.key)));
+        }
+        let said = self.said.get(&sample.key).cloned().unwrap_or_default();
+        let merged = sample.belonging.merge(said, "the tar").and_then(|()| self.groups.check(&sample.belonging));
+        merged.map_err(|what| bad(path, format!("{}: {what}", sample.key)))?;
+        Ok(sample)
     }
 }
 
@@ -51,13 +85,18 @@ impl Iterator for Samples {
 
     fn next(&mut self) -> Option<Result<Sample>> {
         loop {
-            if let Some(sample) = self.open.as_mut().and_then(Iterator::next) {
-                return Some(sample);
+            if let Some((path, mut samples)) = self.open.take()
+                && let Some(sample) = samples.next()
+            {
+                let known = sample.and_then(|sample| self.known(sample, &path));
+                self.open = Some((path, samples));
+                return Some(known);
             }
             let path = self.left.pop_front()?;
             let (sender, receiver) = std::sync::mpsc::sync_channel(64);
-            std::thread::spawn(move || read_tar(&path, |sample| sender.send(sample).is_ok()));
-            self.open = Some(receiver.into_iter());
+            let from = path.clone();
+            std::thread::spawn(move || read_tar(&from, |sample| sender.send(sample).is_ok()));
+            self.open = Some((path, receiver.into_iter()));
         }
     }
 }
@@ -89,6 +128,9 @@ fn read_tar(path: &Path, mut hand_over: impl FnMut(Result<Sample>) -> bool) {
                     let faulty = |e: serde_json::Error| bad(path, format!("{name}: {e}"));
                     sample.belonging = serde_json::from_slice(&take(MAX_TEXT_BYTES)?).map_err(faulty)?;
                 }
+                kind if PICTURES.contains(&kind) && !sample.picture.is_empty() => {
+                    return Err(bad(path, format!("{key}: expected one picture, received {name} too")));
+                }
                 kind if PICTURES.contains(&kind) => sample.picture = take(picture::MAX_DECODE_BYTES)?,
                 _ => {}
             }
@@ -106,10 +148,12 @@ fn hand_over_whole(hand_over: &mut impl FnMut(Result<Sample>) -> bool, sample: S
     sample.picture.is_empty() || hand_over(Ok(sample))
 }
 
-/// Up to the first dot of the name, without the folders for what is looked up by it.
+/// Up to the first dot of the name's last part: by WebDataset's convention its folders belong to the key.
 fn split(name: &str) -> Option<(&str, &str)> {
-    let base = &name[name.rfind('/').map_or(0, |slash| slash + 1)..];
-    base.split_once('.').filter(|(key, _)| !key.is_empty())
+    let name = name.trim_start_matches("./");
+    let base = name.rfind('/').map_or(0, |slash| slash + 1);
+    let dot = base + name[base..].find('.').filter(|&dot| dot > 0)?;
+    Some((&name[..dot], &name[dot + 1..]))
 }
 
 /// Samples in a random order: each is drawn from the next so many.
@@ -121,12 +165,12 @@ pub(super) struct Shuffled {
 }
 
 impl Shuffled {
-    pub(super) fn new(paths: &[PathBuf], size: usize, seed: u64, epoch: u64) -> Shuffled {
+    pub(super) fn new(shards: &Shards, size: usize, seed: u64, epoch: u64) -> Shuffled {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(u64::MAX - epoch);
-        let mut paths = paths.to_vec();
-        paths.shuffle(&mut rng);
-        Shuffled { samples: Samples::new(paths), buffer: Vec::new(), size: size.max(1), rng }
+        let mut shards = shards.clone();
+        shards.paths.shuffle(&mut rng);
+        Shuffled { samples: Samples::new(shards), buffer: Vec::new(), size: size.max(1), rng }
     }
 
     /// The next of which `wanted` holds; `None` at the end of the epoch.
@@ -186,8 +230,12 @@ pub(super) mod tests {
         builder.finish().unwrap();
     }
 
+    fn of(paths: Vec<PathBuf>) -> Shards {
+        Shards { paths, ..Shards::default() }
+    }
+
     fn draw_all(paths: &[PathBuf], size: usize, seed: u64, epoch: u64) -> Vec<String> {
-        let mut shuffled = Shuffled::new(paths, size, seed, epoch);
+        let mut shuffled = Shuffled::new(&of(paths.to_vec()), size, seed, epoch);
         std::iter::from_fn(|| shuffled.draw(|_| true).unwrap()).map(|sample| sample.key).collect()
     }
 
@@ -214,8 +262,55 @@ pub(super) mod tests {
         };
         assert_eq!(first.len(), 30);
         assert_eq!(sorted(first), sorted(second));
-        let sample = Samples::new(paths).next().unwrap().unwrap();
-        assert_eq!((sample.key.as_str(), sample.text.as_deref(), sample.group()), ("k0-0", Some("x"), "k0-0"));
+        let sample = Samples::new(of(paths)).next().unwrap().unwrap();
+        assert_eq!((sample.key.as_str(), sample.text.as_deref(), sample.group()), ("d/k0-0", Some("x"), "d/k0-0"));
+    }
+
+    #[test]
+    fn what_captions_say_of_split_and_group_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.tar");
+        let json = br#"{"split": "train"}"#.to_vec();
+        write_tar(&path, &[("a.jpg".into(), vec![1]), ("a.json".into(), json), ("b.jpg".into(), vec![1])]);
+        let read = |rows: &[(&str, Option<&str>, &str)]| -> Result<Vec<Sample>> {
+            let belonging = |split: Option<&str>, group: &str| Belonging {
+                split: split.map(str::to_owned),
+                group: Some(group.to_owned()),
+            };
+            let said = rows.iter().map(|&(key, split, group)| (key.to_owned(), belonging(split, group))).collect();
+            Samples::new(Shards { paths: vec![path.clone()], said: Arc::new(said) }).collect()
+        };
+        let samples = read(&[("a", None, "g"), ("b", Some("val"), "h")]).unwrap();
+        assert_eq!([samples[0].group(), samples[1].group()], ["g", "h"]);
+        let held_out = |sample: &Sample| sample.belonging.is_held_out(&sample.key, 0.0);
+        assert_eq!([held_out(&samples[0]), held_out(&samples[1])], [false, true]);
+        let refused = |rows: &[(&str, Option<&str>, &str)], expected: &str| {
+            let error = read(rows).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        };
+        refused(&[("a", Some("val"), "g")], "x.tar: a: split: expected \"train\", as the tar says, received \"val\"");
+        refused(
+            &[("a", None, "g"), ("b", Some("val"), "g")],
+            "x.tar: b: group \"g\": expected one split of all its items",
+        );
+    }
+
+    #[test]
+    fn a_key_has_its_folders_and_comes_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.tar");
+        let read = |names: &[&str]| -> Result<Vec<String>> {
+            let members: Vec<_> = names.iter().map(|name| ((*name).to_owned(), vec![1])).collect();
+            write_tar(&path, &members);
+            Samples::new(of(vec![path.clone()])).map(|sample| Ok(sample?.key)).collect()
+        };
+        assert_eq!(read(&["a/1.jpg", "b/1.jpg", "c.d/2.seg.png", "c.d/2.jpg"]).unwrap(), ["a/1", "b/1", "c.d/2"]);
+        let refused = |names: &[&str], expected: &str| {
+            let error = read(names).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        };
+        refused(&["1.jpg", "2.jpg", "1.jpg"], "x.tar: expected each key once, received \"1\" twice");
+        refused(&["1.jpg", "1.png"], "x.tar: 1: expected one picture, received 1.png too");
     }
 
     #[test]
@@ -223,7 +318,7 @@ pub(super) mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.tar");
         std::fs::write(&path, [7; 600]).unwrap();
-        let error = Samples::new([path]).next().unwrap().unwrap_err().to_string();
+        let error = Samples::new(of(vec![path])).next().unwrap().unwrap_err().to_string();
         assert!(error.contains("x.tar: not a tar that can be read"), "{error}");
         assert!(tars(&[folder.path().join("no.tar")]).is_err());
     }

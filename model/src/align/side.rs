@@ -73,7 +73,7 @@ impl Aligned {
 
     /// The frozen block in the image tower of a folder.
     pub(crate) fn block(&self, folder: &Path) -> Option<FrozenBlock> {
-        let ImagePlan::Tower { block: Some(BlockPlan { ref decoder, index }), .. } = self.plan().image else {
+        let ImagePlan::Tower { block: Some(BlockPlan { ref decoder, index, .. }), .. } = self.plan().image else {
             return None;
         };
         let mappers = folder.join(ALIGNED_FILE);

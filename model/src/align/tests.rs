@@ -1,5 +1,7 @@
 //! Runs of a few steps on a few drawings: what a step is, what it changes, and that a run that goes on is the unbroken one.
 
+mod refused;
+
 use std::{collections::HashMap, path::Path, sync::Arc};
 
 use candle_core::{DType, Device as Place, Tensor};
@@ -78,7 +80,7 @@ const KINDS: [Kind; 4] = [Kind::Facets, Kind::Block, Kind::Mirror, Kind::Dual];
 
 fn options(folder: &Path, kind: Kind, out: &str) -> Options {
     let vit = VitSizes { side_px: SIDE, patch_px: 8, dim: 8, n_blocks: 1, projector: 12 };
-    let block = BlockPlan { decoder: fixture("decoder-mistral"), index: 1 };
+    let block = BlockPlan::of(&fixture("decoder-mistral"), Some(1)).unwrap();
     let frozen = FrozenSizes { dim: 10, n_tokens: 4, token_dim: 6, projection: Projection::Mlp, hidden: 8 };
     let tower = TextSizes { table_rows: 64, dim: 8, n_blocks: 1, n_heads: 2, plain_dim: 8, max_tokens: 40 };
     let image = match kind {

@@ -4,6 +4,7 @@
 
 use candle_core::{DType, Result, Tensor, Var};
 
+use super::bounds::{n_linear, n_of_blocks, within};
 use crate::{
     builtin::tokens::Tokens,
     learn::{
@@ -40,15 +41,24 @@ pub struct TextSizes {
 impl TextSizes {
     pub fn check(&self) -> std::result::Result<(), String> {
         let TextSizes { table_rows, dim, n_blocks, n_heads, plain_dim, max_tokens } = *self;
-        let fits = (1..=1 << 24).contains(&table_rows)
-            && (1..=1 << 14).contains(&dim)
-            && (1..=256).contains(&n_blocks)
-            && plain_dim <= 1 << 14
-            && (1..=1 << 16).contains(&max_tokens);
-        if !fits || n_heads == 0 || !dim.is_multiple_of(n_heads) {
-            return Err(format!("expected sizes in range and a dim that the heads divide, received {self:?}"));
+        within("table_rows", table_rows, 1..=1 << 24)?;
+        within("text_dim", dim, 1..=1 << 14)?;
+        within("text_blocks", n_blocks, 1..=256)?;
+        within("text_heads", n_heads, 1..=dim)?;
+        within("plain_dim", plain_dim, 0..=1 << 14)?;
+        within("max_tokens", max_tokens, 1..=1 << 16)?;
+        match dim.is_multiple_of(n_heads) {
+            true => Ok(()),
+            false => Err(format!("text_heads: expected a divisor of the width, {dim}, received {n_heads}")),
         }
-        Ok(())
+    }
+
+    /// Numbers that are learnt in a tower that ends in `out`.
+    pub(super) fn n_parameters(&self, out: usize) -> u64 {
+        let TextSizes { table_rows, dim, n_blocks, plain_dim, max_tokens, .. } = *self;
+        let deep = ((table_rows + max_tokens + 2) * dim) as u64 + n_of_blocks(n_blocks, dim) + n_linear(dim, out);
+        let plain = (2 * table_rows * plain_dim) as u64 + n_linear(plain_dim, out);
+        deep + if plain_dim > 0 { plain } else { 0 }
     }
 }
 

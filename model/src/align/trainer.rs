@@ -20,6 +20,8 @@ use crate::learn::{
 /// First factor of the loss in f16, and how many good steps double it.
 const FIRST_LOSS_SCALE: f32 = 65_536.0;
 const GOOD_STEPS: u64 = 2000;
+/// Steps one after another without finite gradients, after which none is expected: the factor has come down to 1 long before.
+pub(super) const MAX_LEFT_OUT: u64 = 50;
 
 pub(super) struct Trainer {
     pub plan: Plan,
@@ -34,6 +36,8 @@ pub(super) struct Trainer {
     pub loss_scale: f32,
     /// Steps since the scale was last changed.
     pub n_good: u64,
+    /// Steps before this one that were left out, one after another.
+    n_left_out: u64,
 }
 
 /// A part of a batch.
@@ -50,7 +54,7 @@ impl Trainer {
         };
         let loss_scale = if network.dtype() == DType::F16 { FIRST_LOSS_SCALE } else { 1.0 };
         let optimizer = AdamW::new(&network.parameters)?;
-        Ok(Trainer { plan, network, feed, rows, optimizer, followed, step: 0, loss_scale, n_good: 0 })
+        Ok(Trainer { plan, network, feed, rows, optimizer, followed, step: 0, loss_scale, n_good: 0, n_left_out: 0 })
     }
 
     /// Takes one step; gives the loss.
@@ -62,9 +66,17 @@ impl Trainer {
             self.optimizer.step(&self.network.parameters, &gradients, &self.plan.recipe, self.step, unscale)?;
             self.network.clamp_scale()?;
             self.follow()?;
+            self.n_left_out = 0;
+        } else {
+            self.n_left_out += 1;
         }
         self.step += 1;
         Ok(loss)
+    }
+
+    /// Whether so many steps were left out that nothing more is learnt.
+    pub(super) fn is_lost(&self) -> bool {
+        self.n_left_out >= MAX_LEFT_OUT
     }
 
     /// Of every parameter, times `loss_scale`; with the loss itself.

@@ -3,7 +3,10 @@
 
 use candle_core::{DType, Result, Tensor, Var};
 
-use super::frozen_block::FrozenBlock;
+use super::{
+    bounds::{n_linear, n_of_blocks, within},
+    frozen_block::FrozenBlock,
+};
 use crate::{
     Pixels,
     learn::{
@@ -12,6 +15,9 @@ use crate::{
         parameters::{Maker, cast},
     },
 };
+
+/// Width of a head, as OpenCLIP's.
+const HEAD_DIM: usize = 64;
 
 /// Sizes of an image tower.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -27,18 +33,31 @@ pub struct VitSizes {
 impl VitSizes {
     pub fn check(&self) -> std::result::Result<(), String> {
         let VitSizes { side_px, patch_px, dim, n_blocks, projector } = *self;
-        if patch_px == 0 || side_px == 0 || !side_px.is_multiple_of(patch_px) {
-            return Err(format!("expected a side that is a multiple of the patch, received {side_px} and {patch_px}"));
+        within("side_px", side_px, 1..=4096)?;
+        within("patch_px", patch_px, 1..=side_px)?;
+        within("image_dim", dim, 1..=1 << 14)?;
+        within("image_blocks", n_blocks, 1..=256)?;
+        within("projector", projector, 1..=1 << 16)?;
+        if !side_px.is_multiple_of(patch_px) {
+            return Err(format!("side_px: expected a multiple of the patch, {patch_px}, received {side_px}"));
         }
-        if !dim.is_multiple_of(self.n_heads()) || dim == 0 || n_blocks == 0 || projector == 0 {
-            return Err(format!("expected a dim that its heads of 64 divide, received {self:?}"));
+        if dim > HEAD_DIM && !dim.is_multiple_of(HEAD_DIM) {
+            return Err(format!("image_dim: expected at most {HEAD_DIM} or a multiple of it, received {dim}"));
         }
-        Ok(())
+        within("patches", self.n_patches(), 1..=1 << 16)
     }
 
-    /// They are 64 wide, as OpenCLIP's.
+    /// Numbers that are learnt in a tower that ends in `out`, but for the maps around a frozen block.
+    pub(super) fn n_parameters(&self, out: usize) -> u64 {
+        let VitSizes { patch_px, dim, n_blocks, projector, .. } = *self;
+        let patches = (3 * patch_px * patch_px * dim) as u64;
+        // The class, the positions, and two norms.
+        let vectors = ((1 + self.n_patches() + 1 + 2) * dim + 2 * out) as u64;
+        patches + vectors + n_of_blocks(n_blocks, dim) + n_linear(dim, projector) + n_linear(projector, out)
+    }
+
     pub(super) fn n_heads(&self) -> usize {
-        (self.dim / 64).max(1)
+        (self.dim / HEAD_DIM).max(1)
     }
 
     pub(super) fn n_patches(&self) -> usize {

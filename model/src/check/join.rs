@@ -4,11 +4,12 @@ use std::path::Path;
 
 use candle_core::DType;
 
-use super::{CheckReport, Memory, family::Family, family::Kind};
+use super::{CheckReport, Memory};
 use crate::{
     Error,
     decoder::{Depth, LoneBlock, Store},
     join::{self, ImageKind, Table, TextKind},
+    kind::Kind,
     pair::{FrozenBlock, n_numbers},
     side::Want,
 };
@@ -66,7 +67,7 @@ impl CheckReport {
 
     fn look_at_side(&mut self, name: &str, folder: &Path, want: Want) {
         let Some(place) = self.keep(join::place(name, folder)) else { return };
-        match Family::kind_of(&place) {
+        match Kind::of(&place) {
             Kind::Sentences => self.look_at_sentences(&place, None),
             Kind::Decoder => self.look_at_decoder(&place, None),
             Kind::Aligned => self.look_at_aligned(&place),

@@ -56,7 +56,7 @@ fn a_folder_of_something_else_is_told_apart() {
     assert_eq!(
         report.faults,
         [format!(
-            "{}: model family \"siglip2\" is not known: expected one of clip, siglip, flame, xlm-roberta, roberta, bert, distilbert, llama, mistral, qwen2, qwen3",
+            "{}: model family \"siglip2\" is not known: expected one of clip, siglip, flame, xlm-roberta, roberta, bert, distilbert, llama, mistral, qwen2, qwen3, aligned, ridge",
             dir.path().join("config.json").display()
         )]
     );
@@ -256,7 +256,7 @@ fn a_folder_is_checked_against_a_family() {
     assert_eq!(
         error,
         "model family \"gpt2\" is not known: expected one of clip, siglip, flame, xlm-roberta, roberta, bert, distilbert, llama, \
-         mistral, qwen2, qwen3"
+         mistral, qwen2, qwen3, aligned, ridge"
     );
 }
 

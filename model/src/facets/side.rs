@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{FacetEncoder, FacetedText, Mode, Options, memory, tokenizer_path};
 use crate::{
-    FusionTokens, Keep, Memory, Result, TextEmbedding, TokenShape, decoder,
+    FusionTokens, Keep, Memory, Result, TextEmbedding, TokenShape, decoder, folder,
     pair::TOKENIZER_FILE,
     side::{TextInfo, TextSide},
 };
@@ -12,6 +12,8 @@ use crate::{
 pub(crate) struct Facets {
     info: TextInfo,
     encoder: FacetEncoder,
+    /// As `Encoder::decoder`.
+    hash: String,
 }
 
 impl Facets {
@@ -26,7 +28,8 @@ impl Facets {
             parameters: decoder.n_parameters(),
             memory: Memory::on(decoder.device(), memory(decoder.config(), decoder.is_gguf(), |_| decoder.n_bytes())),
         };
-        Ok(Facets { info, encoder })
+        let whole = format!("{} but {}", folder::hash(&files(path)?)?, options.n_blocks_left_out);
+        Ok(Facets { info, encoder, hash: blake3::hash(whole.as_bytes()).to_hex()[..32].to_owned() })
     }
 
     /// Such as `mistral`.
@@ -45,6 +48,10 @@ pub(crate) fn files(path: &Path) -> Result<Vec<(String, PathBuf)>> {
 impl TextSide for Facets {
     fn info(&self) -> &TextInfo {
         &self.info
+    }
+
+    fn decoder(&self) -> Option<&str> {
+        Some(&self.hash)
     }
 
     /// `Error::TooManyTokens` for a caption past the template's limit: a cut one would be another caption.

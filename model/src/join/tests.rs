@@ -77,8 +77,21 @@ fn one_side_may_be_missing() {
     assert!(matches!(model.embed_images(&[], Keep::Nothing), Err(Error::NoImageSide { .. })));
     assert_eq!(model.embed_texts(&["a cat"], Keep::Nothing).unwrap().len(), 1);
 
+    // One decoder, whatever it is asked; read less deep, or with other files, it makes other facets.
+    let decoder = |toml: &str, change: &str| {
+        let folder = folder_with(toml, &["decoder-mistral"]);
+        let config = folder.path().join("decoder-mistral/config.json");
+        std::fs::write(&config, std::fs::read_to_string(&config).unwrap() + change).unwrap();
+        load(folder.path()).unwrap().decoder().map(str::to_owned)
+    };
+    let own = model.decoder().map(str::to_owned);
+    assert!(own.is_some() && decoder(&FACETS.replace("flame-3", "flame-1"), "") == own);
+    assert_ne!(decoder(&format!("{FACETS}blocks_left_out = 2\n"), ""), own);
+    assert_ne!(decoder(FACETS, "\n"), own);
+
     let folder = folder_with("[image]\nmodel = \"siglip-1\"\n", &["siglip-1"]);
     let model = load(folder.path()).unwrap();
+    assert_eq!(model.decoder(), None);
     assert_eq!((model.info().max_text_tokens, model.info().text_tokens), (0, None));
     assert!(matches!(model.embed_texts(&["a cat"], Keep::Nothing), Err(Error::NoTextSide { .. })));
 }

@@ -10,7 +10,7 @@ use candle_nn::{LayerNorm, Linear};
 use super::{
     clip,
     config::{Activation, VisionConfig, n_numbers, with_bias},
-    image_memory, is_known_spare,
+    frozen_block, image_memory, is_known_spare,
     open_clip::{shape, vision_of_tensors, wrong},
     source::Source,
     towers::{ImageHead, ImageTower, Projector},
@@ -77,7 +77,8 @@ pub(crate) fn is_spare(tensor: &str) -> bool {
         return true;
     }
     let tensor = tensor.strip_prefix("module.").unwrap_or(tensor);
-    ["text.", "visual.ln_post.", "visual.proj"].iter().any(|name| tensor.starts_with(name))
+    // The maps are read around a block, and a checkpoint with them is refused without one.
+    ["text.", "visual.ln_post.", "visual.proj", frozen_block::MAPPERS].iter().any(|name| tensor.starts_with(name))
 }
 
 pub(super) fn image_tower(weights: &Weights, config: &Config, device: &Device) -> Result<ImageTower> {

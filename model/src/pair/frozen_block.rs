@@ -10,7 +10,7 @@ use candle_nn::{Linear, Module};
 
 use super::{CONFIG_FILE, Weights, source::Source, weights};
 use crate::{
-    Result,
+    Error, Result,
     decoder::{FinalNorm, LoneBlock},
 };
 
@@ -74,6 +74,18 @@ impl Inside {
     fn n_of_maps(&self) -> u64 {
         (self.into.weight().elem_count() + self.out.weight().elem_count()) as u64
     }
+}
+
+/// What the maps into the block and out of it begin with.
+pub(super) const MAPPERS: &str = "llama_dim_mapper";
+
+/// A tower that was trained around a block is another one without it.
+pub(super) fn refuse_left_out(weights: &Weights, block: Option<&FrozenBlock>) -> Result<()> {
+    if block.is_some() || weights.shape("llama_dim_mapper1.weight").is_none() {
+        return Ok(());
+    }
+    let detail = "has the maps around a frozen block, llama_dim_mapper1: expected an [image.block], received none";
+    Err(Error::BadFile { file: weights.at().to_owned(), detail: detail.to_owned() })
 }
 
 fn mappers(path: &Path, [width, dim]: [usize; 2], device: &Device) -> Result<(Linear, Linear)> {

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{Error, Result, folder, preprocess::Preprocessor, sentence};
 
-const OPEN_CLIP_CONFIG: &str = "open_clip_config.json";
+pub(crate) const OPEN_CLIP_CONFIG: &str = "open_clip_config.json";
 const OPEN_CLIP_WEIGHTS: &Candidates = &[
     ("open_clip_model.safetensors", None),
     ("open_clip_pytorch_model.safetensors", None),

@@ -32,6 +32,7 @@ use crate::{
         net::{Gradient, ImageTrace, Network},
         tokens::Tokens,
     },
+    kind,
     scenes::{LANGUAGES, Style},
 };
 
@@ -113,6 +114,7 @@ impl Plan {
 /// Trains to the end of the plan, or to `stop_after`. Writes the checkpoint and the weights, and gives the network.
 pub fn align(options: &Options, report: &mut dyn FnMut(&Progress)) -> Result<Builtin> {
     let plan = &options.plan;
+    kind::refuse_others(&options.out, WEIGHTS_FILE)?;
     std::fs::create_dir_all(&options.out).map_err(|error| Error::Io { path: options.out.clone(), error })?;
     let concepts = options.emoji_folder.as_deref().map(emoji::read).transpose()?.unwrap_or_default();
     let (train, held_out): (Vec<_>, Vec<_>) = concepts.into_iter().partition(|concept| concept.is_train);

@@ -7,7 +7,7 @@ use std::{
 
 use firn_ingest::{
     embed::TEXT_VECTOR,
-    embeddings::MANIFEST,
+    embeddings::{MANIFEST, Manifest},
     source::{Source, SourceOptions},
 };
 use firn_model::align::{self, FacetRows};
@@ -31,6 +31,7 @@ pub(super) fn gathered(paths: &[PathBuf], out: &Path) -> anyhow::Result<Option<P
         Usage::unless(folder.join(MANIFEST).is_file(), || {
             format!("--facets: several must be folders of firn embed, received {}", folder.display())
         })?;
+        check_decoder(folder, &paths[0])?;
         for id in add(folder, &mut all)? {
             *counts.entry(id).or_default() += 1;
         }
@@ -44,9 +45,25 @@ pub(super) fn gathered(paths: &[PathBuf], out: &Path) -> anyhow::Result<Option<P
     Ok(Some(path))
 }
 
+/// Facets of two decoders lie in two spaces, whatever they are asked.
+fn check_decoder(folder: &Path, first: &Path) -> anyhow::Result<()> {
+    let (Some(own), Some(of_first)) = (Manifest::read(folder)?, Manifest::read(first)?) else { return Ok(()) };
+    let maker = |manifest: &Manifest| manifest.decoder.clone().unwrap_or(manifest.model.hash.clone());
+    Usage::unless(maker(&own) == maker(&of_first), || {
+        let (folder, name) = (folder.display(), &own.model.name);
+        let expected = format!("expected facets of one decoder, that of {}", first.display());
+        format!("--facets: {expected}, received another in {folder} (model {name})")
+    })?;
+    Ok(())
+}
+
 /// The facets of each text, or its embedding where none were kept; gives the ids.
 fn add(folder: &Path, all: &mut BTreeMap<String, FacetRows>) -> anyhow::Result<Vec<String>> {
     let source = Source::open(folder, &SourceOptions::default())?;
+    if !source.tokens.contains_key(TEXT_VECTOR) {
+        let (folder, hint) = (folder.display(), "hint: `firn embed --tokens 4x4` keeps the facets");
+        eprintln!("{folder}: no facets were kept, a text has one row, its embedding; {hint}");
+    }
     let mut ids = Vec::new();
     for item in source.items {
         let mut item =

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use firn_model::align::{self, FrozenImages};
 use half::f16;
 
@@ -40,7 +40,7 @@ pub(super) fn run(args: &ProjectArgs, settings: &Settings) -> anyhow::Result<()>
     }
     let images = args.images.read()?.ok_or_else(|| Usage("--embeddings is missing".to_owned()))?;
     if let Some(id) = images.ids().iter().find(|id| id.contains('\n')) {
-        bail!("id {id:?}: expected one without line breaks, to stand in a line of its own");
+        return Err(Usage(format!("id {id:?}: expected one without line breaks, to stand in a line of its own")).into());
     }
     Usage::unless(images.tokens().is_some() || !tokens.exists(), || {
         format!("--out: {} is there already, and would be taken for the tokens of these", tokens.display())
@@ -57,15 +57,20 @@ pub(super) fn run(args: &ProjectArgs, settings: &Settings) -> anyhow::Result<()>
 }
 
 /// Whether all can be ingested: vectors of some length, tokens that half precision holds.
-fn check(images: &FrozenImages, vectors: &[Vec<f32>]) -> anyhow::Result<()> {
-    let is_good = |vector: &Vec<f32>| vector.iter().all(|x| x.is_finite()) && vector.iter().any(|&x| x != 0.0);
-    if let Some(at) = vectors.iter().position(|vector| !is_good(vector)) {
-        bail!("image {:?}: its numbers are too large to be projected", images.ids()[at]);
+fn check(images: &FrozenImages, vectors: &[Vec<f32>]) -> Result<(), Usage> {
+    for (id, vector) in images.ids().iter().zip(vectors) {
+        Usage::unless(vector.iter().all(|x| x.is_finite()), || {
+            format!("image {id:?}: its numbers are too large to be projected")
+        })?;
+        Usage::unless(vector.iter().any(|&x| x != 0.0), || {
+            format!("image {id:?}: expected a vector of some length, received zeros alone")
+        })?;
     }
     let Some(tokens) = images.tokens() else { return Ok(()) };
     if let Some(at) = tokens.iter().position(|&x| !f16::from_f32(x).is_finite()) {
         let id = &images.ids()[at / (tokens.len() / images.ids().len())];
-        bail!("tokens of image {id:?}: expected numbers of at most 65504, received {}", tokens[at]);
+        let received = tokens[at];
+        return Err(Usage(format!("tokens of image {id:?}: expected numbers of at most 65504, received {received}")));
     }
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! `firn train align --frozen …`: one side learns against the other, or both learn; and `firn train evaluate --aligned`.
 
+mod ignored;
+
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -17,6 +19,7 @@ use firn_model::{
 };
 use indicatif::HumanDuration;
 
+pub(super) use self::ignored::refuse_ignored;
 use super::{AlignArgs, Bar, facets, frozen_images::FrozenImageArgs};
 use crate::{cmd::table::printable, exit::Usage, settings::Settings};
 
@@ -35,14 +38,16 @@ pub(super) enum FrozenSide {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "One side against the other")]
 pub(super) struct DataArgs {
-    /// WebDataset tars of pictures, or folders of them; a member KEY.json may say `split` and `group`
+    /// WebDataset tars of pictures, or folders of them; a picture's KEY is its name with its folders, up to the first dot, and a
+    /// member KEY.json may say `split` and `group`
     #[arg(long, value_name = "TAR", num_args = 1..)]
     images: Vec<PathBuf>,
     /// Facets of the pictures: a folder of KEY.pth (or .safetensors, .npy), each (n, dim), a safetensors file of such, or one or
-    /// several folders that `firn embed` wrote, whose ids are the pictures' keys
+    /// several folders that `firn embed` wrote, whose ids are the pictures' keys; several must be of one decoder
     #[arg(long, value_name = "PATH", num_args = 1..)]
     facets: Vec<PathBuf>,
-    /// Texts of the images, JSON Lines (.gz): {"id", "text", "language", "split", "group"}, or {"id", "captions": [...]}
+    /// Texts of the images, JSON Lines (.gz): {"id", "text", "language", "split", "group"}, or {"id", "captions": [...]}; other splits
+    /// than train are held out, and no group may be parted
     #[arg(long, value_name = "FILE")]
     captions: Option<PathBuf>,
     #[command(flatten)]
@@ -62,18 +67,18 @@ pub(super) struct SideArgs {
     /// Numbers of an embedding, where neither the facets nor the images say it [default: 256]
     #[arg(long, value_name = "N")]
     dim: Option<usize>,
-    /// Side of the pictures that the image tower takes
-    #[arg(long, default_value_t = 224, value_name = "PX")]
-    side_px: usize,
-    /// Side of its patches
-    #[arg(long, default_value_t = 16, value_name = "PX")]
-    patch_px: usize,
-    /// Width of the image tower; heads are 64 wide, as OpenCLIP's
-    #[arg(long, default_value_t = 768, value_name = "N")]
-    image_dim: usize,
-    /// Blocks of the image tower
-    #[arg(long, default_value_t = 12, value_name = "N")]
-    image_blocks: usize,
+    /// Side of the pictures that the image tower takes [default: 224]
+    #[arg(long, value_name = "PX")]
+    side_px: Option<usize>,
+    /// Side of its patches [default: 16]
+    #[arg(long, value_name = "PX")]
+    patch_px: Option<usize>,
+    /// Width of the image tower; heads are 64 wide, as OpenCLIP's [default: 768]
+    #[arg(long, value_name = "N")]
+    image_dim: Option<usize>,
+    /// Blocks of the image tower [default: 12]
+    #[arg(long, value_name = "N")]
+    image_blocks: Option<usize>,
     /// Width inside the projector [default: that of the embedding, at least 4096]
     #[arg(long, value_name = "N")]
     projector: Option<usize>,
@@ -83,51 +88,51 @@ pub(super) struct SideArgs {
     /// Which block, from 0 [default: the last]
     #[arg(long, value_name = "N", requires = "block")]
     block_index: Option<usize>,
-    /// Width of the text tower's transformer
-    #[arg(long, default_value_t = 128, value_name = "N")]
-    text_dim: usize,
-    /// Its blocks
-    #[arg(long, default_value_t = 1, value_name = "N")]
-    text_blocks: usize,
-    /// Its heads
-    #[arg(long, default_value_t = 4, value_name = "N")]
-    text_heads: usize,
-    /// Width of the text tower's plain way, which adds up words; 0 for none
-    #[arg(long, default_value_t = 256, value_name = "N")]
-    plain_dim: usize,
-    /// Rows that words are hashed to
-    #[arg(long, default_value_t = 32_768, value_name = "N")]
-    table_rows: usize,
-    /// Words of a text that are read
-    #[arg(long, default_value_t = 256, value_name = "N")]
-    max_tokens: usize,
-    /// What is learnt on the side of frozen images: none, linear or mlp
-    #[arg(long, default_value = "mlp")]
-    projection: Projection,
-    /// Width inside that projection
-    #[arg(long, default_value_t = 512, value_name = "N")]
-    hidden: usize,
-    /// Share of the mean variance that is added before frozen images are whitened
-    #[arg(long, default_value_t = 0.3, value_name = "SHARE")]
-    softening: f32,
+    /// Width of the text tower's transformer [default: 128]
+    #[arg(long, value_name = "N")]
+    text_dim: Option<usize>,
+    /// Its blocks [default: 1]
+    #[arg(long, value_name = "N")]
+    text_blocks: Option<usize>,
+    /// Its heads [default: 4]
+    #[arg(long, value_name = "N")]
+    text_heads: Option<usize>,
+    /// Width of the text tower's plain way, which adds up words; 0 for none [default: 256]
+    #[arg(long, value_name = "N")]
+    plain_dim: Option<usize>,
+    /// Rows that words are hashed to [default: 32768]
+    #[arg(long, value_name = "N")]
+    table_rows: Option<usize>,
+    /// Words of a text that are read [default: 256]
+    #[arg(long, value_name = "N")]
+    max_tokens: Option<usize>,
+    /// What is learnt on the side of frozen images: none, linear or mlp [default: mlp]
+    #[arg(long)]
+    projection: Option<Projection>,
+    /// Width inside that projection [default: 512]
+    #[arg(long, value_name = "N")]
+    hidden: Option<usize>,
+    /// Share of the mean variance that is added before frozen images are whitened [default: 0.3]
+    #[arg(long, value_name = "SHARE")]
+    softening: Option<f32>,
     /// Texts of each image a step [default: 6; 3 against frozen images]
     #[arg(long, value_name = "N")]
     texts_per_image: Option<usize>,
-    /// Of InfoNCE: what of each answer all others share
-    #[arg(long, default_value_t = 0.1, value_name = "SHARE")]
-    smoothing: f32,
+    /// Of InfoNCE: what of each answer all others share [default: 0.1]
+    #[arg(long, value_name = "SHARE")]
+    smoothing: Option<f32>,
     /// What cosines are multiplied with at first [default: 10, or 15 against frozen images]
     #[arg(long, value_name = "X")]
     first_scale: Option<f32>,
-    /// What is added to them at first, by the sigmoid loss
-    #[arg(long, default_value_t = -10.0, value_name = "X", allow_negative_numbers = true)]
-    first_bias: f32,
-    /// AdamW's betas
-    #[arg(long, default_values_t = [0.9, 0.95], num_args = 2, value_name = "BETA")]
-    betas: Vec<f32>,
-    /// AdamW's epsilon
-    #[arg(long, default_value_t = 1e-8, value_name = "X")]
-    epsilon: f32,
+    /// What is added to them at first, by the sigmoid loss [default: -10]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    first_bias: Option<f32>,
+    /// AdamW's betas [default: 0.9 0.95]
+    #[arg(long, num_args = 2, value_name = "BETA")]
+    betas: Option<Vec<f32>>,
+    /// AdamW's epsilon [default: 1e-8]
+    #[arg(long, value_name = "X")]
+    epsilon: Option<f32>,
     /// AdamW's weight decay, of matrices only [default: 0.5, or 0.1 against frozen images]
     #[arg(long, value_name = "X")]
     decay: Option<f32>,
@@ -148,15 +153,15 @@ pub(super) struct SideArgs {
     /// What matrices are multiplied in: f32, bf16 or f16 [default: bf16 on a card, f32 on the CPU]
     #[arg(long)]
     precision: Option<Precision>,
-    /// Share of groups that are held out, where no split is given
-    #[arg(long, default_value_t = 0.02, value_name = "SHARE")]
-    held_out: f64,
-    /// Pictures that the next one is drawn from
-    #[arg(long, default_value_t = 10_000, value_name = "N")]
-    shuffle: usize,
-    /// Least share of a picture that a random crop keeps
-    #[arg(long, default_value_t = 0.9, value_name = "SHARE")]
-    least_view: f32,
+    /// Share of groups that are held out, where no split is given [default: 0.02]
+    #[arg(long, value_name = "SHARE")]
+    held_out: Option<f64>,
+    /// Pictures that the next one is drawn from [default: 10000]
+    #[arg(long, value_name = "N")]
+    shuffle: Option<usize>,
+    /// Least share of a picture that a random crop keeps [default: 0.9]
+    #[arg(long, value_name = "SHARE")]
+    least_view: Option<f32>,
 }
 
 /// FLAME's steps over CC3M: 32 epochs in batches of 3072, of which each card had 384.
@@ -164,43 +169,6 @@ const FLAME_STEPS: u64 = 30_272;
 const FLAME_BATCH: u64 = 3072;
 const FLAME_PART: u64 = 384;
 const FLAME_PROJECTOR: usize = 4096;
-
-/// What is said and would not be looked at.
-pub(super) fn refuse_ignored(args: &AlignArgs) -> Result<(), Usage> {
-    let (sides, frozen) = (&args.sides, args.sides.frozen);
-    let data = &sides.data;
-    let (of_text, of_image, of_none) = (Some(FrozenSide::Text), Some(FrozenSide::Image), Some(FrozenSide::None));
-    let is_frozen_image = frozen == of_image;
-    let takes_pictures = frozen == of_text || frozen == of_none;
-    for (flag, is_given, is_read) in [
-        ("--images", !data.images.is_empty(), takes_pictures),
-        ("--facets", !data.facets.is_empty(), frozen == of_text),
-        ("--captions", data.captions.is_some(), is_frozen_image || frozen == of_none),
-        ("--embeddings", data.frozen_images.is_given("--embeddings"), is_frozen_image),
-        ("--tokens", data.frozen_images.is_given("--tokens"), is_frozen_image),
-        ("--ids", data.frozen_images.is_given("--ids"), is_frozen_image),
-        ("--block", sides.block.is_some(), takes_pictures),
-        ("--projector", sides.projector.is_some(), takes_pictures),
-        ("--scenes", args.scenes, frozen.is_none()),
-        ("--emoji", args.emoji.is_some(), frozen.is_none()),
-        ("--decline", args.decline.is_some(), frozen.is_none()),
-        ("--dim", sides.dim.is_some(), frozen.is_some()),
-        ("--texts-per-image", sides.texts_per_image.is_some(), frozen.is_some()),
-        ("--first-scale", sides.first_scale.is_some(), frozen.is_some()),
-        ("--decay", sides.decay.is_some(), frozen.is_some()),
-        ("--accumulate", sides.accumulate.is_some(), frozen.is_some()),
-        ("--dropout", sides.dropout.is_some(), frozen.is_some()),
-        ("--word-dropout", sides.word_dropout.is_some(), frozen.is_some()),
-        ("--mean-kept", sides.mean_kept.is_some(), frozen.is_some()),
-        ("--precision", sides.precision.is_some(), frozen.is_some()),
-    ] {
-        Usage::unless(is_read || !is_given, || match frozen {
-            Some(frozen) => format!("{flag}: not read with --frozen {}", name(frozen)),
-            None => format!("{flag}: goes with --frozen text, image or none"),
-        })?;
-    }
-    Ok(())
-}
 
 pub(super) fn align(args: &AlignArgs, frozen: FrozenSide, settings: &Settings) -> anyhow::Result<()> {
     let options = options(args, frozen, settings.device)?;
@@ -229,15 +197,15 @@ pub(super) fn align(args: &AlignArgs, frozen: FrozenSide, settings: &Settings) -
 fn options(args: &AlignArgs, frozen: FrozenSide, device: Device) -> anyhow::Result<Options> {
     let sides = &args.sides;
     for (flag, share) in [
-        ("--smoothing", f64::from(sides.smoothing)),
+        ("--smoothing", f64::from(sides.smoothing.unwrap_or(0.0))),
         ("--dropout", f64::from(sides.dropout.unwrap_or(0.0))),
         ("--word-dropout", f64::from(sides.word_dropout.unwrap_or(0.0))),
         ("--mean-kept", f64::from(sides.mean_kept.unwrap_or(0.0))),
-        ("--held-out", sides.held_out),
+        ("--held-out", sides.held_out.unwrap_or(0.0)),
     ] {
         Usage::unless((0.0..1.0).contains(&share), || format!("{flag}: expected 0 to less than 1, received {share}"))?;
     }
-    let view = sides.least_view;
+    let view = sides.least_view.unwrap_or(1.0);
     Usage::unless(view > 0.0 && view <= 1.0, || {
         format!("--least-view: expected more than 0 and at most 1, received {view}")
     })?;
@@ -299,13 +267,14 @@ fn name(frozen: FrozenSide) -> &'static str {
 fn plan(args: &AlignArgs, frozen: FrozenSide, shape: DataShape, device: Device) -> anyhow::Result<Plan> {
     let sides = &args.sides;
     let of_images = frozen == FrozenSide::Image;
-    let own_dim = if sides.projection == Projection::None { shape.frozen_images.map(|(dim, ..)| dim) } else { None };
+    let own_dim =
+        if sides.projection == Some(Projection::None) { shape.frozen_images.map(|(dim, ..)| dim) } else { None };
     let dim = sides.dim.or(shape.facet_dim).or(own_dim).unwrap_or(256);
     let n_steps = args.steps.unwrap_or(if of_images { 250 } else { FLAME_STEPS });
     let recipe = Recipe {
         rate: args.rate.unwrap_or(if of_images { 2e-3 } else { 5e-4 }),
-        betas: [sides.betas[0], sides.betas[1]],
-        epsilon: sides.epsilon,
+        betas: sides.betas.as_ref().map_or([0.9, 0.95], |betas| [betas[0], betas[1]]),
+        epsilon: sides.epsilon.unwrap_or(1e-8),
         decay: sides.decay.unwrap_or(if of_images { 0.1 } else { 0.5 }),
         n_warm_up: args.warm_up.unwrap_or(if of_images { 50 } else { 2000 }).min(n_steps),
         n_steps,
@@ -322,9 +291,9 @@ fn plan(args: &AlignArgs, frozen: FrozenSide, shape: DataShape, device: Device) 
         },
         dim,
         loss: args.loss.unwrap_or(if of_images { Loss::InfoNce } else { Loss::Sigmoid }),
-        smoothing: sides.smoothing,
+        smoothing: sides.smoothing.unwrap_or(0.1),
         first_scale: sides.first_scale.unwrap_or(if of_images { 15.0 } else { 10.0 }),
-        first_bias: sides.first_bias,
+        first_bias: sides.first_bias.unwrap_or(-10.0),
         recipe,
         batch: batch as usize,
         texts_per_image: sides.texts_per_image.unwrap_or(if of_images { 3 } else { 6 }),
@@ -333,44 +302,42 @@ fn plan(args: &AlignArgs, frozen: FrozenSide, shape: DataShape, device: Device) 
         word_dropout: quiet(sides.word_dropout, 0.25),
         mean_kept: quiet(sides.mean_kept, 0.99),
         precision: precision(sides, device),
-        held_out: sides.held_out,
-        shuffle: sides.shuffle,
-        least_view: sides.least_view,
-        softening: sides.softening,
+        held_out: sides.held_out.unwrap_or(0.02),
+        shuffle: sides.shuffle.unwrap_or(10_000),
+        least_view: sides.least_view.unwrap_or(0.9),
+        softening: sides.softening.unwrap_or(0.3),
     })
 }
 
 fn image_plan(sides: &SideArgs, shape: DataShape, dim: usize) -> anyhow::Result<ImagePlan> {
     if let Some((dim, n_tokens, token_dim)) = shape.frozen_images {
-        let (projection, hidden) = (sides.projection, sides.hidden);
+        let (projection, hidden) = (sides.projection.unwrap_or(Projection::Mlp), sides.hidden.unwrap_or(512));
         return Ok(ImagePlan::Frozen(FrozenSizes { dim, n_tokens, token_dim, projection, hidden }));
     }
     let sizes = VitSizes {
-        side_px: sides.side_px,
-        patch_px: sides.patch_px,
-        dim: sides.image_dim,
-        n_blocks: sides.image_blocks,
+        side_px: sides.side_px.unwrap_or(224),
+        patch_px: sides.patch_px.unwrap_or(16),
+        dim: sides.image_dim.unwrap_or(768),
+        n_blocks: sides.image_blocks.unwrap_or(12),
         projector: sides.projector.unwrap_or(dim.max(FLAME_PROJECTOR)),
     };
     let block = |decoder: &PathBuf| -> anyhow::Result<BlockPlan> {
-        let index = match sides.block_index {
-            Some(index) => index,
-            None => align::n_blocks(decoder)? - 1,
-        };
-        // What is learnt is a model that names its decoder, wherever it is opened from.
-        Ok(BlockPlan { decoder: decoder.canonicalize()?, index })
+        Usage::unless(decoder.is_dir(), || {
+            format!("--block {}: expected the folder of a decoder, received none", decoder.display())
+        })?;
+        Ok(BlockPlan::of(decoder, sides.block_index)?)
     };
     Ok(ImagePlan::Tower { sizes, block: sides.block.as_ref().map(block).transpose()? })
 }
 
 fn text_sizes(sides: &SideArgs) -> TextSizes {
     TextSizes {
-        table_rows: sides.table_rows,
-        dim: sides.text_dim,
-        n_blocks: sides.text_blocks,
-        n_heads: sides.text_heads,
-        plain_dim: sides.plain_dim,
-        max_tokens: sides.max_tokens,
+        table_rows: sides.table_rows.unwrap_or(32_768),
+        dim: sides.text_dim.unwrap_or(128),
+        n_blocks: sides.text_blocks.unwrap_or(1),
+        n_heads: sides.text_heads.unwrap_or(4),
+        plain_dim: sides.plain_dim.unwrap_or(256),
+        max_tokens: sides.max_tokens.unwrap_or(256),
     }
 }
 
@@ -415,10 +382,8 @@ fn measured(folder: &Path, data: &DataArgs, device: Device) -> anyhow::Result<Ve
     if !folder.is_dir() {
         return Err(firn_model::Error::UnknownModel { name: folder.display().to_string() }.into());
     }
-    if !folder.join(align::ALIGNED_FILE).is_file() {
-        for (flag, is_given) in [("--facets", !data.facets.is_empty()), ("--images", !data.images.is_empty())] {
-            Usage::unless(!is_given, || format!("{flag}: not read for texts against frozen images"))?;
-        }
+    if !align::is_aligned(folder) {
+        refuse_unread(data, FrozenSide::Image, folder)?;
         let missing = |flag: &str| Usage(format!("{flag} is missing: texts against frozen images need it"));
         let images = data.frozen_images.read()?.ok_or_else(|| missing("--embeddings"))?;
         let captions = data.captions.as_ref().ok_or_else(|| missing("--captions"))?;
@@ -430,9 +395,21 @@ fn measured(folder: &Path, data: &DataArgs, device: Device) -> anyhow::Result<Ve
         (_, TextPlan::Facets { .. }) => FrozenSide::Text,
         _ => FrozenSide::None,
     };
+    refuse_unread(data, frozen, folder)?;
     // What is gathered of several folders of facets goes nowhere near the run's own.
     let gathered = tempfile::tempdir()?;
     Ok(align::measure(&aligned, &sources(data, frozen, gathered.path())?)?)
+}
+
+/// Data that the model of a folder would not be measured on.
+fn refuse_unread(data: &DataArgs, frozen: FrozenSide, folder: &Path) -> Result<(), Usage> {
+    match ignored::flags_of_data(data, Some(frozen)).into_iter().find(|(_, is_given, is_read)| *is_given && !is_read) {
+        None => Ok(()),
+        Some((flag, ..)) => {
+            let learnt = if frozen == FrozenSide::Image { "texts against frozen images" } else { "pictures" };
+            Err(Usage(format!("{flag}: not read for {}, which learnt {learnt}", folder.display())))
+        }
+    }
 }
 
 fn cells(found: &align::Found) -> String {

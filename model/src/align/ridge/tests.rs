@@ -178,12 +178,12 @@ fn what_cannot_be_solved_is_refused() {
     };
     let plan = RidgePlan { n_folds: 0, ..RidgePlan::default() };
     let huge: Vec<f32> = (0..N_IMAGES * 2).map(|at| 1e30 * at as f32).collect();
-    let huge = FrozenImages::new("x".as_ref(), images.ids().to_vec(), huge, None).unwrap();
-    refused(&huge, plan, "expected images of smaller numbers");
+    let error = FrozenImages::new("x".as_ref(), images.ids().to_vec(), huge, None).err().unwrap().to_string();
+    assert!(error.contains("x: image \"i0\": expected a vector of length 1e-9 to 1e15, received"), "{error}");
     let strangers =
         FrozenImages::new("x".as_ref(), vec!["a".into(), "b".into()], vec![0.5, 1.0, 0.5, 2.0], None).unwrap();
     refused(&strangers, plan, "expected captions of at least 2 training images, received 0");
-    refused(&images, RidgePlan { penalty: 0.0, ..plan }, "expected sizes and shares in range");
+    refused(&images, RidgePlan { penalty: 0.0, ..plan }, "penalty: expected more than 0, received 0");
     let same: Vec<f32> = (0..N_IMAGES * 3).map(|at| (at % 3) as f32 + 1.0).collect();
     let same = FrozenImages::new("x".as_ref(), images.ids().to_vec(), same, None).unwrap();
     refused(&same, plan, "expected images of more than one kind");
