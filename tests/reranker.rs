@@ -307,7 +307,7 @@ async fn a_server_trains_judges_and_is_told_to_end() {
     assert!(job.recall_cosine.is_some() && job.loss > 0.0 && job.elapsed_us > 0, "{job:?}");
     let made = job.reranker.unwrap();
     assert_eq!((made.version, made.kind.as_str(), made.active), (1, "mlp", false));
-    assert_eq!(client.rerankers("c").await.unwrap(), [made.clone()], "what the job says is what is kept");
+    assert_eq!(client.rerankers("c").await.unwrap(), std::slice::from_ref(&made), "what the job says is what is kept");
 
     let judge = EvaluateRerankerRequest { collection_name: "c".into(), version: 1, ..Default::default() };
     let judged = client.evaluate_reranker(judge.clone()).await.unwrap();

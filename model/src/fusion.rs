@@ -9,6 +9,7 @@ mod checkpoint;
 mod data;
 mod ensemble;
 mod folded;
+mod half_dense;
 mod lists;
 mod looking;
 mod loss;

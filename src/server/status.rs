@@ -257,14 +257,12 @@ impl From<reranker::Error> for Problem {
             NoGain { .. } => Problem::new(Code::FailedPrecondition, "NO_GAIN", message),
             NothingBefore => Problem::new(Code::FailedPrecondition, "NOTHING_BEFORE", message),
             Lacking { .. } | NotFinite { .. } => Problem::new(Code::FailedPrecondition, "NOT_RERANKED", message),
-            NoPairs { .. } => Problem::new(Code::FailedPrecondition, "NO_PAIRS", message),
+            NoPairs { .. } | Model(model::Error::BadPairs { .. }) => {
+                Problem::new(Code::FailedPrecondition, "NO_PAIRS", message)
+            }
             NoModel { .. } => Problem::new(Code::FailedPrecondition, "NO_MODEL", message),
             Unreadable { .. } => Problem::new(Code::DataLoss, "DAMAGED", message),
             Index(error) => error.into(),
-            // Of a network that learns, not of one that embeds.
-            Model(error @ model::Error::BadPairs { .. }) => {
-                Problem::new(Code::FailedPrecondition, "NO_PAIRS", error.to_string())
-            }
             Model(error) => error.into(),
             Engine(error) => error.into(),
         }
@@ -416,6 +414,8 @@ mod tests {
             include_str!("status.rs"),
             include_str!("convert.rs"),
             include_str!("rerank.rs"),
+            include_str!("rerankers.rs"),
+            include_str!("jobs.rs"),
             include_str!("upsert_stream.rs"),
         ];
         let is_reason = |word: &&str| word.len() > 5 && word.bytes().all(|b| b.is_ascii_uppercase() || b == b'_');

@@ -2,6 +2,7 @@
 //!
 //! - Of one key the share is always 1: `W_o W_v` is one matrix, and query and key are gone (FrEVL on single vectors).
 //! - Gains and biases of norms, the scale of queries, first shares and the spread of extra numbers go into the next matrix.
+//! - Large matrices are bf16 where the processor multiplies that (`matrix::Wide`): a logit is then off by some thousandths.
 //! - What a side is before the first sum, and all keys and values of the one-way network, are made once an item, not once a pair.
 //!
 //! `network` says the same in candle's operations, and judges this in the tests.
@@ -11,7 +12,7 @@ use rayon::prelude::*;
 
 use super::{
     Items, Kind, Network, Scorer, looking,
-    matrix::Matrix,
+    matrix::{Matrix, Wide},
     network::{self, FIRST_SHARE, distinct},
 };
 use crate::{
@@ -203,22 +204,22 @@ struct Layer {
 /// One side looks at the other.
 enum Attention {
     /// At a single state: `W_o W_v`, of its standardised numbers.
-    One(Dense),
+    One(Wide),
     Many {
-        query: Dense,
+        query: Wide,
         /// Key and value side by side.
-        key_value: Dense,
+        key_value: Wide,
         /// (dim): a key whose value is nothing.
         null: Vec<f32>,
-        out: Dense,
+        out: Wide,
         n_heads: usize,
     },
 }
 
 struct Looking {
     attention: Attention,
-    up: Dense,
-    down: Dense,
+    up: Wide,
+    down: Wide,
 }
 
 impl Layer {
@@ -256,30 +257,30 @@ impl Looking {
         let value = Matrix::of(&from.value)?.of_normed(&other);
         let out = Matrix::of(&from.out)?.times(share);
         let attention = match &from.null {
-            None => Attention::One(out.after(&value).dense()),
+            None => Attention::One(out.after(&value).wide()),
             Some(null) => {
                 let head_dim = null.elem_count() / n_heads;
                 let query = Matrix::of(&from.query)?.of_normed(&own).times((head_dim as f32).powf(-0.5));
                 let key = Matrix::of(&from.key)?.of_normed(&other);
                 Attention::Many {
-                    query: query.dense(),
-                    key_value: key.beside(value).dense(),
+                    query: query.wide(),
+                    key_value: key.beside(value).wide(),
                     null: null.to_vec1()?,
-                    out: out.dense(),
+                    out: out.wide(),
                     n_heads,
                 }
             }
         };
-        let up = Matrix::of(&from.up)?.of_normed(&mlp).dense();
-        Ok(Looking { attention, up, down: Matrix::of(&from.down)?.times(share).dense() })
+        let up = Matrix::of(&from.up)?.of_normed(&mlp).wide();
+        Ok(Looking { attention, up, down: Matrix::of(&from.down)?.times(share).wide() })
     }
 
     /// Of the other side's standardised states: key and value of each, or what one alone gives.
     fn keys(&self, seen: &[f32]) -> Vec<f32> {
         let mut keys = Vec::new();
         match &self.attention {
-            Attention::One(both) => both.forward(seen, &mut keys, 1),
-            Attention::Many { key_value, .. } => key_value.forward(seen, &mut keys, 1),
+            Attention::One(both) => both.forward(seen, &mut keys),
+            Attention::Many { key_value, .. } => key_value.forward(seen, &mut keys),
         }
         keys
     }
@@ -293,11 +294,11 @@ impl Looking {
         whose: impl Iterator<Item = (usize, usize)>,
     ) -> Vec<f32> {
         let (query, null, n_heads) = match &self.attention {
-            Attention::One(both) => return gather(keys, both.n_out, whose.map(|(_, other)| other)),
+            Attention::One(both) => return gather(keys, both.n_out(), whose.map(|(_, other)| other)),
             Attention::Many { query, null, n_heads, .. } => (query, null, *n_heads),
         };
         let (dim, mut queries) = (null.len(), Vec::new());
-        query.forward(seen, &mut queries, 1);
+        query.forward(seen, &mut queries);
         let mut attended = vec![0.0; queries.len()];
         let mut scores = vec![0.0; n_others + 1];
         for (own, other) in whose {
@@ -313,13 +314,13 @@ impl Looking {
     fn take(&self, states: &mut [f32], attended: &[f32], dim: usize) {
         match &self.attention {
             Attention::One(_) => states.iter_mut().zip(attended).for_each(|(state, seen)| *state += seen),
-            Attention::Many { out, .. } => out.add(attended, states, 1),
+            Attention::Many { out, .. } => out.add(attended, states),
         }
         let (mut seen, mut wide) = (Vec::new(), Vec::new());
         standardise(states, &mut seen, dim, EPSILON);
-        self.up.forward(&seen, &mut wide, 1);
+        self.up.forward(&seen, &mut wide);
         activate(&mut wide, Activation::Gelu);
-        self.down.add(&wide, states, 1);
+        self.down.add(&wide, states);
     }
 }
 
@@ -354,7 +355,7 @@ enum Head {
 }
 
 struct Joined {
-    up: Dense,
+    up: Wide,
     /// (wide), and the bias.
     out: Vec<f32>,
     out_bias: f32,
@@ -371,7 +372,7 @@ impl Head {
             network::Head::Joined { up, out, bend } => {
                 let (out, bias) = Matrix::of(out)?.times(share).into_parts();
                 Head::Joined(Box::new(Joined {
-                    up: Matrix::of(up)?.dense(),
+                    up: Matrix::of(up)?.wide(),
                     out,
                     out_bias: bias[0],
                     text: Matrix::of(&bend.text)?.times(bend_share).dense(),
@@ -407,7 +408,7 @@ impl Head {
                     joined.extend(t.iter().zip(v).map(|(t, v)| (t - v).abs()));
                 }
                 let mut raised = Vec::new();
-                up.forward(&joined, &mut raised, 1);
+                up.forward(&joined, &mut raised);
                 activate(&mut raised, Activation::Gelu);
                 let learnt = raised.chunks_exact(out.len()).map(|row| dot(row, out) + out_bias);
                 let bent = cosines(&text, &image, vector_dim).zip(plain);

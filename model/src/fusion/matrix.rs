@@ -2,7 +2,42 @@
 
 use candle_core::Result;
 
+use super::half_dense::HalfDense;
 use crate::{flat::Dense, learn::layers::Linear};
+
+/// From how many weights on a matrix is multiplied in bf16, where that is fast: smaller ones stay in a core's cache, and exact.
+const HALF_FROM: usize = 1 << 18;
+
+/// A matrix that is multiplied by one thread, in full precision or, if it is large, in half.
+pub(super) enum Wide {
+    Full(Dense),
+    Half(HalfDense),
+}
+
+impl Wide {
+    pub(super) fn n_out(&self) -> usize {
+        match self {
+            Wide::Full(dense) => dense.n_out,
+            Wide::Half(dense) => dense.n_out,
+        }
+    }
+
+    /// (rows, in) to (rows, out)
+    pub(super) fn forward(&self, x: &[f32], into: &mut Vec<f32>) {
+        match self {
+            Wide::Full(dense) => dense.forward(x, into, 1),
+            Wide::Half(dense) => dense.forward(x, into),
+        }
+    }
+
+    /// The same, added to what stands there.
+    pub(super) fn add(&self, x: &[f32], to: &mut [f32]) {
+        match self {
+            Wide::Full(dense) => dense.add(x, to, 1),
+            Wide::Half(dense) => dense.add(x, to),
+        }
+    }
+}
 
 pub(super) struct Matrix {
     /// (out, in)
@@ -71,8 +106,24 @@ impl Matrix {
 
     pub(super) fn dense(self) -> Dense {
         let (n_in, n_out) = (self.n_in, self.bias.len());
-        let transposed = (0..n_in * n_out).map(|at| self.weight[(at % n_out) * n_in + at / n_out] as f32).collect();
-        Dense::of(transposed, self.bias.into_iter().map(|x| x as f32).collect(), n_in, n_out)
+        let (weight, bias) = self.transposed();
+        Dense::of(weight, bias, n_in, n_out)
+    }
+
+    pub(super) fn wide(self) -> Wide {
+        if self.weight.len() < HALF_FROM || !HalfDense::is_fast() {
+            return Wide::Full(self.dense());
+        }
+        let n_in = self.n_in;
+        let (weight, bias) = self.transposed();
+        Wide::Half(HalfDense::of(&weight, bias, n_in))
+    }
+
+    /// Weight (in, out) and bias.
+    fn transposed(self) -> (Vec<f32>, Vec<f32>) {
+        let (n_in, n_out) = (self.n_in, self.bias.len());
+        let weight = (0..n_in * n_out).map(|at| self.weight[(at % n_out) * n_in + at / n_out] as f32).collect();
+        (weight, self.bias.into_iter().map(|x| x as f32).collect())
     }
 
     /// Weight (out, in) and bias.

@@ -251,6 +251,24 @@ fn a_run_that_was_stopped_goes_on_to_the_bit() {
     assert!(error.contains("made with other settings"), "{error}");
 }
 
+/// Matrices large enough to be halved, where the processor does that.
+#[test]
+fn a_large_network_scores_nearly_the_same() {
+    let pairs = world(20, 8);
+    let asked: Vec<(usize, usize)> = (0..20).flat_map(|text| (0..20).map(move |image| (text, image))).collect();
+    let sizes = Sizes { dim: 256, n_layers: 2, n_heads: 4, wide: 1024 };
+    for kind in [Kind::Frevl, Kind::FacetFusion] {
+        let shape = Shape::of(&pairs.images, &pairs.texts);
+        let network = Network::new(kind, &shape, &sizes, 1, &Device::Cpu).unwrap();
+        let expected = network.score(&pairs.images, &pairs.texts, &asked).unwrap();
+        let received = Folded::new(&network).unwrap().score(&pairs.images, &pairs.texts, &asked).unwrap();
+        let mean = |values: &mut dyn Iterator<Item = f32>| values.sum::<f32>() / asked.len() as f32;
+        let off = mean(&mut expected.iter().zip(&received).map(|(a, b)| (a - b).abs()));
+        let size = mean(&mut expected.iter().map(|x| x.abs()));
+        assert!(off < 0.01 * size, "{kind:?}: {off} of {size}");
+    }
+}
+
 #[test]
 fn what_is_folded_scores_the_same() {
     let mut pairs = world(40, 8);
