@@ -14,7 +14,7 @@ use firn_client::{Client, v1};
 use firn_index::{Collection, Database, Fields, Options, Point, PointId, Text};
 use firn_model::{
     Device,
-    fusion::{Direction, Items, Network},
+    fusion::{Direction, Ensemble, Items},
     scenes::{self, Style},
 };
 use serving::Server;
@@ -114,7 +114,7 @@ impl World {
     /// By the double loop: the cosine and the logit of each of these texts with an image.
     fn judged(&self, image: &Point, texts: &[&Point]) -> Vec<(PointId, f32, f32)> {
         let bytes = self.collection().attachment("reranker.2").unwrap().unwrap();
-        let network = Network::of_bytes(&bytes, Path::new("reranker.2"), Device::Cpu).unwrap().scorer().unwrap();
+        let network = Ensemble::of_bytes(&bytes, Path::new("reranker.2"), Device::Cpu).unwrap().scorer().unwrap();
         let items = |point: &Point, of: &str| {
             let (vector, tokens) = (point.vectors[of].clone(), point.tokens[of].clone());
             let (n_tokens, token_dim) = (tokens.n, tokens.dim);

@@ -13,7 +13,7 @@ use std::{
 
 use firn_model::{
     Device,
-    fusion::{Ensemble, Items, Kind, Options, Pairs, Plan, Scorer, Sizes, train},
+    fusion::{Ensemble, Items, Kind, Mining, Options, Pairs, Plan, Scorer, Sizes, train},
 };
 use half::f16;
 use rand::{Rng, SeedableRng};
@@ -139,6 +139,7 @@ impl Case {
             held_out: &held_out,
             device: Device::Cpu,
             checkpoint: None,
+            mining: Mining::Exact,
         };
         let learnt = train(&options, &mut |_| ControlFlow::Continue(()))?;
         Ok(Ensemble::new(vec![learnt.ok_or("the run was broken off")?.0])?)

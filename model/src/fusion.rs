@@ -24,8 +24,9 @@ pub use self::{
     calibration::Calibration,
     data::{Items, Pairs},
     ensemble::{Ensemble, MAX_MEMBERS},
+    lists::Search,
     loss::Losses,
     network::{Kind, Network, Shape, SideShape, Sizes},
     rerank::{Cosines, Direction, Found, Gain, Reranking, Scorer, Weights},
-    trainer::{Checkpoint, Options, Plan, Progress, train},
+    trainer::{Checkpoint, Mining, Options, Plan, Progress, train},
 };

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use firn_index::{Collection, Fields, Point, Reader};
+use firn_index::{Collection, Fields, Point, Reader, Row};
 use firn_model::{
     Encoder, Grid, Keep,
     fusion::{Cosines, Items, Pairs},
@@ -52,6 +52,8 @@ pub struct Gathered {
     pub pairs: Pairs,
     /// Of each text; empty if it is not said.
     pub languages: Vec<String>,
+    /// The row of each image in the collection.
+    pub rows: Vec<Row>,
     /// Places of images.
     pub train: Vec<usize>,
     pub stop: Vec<usize>,
@@ -127,6 +129,7 @@ struct Asked {
 #[derive(Default)]
 struct Rows {
     ids: Vec<String>,
+    rows: Vec<Row>,
     groups: Vec<String>,
     parts: Vec<Part>,
     images: Items,
@@ -165,6 +168,7 @@ impl Rows {
         };
         let owner = self.ids.len();
         self.ids.push(point.id.to_string());
+        self.rows.push(point.row);
         self.parts.push(part);
         self.groups.push(group);
         self.of_blend.iter_mut().zip(of_blend).for_each(|(all, vector)| all.extend(vector));
@@ -213,6 +217,7 @@ impl Rows {
         });
         Ok(Some(Gathered {
             languages: self.asked.iter().map(|asked| asked.language.clone()).collect(),
+            rows: std::mem::take(&mut self.rows),
             train: places(Part::Train),
             stop: places(Part::Stop),
             judged,

@@ -1,16 +1,17 @@
 //! From a collection's own pairs to a network that is kept with it: gather, learn, judge, keep. The same for the terminal and the server.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     ops::ControlFlow,
     path::{Path, PathBuf},
 };
 
-use firn_index::Collection;
+use firn_index::{Collection, Reader, Row};
 use firn_model::{
     Device,
-    fusion::{self, Checkpoint, Ensemble, Kind, MAX_MEMBERS, Plan, Progress},
+    fusion::{self, Checkpoint, Ensemble, Items, Kind, MAX_MEMBERS, Mining, Plan, Progress, Search},
 };
+use rayon::prelude::*;
 
 use super::{Error, Gathered, Parting, Reads, Reranker, Verdict, Version, Wanted, judge, now_s};
 use crate::{engine::Engine, query::Blend};
@@ -55,6 +56,11 @@ const SEED_STEP: u64 = 1_000_003;
 fn usual_steps(kind: Kind) -> u64 {
     if kind.reads_tokens() { 900 } else { 1800 }
 }
+
+/// Images to learn from up to which every text is compared with every image; of more, near ones come from the index.
+const COMPARED_WITH_ALL: usize = 20_000;
+/// Steps that learn from one draw of texts, whose near ones the index is asked for.
+const MINED_EVERY: u64 = 200;
 
 /// Is told how far a run is, and may break it off.
 pub type Report<'a> = dyn FnMut(Stage) -> ControlFlow<()> + 'a;
@@ -187,7 +193,9 @@ pub fn train(
     if report(Stage::Gathered(&gathered)).is_break() {
         return Ok(None);
     }
-    let Some((network, step)) = learn(&gathered, training, (device, checkpoint), report)? else { return Ok(None) };
+    let Some((network, step)) = learn(collection, &gathered, training, (device, checkpoint), report)? else {
+        return Ok(None);
+    };
     if report(Stage::Learnt(network.n_parameters(), step)).is_break() {
         return Ok(None);
     }
@@ -209,11 +217,17 @@ pub fn train(
 
 /// The networks, and the step that the first of them was taken at. Each has a checkpoint of its own.
 fn learn(
+    collection: &Collection,
     gathered: &Gathered,
     training: &Training,
     (device, checkpoint): (Device, Option<Checkpoint>),
     report: &mut Report,
 ) -> Result<Option<(Ensemble, u64)>, Error> {
+    let index = Index::new(collection, &training.using, (&gathered.train, &gathered.rows), &gathered.pairs.texts);
+    let mining = match gathered.train.len() > COMPARED_WITH_ALL {
+        true => Mining::Search { search: &index, every: MINED_EVERY },
+        false => Mining::Exact,
+    };
     let plans = training.plans();
     let total: u64 = plans.iter().map(|plan| plan.recipe.n_steps).sum();
     let (mut networks, mut steps, mut before) = (Vec::new(), Vec::new(), 0);
@@ -229,7 +243,7 @@ fn learn(
             ..checkpoint
         });
         let (pairs, train, held_out) = (&gathered.pairs, &gathered.train, &gathered.stop);
-        let options = fusion::Options { plan, pairs, train, held_out, device, checkpoint };
+        let options = fusion::Options { plan, pairs, train, held_out, device, checkpoint, mining };
         let learnt = fusion::train(&options, &mut |progress| {
             let progress = Progress { step: before + progress.step, ..progress.clone() };
             report(Stage::Learning(&progress, total))
@@ -241,6 +255,44 @@ fn learn(
     }
     let ensemble = Ensemble::new(networks).map_err(|detail| Error::Sizes { detail })?;
     Ok(Some((ensemble, steps[0])))
+}
+
+/// The collection's index, asked with texts that have learnt nothing of their images.
+struct Index<'a> {
+    reader: Reader,
+    using: &'a str,
+    texts: &'a Items,
+    place_of: HashMap<Row, usize>,
+    /// Points in the collection for one to learn from.
+    points_per_image: usize,
+}
+
+impl<'a> Index<'a> {
+    /// Images to learn from by their places, and the row of every image.
+    fn new(collection: &Collection, using: &'a str, (learnt, rows): (&[usize], &[Row]), texts: &'a Items) -> Index<'a> {
+        let reader = collection.reader();
+        let place_of: HashMap<Row, usize> = learnt.iter().map(|&place| (rows[place], place)).collect();
+        let points_per_image = (reader.count() as usize).div_ceil(place_of.len().max(1));
+        Index { reader, using, texts, place_of, points_per_image }
+    }
+}
+
+impl Search for Index<'_> {
+    fn images_of(&self, texts: &[usize], n: usize) -> firn_model::Result<Vec<Vec<usize>>> {
+        let limit = n.saturating_mul(self.points_per_image).min(firn_index::Limits::MAX_LIMIT);
+        let find = |&text: &usize| {
+            let vector = &self.texts.vectors[text * self.texts.dim..][..self.texts.dim];
+            // A text without a word that is known lies nowhere.
+            if vector.iter().all(|&x| x == 0.0) {
+                return Ok(Vec::new());
+            }
+            let search = firn_index::Search { vector, using: self.using, limit, ef: None, exact: false };
+            let found = self.reader.search(&search);
+            let found = found.map_err(|error| firn_model::Error::BadPairs { detail: error.to_string() })?;
+            Ok(found.iter().filter_map(|candidate| self.place_of.get(&candidate.row).copied()).collect())
+        };
+        texts.par_iter().map(find).collect()
+    }
 }
 
 /// The first network's is the one that is named.
@@ -307,5 +359,49 @@ fn version(
         candidates: training.candidates,
         calibration: verdict.calibration.clone(),
         judged: verdict.judged.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use firn_index::{CollectionConfig, Database, NewPoint, Options, Payload, PointId, VectorConfig};
+
+    /// What the index finds for texts are the nearest images to learn from, whatever else the collection holds.
+    #[test]
+    fn near_images_come_from_the_index() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options { min_free_bytes: 0, buffer_limit: 40, ..Options::default() };
+        let db = Database::open(dir.path(), options).unwrap();
+        let vectors = BTreeMap::from([("image".to_owned(), VectorConfig::new(3))]);
+        let config = CollectionConfig { vectors, ..CollectionConfig::default() };
+        let collection = db.create_collection("c", config).unwrap();
+        let vector = |at: u64| {
+            let raw = [(at * 37 % 101) as f32 - 50.0, (at * 53 % 97) as f32 - 48.5, (at * 11 % 89) as f32 - 44.3];
+            let length = raw.iter().map(|x| x * x).sum::<f32>().sqrt();
+            raw.map(|x| x / length)
+        };
+        let point = |at: u64| {
+            let (texts, payload, tokens) = (Vec::new(), Payload::new(), BTreeMap::new());
+            let vectors = BTreeMap::from([("image".to_owned(), vector(at).to_vec())]);
+            NewPoint { id: PointId::Num(at), texts, payload, vectors, tokens }
+        };
+        collection.upsert((0..120).map(point).collect()).unwrap();
+        let reader = collection.reader();
+        let items = Items { dim: 3, vectors: (0..120).flat_map(vector).collect(), ..Items::default() };
+        let rows: Vec<Row> = (0..120).map(|at| reader.row(&PointId::Num(at)).unwrap().unwrap()).collect();
+        let learnt: Vec<usize> = (0..120).filter(|at| at % 3 > 0).collect();
+        let index = Index::new(&collection, "image", (&learnt, &rows), &items);
+        let texts = [0, 7, 64];
+        for (found, text) in index.images_of(&texts, 10).unwrap().into_iter().zip(texts) {
+            let cosine = |at: usize| -> f32 {
+                let of = |at: usize| &items.vectors[3 * at..][..3];
+                of(text).iter().zip(of(at)).map(|(x, y)| x * y).sum()
+            };
+            let mut expected = learnt.clone();
+            expected.sort_by(|&a, &b| cosine(b).total_cmp(&cosine(a)));
+            assert!(found.len() >= 10, "{}", found.len());
+            assert_eq!(found, expected[..found.len()]);
+        }
     }
 }

@@ -8,6 +8,12 @@ use super::{Items, Pairs};
 /// Queries whose scores are held at once.
 const AT_ONCE: usize = 256;
 
+/// What finds images of texts where there are too many to compare each with each, such as a collection's index.
+pub trait Search: Sync {
+    /// For each text the places of images to learn from, nearest first: `n` or more, or as many as there are.
+    fn images_of(&self, texts: &[usize], n: usize) -> crate::Result<Vec<Vec<usize>>>;
+}
+
 /// Queries that are worth asking, and for each the nearest that do not belong.
 pub(super) struct Nearest {
     /// By query; empty for those that are not asked.
@@ -26,6 +32,27 @@ impl Nearest {
     pub(super) fn texts_of(pairs: &Pairs, images: &[usize], texts: &[usize], n: usize, within: usize) -> Nearest {
         let belongs = |image: usize, text: usize| pairs.belongs(text, image);
         mine((&pairs.images, images), (&pairs.texts, texts), [n, within], belongs)
+    }
+
+    /// The same, of what an index finds: one that it overlooks is no negative.
+    pub(super) fn found(
+        pairs: &Pairs,
+        texts: &[usize],
+        is_learnt: &[bool],
+        search: &dyn Search,
+        [n, within]: [usize; 2],
+    ) -> crate::Result<Nearest> {
+        let (mut others_of, mut asked) = (vec![Vec::new(); pairs.texts.n()], Vec::new());
+        for (&text, found) in texts.iter().zip(search.images_of(texts, n.max(within) + 1)?) {
+            let (own, others): (Vec<usize>, Vec<usize>) =
+                (0..found.len()).filter(|&at| is_learnt[found[at]]).partition(|&at| pairs.belongs(text, found[at]));
+            let Some(&first) = own.first() else { continue };
+            if others.iter().filter(|&&at| at < first).count() < within && !others.is_empty() {
+                others_of[text] = others.into_iter().take(n).map(|at| found[at] as u32).collect();
+                asked.push(text);
+            }
+        }
+        Ok(Nearest { others_of, asked })
     }
 
     /// Draws distinct others of a query, each as likely; from the start again if there are too few.
@@ -107,5 +134,39 @@ mod tests {
         assert_eq!(others(&pairs), [0, 1]);
         pairs.also.insert(3, vec![1]);
         assert_eq!(others(&pairs), [0, 2]);
+    }
+
+    /// An index that finds all gives the lists of comparing all.
+    #[test]
+    fn lists_by_an_index_are_those_of_comparing_all() {
+        struct All(Items);
+        impl Search for All {
+            fn images_of(&self, texts: &[usize], _n: usize) -> crate::Result<Vec<Vec<usize>>> {
+                let n = self.0.n();
+                let nearest = |&text: &usize| {
+                    let mut images: Vec<usize> = (0..n).collect();
+                    let cosine = |image: usize| self.0.product(text, &self.0, image);
+                    images.sort_by(|&a, &b| cosine(b).total_cmp(&cosine(a)).then(a.cmp(&b)));
+                    images
+                };
+                Ok(texts.iter().map(nearest).collect())
+            }
+        }
+        let items =
+            Items { dim: 2, vectors: (0..40).map(|at| (at * 37 % 23) as f32 * 0.1).collect(), ..Items::default() };
+        let pairs = Pairs {
+            images: items.clone(),
+            texts: items.clone(),
+            owner_of: (0..20).map(|at| (at + 3) % 20).collect(),
+            joined: vec![false; 20],
+            ..Pairs::default()
+        };
+        let (texts, learnt): (Vec<usize>, Vec<usize>) = ((0..20).collect(), (0..15).collect());
+        let is_learnt: Vec<bool> = (0..20).map(|at| at < 15).collect();
+        let asked: Vec<usize> = texts.into_iter().filter(|&text| is_learnt[pairs.owner_of[text]]).collect();
+        let exact = Nearest::images_of(&pairs, &asked, &learnt, 4, 8);
+        let found = Nearest::found(&pairs, &asked, &is_learnt, &All(items), [4, 8]).unwrap();
+        assert!(exact.asked.len() > 3 && exact.asked.len() < asked.len());
+        assert_eq!((exact.asked, exact.others_of), (found.asked, found.others_of));
     }
 }

@@ -132,6 +132,7 @@ fn tokens_teach_what_no_vector_says() {
             held_out: &held_out,
             device: crate::Device::Cpu,
             checkpoint: None,
+            mining: Mining::Exact,
         };
         let (network, _) = train(&options, &mut |_| ControlFlow::Continue(())).unwrap().unwrap();
         let ask = |direction| {
@@ -156,8 +157,15 @@ fn what_cannot_be_learnt_from_is_refused() {
     let images: Vec<usize> = (0..40).collect();
     let plan = Plan::new(Kind::Mlp, 3, 1);
     let error = |plan: &Plan, pairs: &Pairs, train_images: &[usize], held_out: &[usize]| {
-        let options =
-            Options { plan, pairs, train: train_images, held_out, device: crate::Device::Cpu, checkpoint: None };
+        let options = Options {
+            plan,
+            pairs,
+            train: train_images,
+            held_out,
+            device: crate::Device::Cpu,
+            checkpoint: None,
+            mining: Mining::Exact,
+        };
         train(&options, &mut |_| ControlFlow::Continue(())).err().unwrap().to_string()
     };
     let check = |received: String, expected: &str| assert!(received.contains(expected), "{received}");
@@ -227,8 +235,15 @@ fn a_run_that_was_stopped_goes_on_to_the_bit() {
     let run = |plan: &Plan, stop_after: Option<u64>, resume: bool| {
         let checkpoint = Checkpoint { path: &path, every: 100, resume, stop_after };
         let (pairs, device) = (&pairs, crate::Device::Cpu);
-        let options =
-            Options { plan, pairs, train: &train_images, held_out: &held_out, device, checkpoint: Some(checkpoint) };
+        let options = Options {
+            plan,
+            pairs,
+            train: &train_images,
+            held_out: &held_out,
+            device,
+            checkpoint: Some(checkpoint),
+            mining: Mining::Exact,
+        };
         let mut steps = Vec::new();
         let report = &mut |progress: &Progress| {
             steps.push(progress.step);

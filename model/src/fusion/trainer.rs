@@ -10,7 +10,11 @@ use candle_core::{DType, Result, Tensor};
 use rand::{Rng, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
-use super::{Cosines, Direction, Kind, Network, Pairs, Reranking, Shape, Sizes, Weights, lists::Nearest, loss::Losses};
+use super::{
+    Cosines, Direction, Kind, Network, Pairs, Reranking, Shape, Sizes, Weights,
+    lists::{Nearest, Search},
+    loss::Losses,
+};
 use crate::{
     Error,
     learn::{
@@ -88,6 +92,26 @@ pub struct Options<'a> {
     pub held_out: &'a [usize],
     pub device: crate::Device,
     pub checkpoint: Option<Checkpoint<'a>>,
+    pub mining: Mining<'a>,
+}
+
+/// How the near ones that do not belong are found.
+#[derive(Clone, Copy)]
+pub enum Mining<'a> {
+    /// Each text is compared with each image, once.
+    Exact,
+    /// Every so many steps some texts are drawn, and their near ones are looked up.
+    Search { search: &'a dyn Search, every: u64 },
+}
+
+impl Mining<'_> {
+    /// Which draw of texts a step learns from.
+    fn period(&self, step: u64) -> u64 {
+        match self {
+            Mining::Exact => 0,
+            Mining::Search { every, .. } => step / every.max(&1),
+        }
+    }
 }
 
 /// Where a run is kept, so that it can go on after a stop.
@@ -140,7 +164,6 @@ pub fn train(
     let Options { plan, pairs, checkpoint, .. } = *options;
     let bad = |detail: String| Error::BadPairs { detail };
     check(options).map_err(bad)?;
-    let draws = Draws::new(options).map_err(bad)?;
     let questions = questions(options);
     let mut run = Run::new(options)?;
     let data = checkpoint.map(|_| fingerprint(options)).unwrap_or_default();
@@ -148,8 +171,14 @@ pub fn train(
         run.read(checkpoint.path, plan, &data)?;
     }
     let start = Instant::now();
+    let mut period = options.mining.period(run.step);
+    let mut draws = Draws::new(options, period)?;
     let is_over = |run: &Run| run.step >= plan.recipe.n_steps || run.n_worse > plan.patience;
     while !is_over(&run) {
+        if options.mining.period(run.step) != period {
+            period = options.mining.period(run.step);
+            draws = Draws::new(options, period)?;
+        }
         let (loss, accuracy) = one_step(&run.network, &mut run.optimizer, &draws, plan, run.step)?;
         // Early on the first weights would weigh too much.
         let kept = plan.mean_kept.min((run.step + 1) as f32 / (run.step + 10) as f32);
@@ -316,17 +345,26 @@ struct Draws<'a> {
 }
 
 impl<'a> Draws<'a> {
-    fn new(options: &Options<'a>) -> std::result::Result<Draws<'a>, String> {
-        let Options { plan, pairs, train, .. } = *options;
+    fn new(options: &Options<'a>, period: u64) -> crate::Result<Draws<'a>> {
+        let Options { plan, pairs, train, mining, .. } = *options;
         let is_train = marked(train, pairs.images.n());
-        let texts: Vec<usize> = (0..pairs.owner_of.len()).filter(|&text| is_train[pairs.owner_of[text]]).collect();
-        let images_of = Nearest::images_of(pairs, &texts, train, plan.n_nearest, plan.within);
+        let mut texts: Vec<usize> = (0..pairs.owner_of.len()).filter(|&text| is_train[pairs.owner_of[text]]).collect();
+        let images_of = match mining {
+            Mining::Exact => Nearest::images_of(pairs, &texts, train, plan.n_nearest, plan.within),
+            Mining::Search { search, every } => {
+                let mut rng = ChaCha8Rng::seed_from_u64(plan.seed);
+                rng.set_stream(u64::MAX - period);
+                texts.shuffle(&mut rng);
+                texts.truncate(plan.n_lists.saturating_mul(every as usize).max(MIN_PAIRS));
+                Nearest::found(pairs, &texts, &is_train, search, [plan.n_nearest, plan.within])?
+            }
+        };
         if images_of.asked.is_empty() {
-            return Err(format!(
-                "expected texts whose own image is among the nearest {}, received none of {}: no re-ranker would see it",
-                plan.within,
-                texts.len()
-            ));
+            let (within, n) = (plan.within, texts.len());
+            let detail = format!(
+                "expected texts whose own image is among the nearest {within}, received none of {n}: no re-ranker would see it"
+            );
+            return Err(Error::BadPairs { detail });
         }
         let (joined, single): (Vec<usize>, Vec<usize>) = images_of.asked.iter().partition(|&&text| pairs.joined[text]);
         let texts: Vec<usize> = texts.into_iter().filter(|&text| !pairs.joined[text]).collect();
