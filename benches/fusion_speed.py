@@ -4,7 +4,8 @@
 
 The virtual environment needs torch, numpy and safetensors. One text is scored against so many candidates, whose vectors and tokens are
 stored; PyTorch computes the network as it is written, for all pairs at once. Medians, f32, milliseconds a question: CPU time of all threads, in brackets
-firn's over PyTorch's, then elapsed time, and the largest difference of a logit; above 1e-3 the script stops.
+firn's over PyTorch's, then elapsed time, and the largest difference of a logit; above 1e-4 the script stops, above 5e-3 for the large network, whose
+matrices firn multiplies in bf16 where the processor does that.
 """
 
 import argparse
@@ -143,6 +144,6 @@ if __name__ == "__main__":
             for n in args.candidates:
                 first, *rounds = [(firn.run(case, n), peer.run(n)) for _ in range(args.repeats + 1)]
                 largest = np.abs(first[0][2] - first[1][2]).max()
-                assert largest <= 1e-3, f"the engines do not do the same: {largest}"
+                assert largest <= (5e-3 if case == "frevl-64m" else 1e-4), f"the engines do not do the same: {largest}"
                 print(row(case, n, rounds, n_weights, largest), flush=True)
         firn.close()
