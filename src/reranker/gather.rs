@@ -3,7 +3,10 @@
 //! Texts are embedded as if their image had never been seen, where the model can (cross-fitting); else a network would learn from texts
 //! that fit their images better than any that it will be asked.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
 
 use firn_index::{Collection, Fields, Point, Reader, Row};
 use firn_model::{
@@ -110,7 +113,7 @@ impl Gathered {
     }
 }
 
-fn encoder(engine: &Engine, collection: &Collection, vector: &str) -> Result<std::sync::Arc<dyn Encoder>, Error> {
+fn encoder(engine: &Engine, collection: &Collection, vector: &str) -> Result<Arc<dyn Encoder>, Error> {
     let (config, dim) = (collection.config(), collection.config().vectors.get(vector).map(|vector| vector.dim));
     // A vector that only points bring may be of another space than the collection's model.
     let encoder = engine.encoder_for(config, vector)?.filter(|encoder| Some(encoder.info().dim) == dim);
@@ -227,7 +230,7 @@ impl Rows {
                 joined: self.asked.iter().map(|asked| asked.is_joined).collect(),
                 images: std::mem::take(&mut self.images),
                 texts,
-                also: also(&self.asked),
+                shared: shared(&self.asked),
             },
             blended: None,
             n_left_out: self.n_left_out,
@@ -274,16 +277,17 @@ fn beside(parts: Vec<(usize, Vec<f32>)>) -> Items {
     Items { dim, vectors: (0..n).flat_map(row).collect(), ..Items::default() }
 }
 
-/// Other points that have a text too, by its place.
-fn also(asked: &[Asked]) -> BTreeMap<usize, Vec<usize>> {
-    let mut owners_of: HashMap<&str, Vec<usize>> = HashMap::new();
-    asked.iter().for_each(|asked| owners_of.entry(&asked.text).or_default().push(asked.owner));
-    let others = |(at, asked): (usize, &Asked)| {
-        let others: Vec<usize> =
-            owners_of[asked.text.as_str()].iter().copied().filter(|&owner| owner != asked.owner).collect();
-        (!others.is_empty()).then_some((at, others))
-    };
-    asked.iter().enumerate().filter_map(others).collect()
+/// The points that have a text, by its place, where they are several: one set, whoever points to it.
+fn shared(asked: &[Asked]) -> BTreeMap<usize, Arc<BTreeSet<usize>>> {
+    let mut owners_of: HashMap<&str, BTreeSet<usize>> = HashMap::new();
+    for asked in asked {
+        owners_of.entry(&asked.text).or_default().insert(asked.owner);
+    }
+    owners_of.retain(|_, owners| owners.len() > 1);
+    let owners_of: HashMap<&str, Arc<BTreeSet<usize>>> =
+        owners_of.into_iter().map(|(text, owners)| (text, Arc::new(owners))).collect();
+    let of = |(at, asked): (usize, &Asked)| Some((at, owners_of.get(asked.text.as_str())?.clone()));
+    asked.iter().enumerate().filter_map(of).collect()
 }
 
 /// Each text, and all of a language in one where there are several. Equal texts of a point ask once.
@@ -363,7 +367,7 @@ mod tests {
         );
         assert_eq!((rows.n_left_out, rows.left_out.as_deref()), (2, Some("2")));
         // Both points have the same texts.
-        assert_eq!(also(&rows.asked), (0..6).map(|at| (at, vec![if at < 3 { 1 } else { 0 }])).collect());
+        assert_eq!(shared(&rows.asked), (0..6).map(|at| (at, Arc::new([0, 1].into()))).collect());
         let asked: Vec<(usize, &str, bool)> =
             rows.asked.iter().map(|asked| (asked.owner, asked.text.as_str(), asked.is_joined)).collect();
         assert_eq!(

@@ -1,6 +1,9 @@
 //! What is learnt from and judged on: images and texts as a frozen encoder left them, and which text belongs to which image.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use candle_core::{Device, Result, Tensor};
 use half::f16;
@@ -122,13 +125,13 @@ pub struct Pairs {
     pub owner_of: Vec<usize>,
     /// Which texts are all of an image's in one, as long ones to learn from. Others of their image's stand in them.
     pub joined: Vec<bool>,
-    /// By text: other images that it describes as well, since they have the same one. They are nobody's hard negatives.
-    pub also: BTreeMap<usize, Vec<usize>>,
+    /// By text, where several images have the same one: all of them. They are none of each other's hard negatives.
+    pub shared: BTreeMap<usize, Arc<BTreeSet<usize>>>,
 }
 
 impl Pairs {
     pub(super) fn belongs(&self, text: usize, image: usize) -> bool {
-        self.owner_of[text] == image || self.also.get(&text).is_some_and(|images| images.contains(&image))
+        self.owner_of[text] == image || self.shared.get(&text).is_some_and(|images| images.contains(&image))
     }
 
     /// `Err` says what is wrong: too little to compare, shapes that do not meet, numbers that are none.

@@ -109,6 +109,8 @@ fn nearest(scores: &[f32], others: &[usize], n: usize, belongs: impl Fn(usize) -
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use rand::SeedableRng;
 
     use super::*;
@@ -132,7 +134,7 @@ mod tests {
             drawn
         };
         assert_eq!(others(&pairs), [0, 1]);
-        pairs.also.insert(3, vec![1]);
+        pairs.shared.insert(3, Arc::new([1, 3].into()));
         assert_eq!(others(&pairs), [0, 2]);
     }
 

@@ -1,8 +1,10 @@
 //! Lists, loss, gradients, weights: how a network learns from pairs.
 
 use std::{
+    collections::BTreeSet,
     ops::ControlFlow,
     path::Path,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -228,15 +230,16 @@ impl Run {
 
 /// What is learnt from, so that no run goes on with something else.
 fn fingerprint(options: &Options) -> String {
-    let Pairs { images, texts, owner_of, joined, also } = options.pairs;
+    let Pairs { images, texts, owner_of, joined, shared } = options.pairs;
     let mut hasher = blake3::Hasher::new();
     for items in [images, texts] {
         hasher.update(bytemuck::cast_slice(&items.vectors)).update(bytemuck::cast_slice(&items.extra));
         hasher.update(bytemuck::cast_slice(&items.tokens.iter().map(|x| x.to_bits()).collect::<Vec<u16>>()));
     }
-    let also: Vec<usize> =
-        also.iter().flat_map(|(text, images)| std::iter::once(text).chain(images)).copied().collect();
-    for places in [owner_of.as_slice(), options.train, options.held_out, &also] {
+    // Once a set, not once for each text that has it.
+    let of_set = |(text, images): (&usize, &Arc<BTreeSet<usize>>)| [*text, *images.first().unwrap_or(&0), images.len()];
+    let shared: Vec<usize> = shared.iter().flat_map(of_set).collect();
+    for places in [owner_of.as_slice(), options.train, options.held_out, &shared] {
         hasher.update(&(places.len() as u64).to_le_bytes());
         for &place in places {
             hasher.update(&(place as u64).to_le_bytes());
