@@ -16,6 +16,7 @@ mod loss;
 mod matrix;
 mod network;
 mod rerank;
+mod side;
 #[cfg(test)]
 mod tests;
 mod trainer;

@@ -14,6 +14,7 @@ use super::{
     Items, Kind, Network, Scorer, looking,
     matrix::{Matrix, Wide},
     network::{self, FIRST_SHARE, distinct},
+    side,
 };
 use crate::{
     flat::{Dense, activate, dot, softmax, standardise},
@@ -137,7 +138,7 @@ struct Tokens {
 }
 
 impl Side {
-    fn new(side: &network::Side, vector_dim: usize) -> Result<Side> {
+    fn new(side: &side::Side, vector_dim: usize) -> Result<Side> {
         let (gain, bias) = side.pooled_norm.numbers()?;
         let vector = Matrix::of(&side.pooled)?.with_inputs_times((vector_dim as f32).sqrt());
         let extra = side.extra.as_ref().map(|extra| -> Result<Dense> {
