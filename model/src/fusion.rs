@@ -7,6 +7,7 @@
 mod calibration;
 mod checkpoint;
 mod data;
+mod draws;
 mod ensemble;
 mod folded;
 mod half_dense;

@@ -125,6 +125,8 @@ impl Training {
         within("lists", plan.n_lists, (1..=4096).contains(&plan.n_lists), "1 to 4096")?;
         within("nearest", plan.n_nearest, (1..=1000).contains(&plan.n_nearest), "1 to 1000")?;
         within("list-length", plan.list_length, (2..=256).contains(&plan.list_length), "2 to 256")?;
+        let is_block = plan.block == 0 || (2..=plan.list_length).contains(&plan.block);
+        within("block", plan.block, is_block, "0, or 2 to list-length")?;
         let every = plan.evaluate_every;
         within("evaluate-every", every, (1..=1_000_000).contains(&every), "1 to 1000000")?;
         within("candidates", *candidates, (2..=1000).contains(candidates), "2 to 1000")?;

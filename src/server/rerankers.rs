@@ -155,7 +155,8 @@ fn recipe_in(recipe: RerankerRecipe, training: &mut Training) {
     set(&mut plan.n_lists, size(recipe.lists));
     set(&mut plan.list_length, size(recipe.list_length));
     set(&mut plan.n_nearest, size(recipe.nearest));
-    plan.n_nearest = plan.n_nearest.max(plan.list_length.saturating_sub(1));
+    set(&mut plan.block, size(recipe.block));
+    plan.n_nearest = plan.n_nearest.max(plan.least_near());
     set(&mut plan.joined, recipe.joined);
     set(&mut plan.image_to_text, recipe.image_to_text);
     set(&mut plan.dropout, recipe.dropout);

@@ -1,6 +1,6 @@
 //! Lists to learn from: one that belongs and others that nearly do, mined by cosine.
 
-use rand::Rng;
+use rand::{Rng, seq::SliceRandom};
 use rayon::prelude::*;
 
 use super::{Items, Pairs};
@@ -67,6 +67,13 @@ impl Nearest {
             drawn.push(left.swap_remove(rng.random_range(0..left.len())) as usize);
         }
         drawn
+    }
+
+    /// All others of a query, in an order that is drawn.
+    pub(super) fn shuffled(&self, query: usize, rng: &mut impl Rng) -> Vec<usize> {
+        let mut all: Vec<usize> = self.others_of[query].iter().map(|&other| other as usize).collect();
+        all.shuffle(rng);
+        all
     }
 }
 

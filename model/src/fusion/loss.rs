@@ -24,11 +24,7 @@ impl Losses {
     /// Of logits (lists, length), and what in them was added to the cosine.
     pub(super) fn of(&self, logits: &Tensor, added: &Tensor) -> Result<Tensor> {
         let (_, length) = logits.dims2()?;
-        let highest = logits.max_keepdim(D::Minus1)?.detach();
-        let total = (logits.broadcast_sub(&highest)?.exp()?.sum_keepdim(1)?.log()? + highest)?;
-        let log_shares = logits.broadcast_sub(&total)?;
-        let first = log_shares.narrow(1, 0, 1)?.mean_all()?;
-        let contrastive = ((first * (1.0 - self.smoothing))? + (log_shares.mean_all()? * self.smoothing)?)?.neg()?;
+        let contrastive = self.listwise(logits)?;
 
         // Both kinds count the same, however long the list is.
         let positive = binary(&logits.narrow(1, 0, 1)?, 1.0 - self.smoothing)?.mean_all()?;
@@ -36,6 +32,19 @@ impl Losses {
         let matching = ((positive + negative)? * 0.5)?;
         let all = ((contrastive * self.contrastive)? + (matching * self.matching)?)?;
         all + (added.sqr()?.mean_all()? * self.regularisation)?
+    }
+
+    /// Of the same logits with the sides exchanged (images, texts): half of what the list counts.
+    pub(super) fn turned(&self, logits: &Tensor) -> Result<Tensor> {
+        self.listwise(logits)? * (0.5 * self.contrastive)
+    }
+
+    fn listwise(&self, logits: &Tensor) -> Result<Tensor> {
+        let highest = logits.max_keepdim(D::Minus1)?.detach();
+        let total = (logits.broadcast_sub(&highest)?.exp()?.sum_keepdim(1)?.log()? + highest)?;
+        let log_shares = logits.broadcast_sub(&total)?;
+        let first = log_shares.narrow(1, 0, 1)?.mean_all()?;
+        ((first * (1.0 - self.smoothing))? + (log_shares.mean_all()? * self.smoothing)?)?.neg()
     }
 }
 

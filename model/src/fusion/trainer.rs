@@ -9,12 +9,13 @@ use std::{
 };
 
 use candle_core::{DType, Result, Tensor};
-use rand::{Rng, SeedableRng, seq::SliceRandom};
+use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
 use super::{
     Cosines, Direction, Kind, Network, Pairs, Reranking, Shape, Sizes, Weights,
-    lists::{Nearest, Search},
+    draws::{Draws, turned},
+    lists::Search,
     loss::Losses,
 };
 use crate::{
@@ -38,6 +39,9 @@ pub struct Plan {
     pub list_length: usize,
     /// The others are drawn from so many nearest ones.
     pub n_nearest: usize,
+    /// Lists come in blocks of so many: the images of a list and of near ones, each asked for by a text of its own among all of them and
+    /// others drawn from everywhere, and each asking among those texts. 0: each list stands alone.
+    pub block: usize,
     /// A query is asked only if fewer others stand before its own one: a re-ranker sees no other.
     pub within: usize,
     /// Share of lists in which an image looks for its text.
@@ -72,6 +76,7 @@ impl Plan {
             n_lists: 64,
             list_length: 16,
             n_nearest: 50,
+            block: 0,
             within: 55,
             image_to_text: 0.0,
             joined: 0.35,
@@ -83,6 +88,11 @@ impl Plan {
             n_questions: 2000,
             patience: 6,
         }
+    }
+
+    /// Near ones that a list needs.
+    pub fn least_near(&self) -> usize {
+        if self.block > 0 { self.block } else { self.list_length }.saturating_sub(1)
     }
 }
 
@@ -142,7 +152,7 @@ pub struct Progress {
 /// Candidates of a held-out text that are looked at while training.
 const N_CANDIDATES: usize = 50;
 /// Fewer pairs teach nothing.
-const MIN_PAIRS: usize = 16;
+pub(super) const MIN_PAIRS: usize = 16;
 
 /// All that changes while a network learns.
 pub(super) struct Run {
@@ -265,8 +275,11 @@ fn one_step(
     let Pairs { images, texts, .. } = draws.pairs;
     let added = network.forward(images, texts, &list, [&pass, &of_images])?;
     let cosines = list.iter().map(|&(text, image)| texts.product(text, images, image)).collect();
-    let logits = network.logits(cosines, &added)?.reshape((plan.n_lists, plan.list_length))?;
-    let loss = plan.losses.of(&logits, &added)?;
+    let logits = network.logits(cosines, &added)?.reshape(((), plan.list_length))?;
+    let mut loss = plan.losses.of(&logits, &added)?;
+    if plan.block > 0 {
+        loss = (loss + plan.losses.turned(&turned(&logits, plan.block)?)?)?;
+    }
     let value = loss.to_scalar::<f32>()?;
     if !value.is_finite() {
         return Err(Error::BadPairs { detail: format!("step {step}: the loss is no number; hint: a lower rate") });
@@ -282,13 +295,19 @@ fn check(options: &Options) -> std::result::Result<(), String> {
     let Options { plan, pairs, train, held_out, .. } = *options;
     plan.sizes.check()?;
     pairs.check()?;
-    if plan.list_length < 2 || plan.n_lists == 0 || plan.n_nearest < plan.list_length - 1 {
+    if plan.list_length < 2 || plan.n_lists == 0 || plan.n_nearest < plan.least_near() {
         return Err(format!(
             "expected lists of 2 or more from at least as many near ones, received {} of {} from {}",
             plan.n_lists, plan.list_length, plan.n_nearest
         ));
     }
     let n_images = pairs.images.n();
+    if plan.block == 1 || plan.block > plan.list_length {
+        return Err(format!(
+            "expected blocks of 2 or more that fit a list, received {} in lists of {}",
+            plan.block, plan.list_length
+        ));
+    }
     // A step keeps some dozens of such states until its gradients are known.
     const MAX_STATES: usize = 1 << 26;
     let n_tokens = if plan.kind.reads_tokens() { pairs.images.n_tokens + pairs.texts.n_tokens } else { 0 };
@@ -319,7 +338,7 @@ fn check(options: &Options) -> std::result::Result<(), String> {
 }
 
 /// Which of `n` are named; what is past them is not.
-fn marked(named: &[usize], n: usize) -> Vec<bool> {
+pub(super) fn marked(named: &[usize], n: usize) -> Vec<bool> {
     let mut marks = vec![false; n];
     named.iter().filter(|&&at| at < n).for_each(|&at| marks[at] = true);
     marks
@@ -333,87 +352,6 @@ fn questions(options: &Options) -> Vec<usize> {
     texts.shuffle(&mut ChaCha8Rng::seed_from_u64(plan.seed));
     texts.truncate(plan.n_questions.max(1));
     texts
-}
-
-/// What lists are drawn from.
-struct Draws<'a> {
-    pairs: &'a Pairs,
-    images_of: Nearest,
-    /// Of those that are asked: texts as they are, and all of an image's in one.
-    single: Vec<usize>,
-    joined: Vec<usize>,
-    texts_of: Option<Nearest>,
-    /// The texts of each image, without those that join others.
-    own: Vec<Vec<usize>>,
-}
-
-impl<'a> Draws<'a> {
-    fn new(options: &Options<'a>, period: u64) -> crate::Result<Draws<'a>> {
-        let Options { plan, pairs, train, mining, .. } = *options;
-        let is_train = marked(train, pairs.images.n());
-        let mut texts: Vec<usize> = (0..pairs.owner_of.len()).filter(|&text| is_train[pairs.owner_of[text]]).collect();
-        let images_of = match mining {
-            Mining::Exact => Nearest::images_of(pairs, &texts, train, plan.n_nearest, plan.within),
-            Mining::Search { search, every } => {
-                let mut rng = ChaCha8Rng::seed_from_u64(plan.seed);
-                rng.set_stream(u64::MAX - period);
-                texts.shuffle(&mut rng);
-                texts.truncate(plan.n_lists.saturating_mul(every as usize).max(MIN_PAIRS));
-                Nearest::found(pairs, &texts, &is_train, search, [plan.n_nearest, plan.within])?
-            }
-        };
-        if images_of.asked.is_empty() {
-            let (within, n) = (plan.within, texts.len());
-            let detail = format!(
-                "expected texts whose own image is among the nearest {within}, received none of {n}: no re-ranker would see it"
-            );
-            return Err(Error::BadPairs { detail });
-        }
-        let (joined, single): (Vec<usize>, Vec<usize>) = images_of.asked.iter().partition(|&&text| pairs.joined[text]);
-        let texts: Vec<usize> = texts.into_iter().filter(|&text| !pairs.joined[text]).collect();
-        let mut own = vec![Vec::new(); pairs.images.n()];
-        texts.iter().for_each(|&text| own[pairs.owner_of[text]].push(text));
-        let texts_of = (plan.image_to_text > 0.0)
-            .then(|| Nearest::texts_of(pairs, train, &texts, plan.n_nearest, plan.within))
-            .filter(|nearest| !nearest.asked.is_empty());
-        Ok(Draws { pairs, images_of, single, joined, texts_of, own })
-    }
-
-    /// (text, image) pairs, list after list, in each the one that belongs first.
-    fn lists(&self, plan: &Plan, rng: &mut ChaCha8Rng) -> Vec<(usize, usize)> {
-        let mut pairs = Vec::with_capacity(plan.n_lists * plan.list_length);
-        for _ in 0..plan.n_lists {
-            match &self.texts_of {
-                Some(texts_of) if rng.random_bool(plan.image_to_text) => {
-                    let image = pick(&texts_of.asked, rng);
-                    pairs.push((pick(&self.own[image], rng), image));
-                    let others = texts_of.draw(image, plan.list_length - 1, rng);
-                    pairs.extend(others.into_iter().map(|text| (text, image)));
-                }
-                _ => {
-                    let text = pick(self.kind_of_text(plan, rng), rng);
-                    pairs.push((text, self.pairs.owner_of[text]));
-                    let others = self.images_of.draw(text, plan.list_length - 1, rng);
-                    pairs.extend(others.into_iter().map(|image| (text, image)));
-                }
-            }
-        }
-        pairs
-    }
-
-    fn kind_of_text(&self, plan: &Plan, rng: &mut ChaCha8Rng) -> &[usize] {
-        let wants_joined = rng.random_bool(plan.joined);
-        match (self.single.is_empty(), self.joined.is_empty()) {
-            (false, true) => &self.single,
-            (true, _) => &self.joined,
-            _ if wants_joined => &self.joined,
-            _ => &self.single,
-        }
-    }
-}
-
-fn pick(from: &[usize], rng: &mut ChaCha8Rng) -> usize {
-    from[rng.random_range(0..from.len())]
 }
 
 /// What makes all gradients together no longer than `longest`.

@@ -124,6 +124,10 @@ struct RecipeArgs {
     /// The others of a list are drawn from so many nearest ones: fewer are harder
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=1000), value_name = "N")]
     nearest: u64,
+    /// Lists in blocks of so many near images, each asked for among all of them and others from everywhere, in both directions: for images
+    /// that come in families of hardly different ones
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=256), value_name = "N")]
+    block: u64,
     /// Share of questions to learn from that are all texts of a point in one
     #[arg(long, default_value_t = 0.35, value_name = "SHARE")]
     joined: f64,
@@ -158,14 +162,15 @@ impl FusionArgs {
         training.parting = self.parting.parting();
         let RecipeArgs { dim, layers, heads, wide, rate, decay, joined, image_to_text, dropout, image_dropout, .. } =
             self.recipe;
-        let RecipeArgs { lists, list_length, nearest, smoothing, evaluate_every, patience, .. } = self.recipe;
+        let RecipeArgs { lists, list_length, nearest, block, smoothing, evaluate_every, patience, .. } = self.recipe;
         let plan = &mut training.plan;
         plan.sizes = Sizes { dim, n_layers: layers, n_heads: heads, wide };
         (plan.recipe.rate, plan.recipe.decay) = (rate, decay);
         let losses = &self.recipe.losses;
         plan.losses = Losses { contrastive: losses[0], matching: losses[1], regularisation: losses[2], smoothing };
         (plan.n_lists, plan.list_length) = (lists as usize, list_length as usize);
-        plan.n_nearest = (nearest as usize).max(plan.list_length - 1);
+        plan.block = block as usize;
+        plan.n_nearest = (nearest as usize).max(plan.least_near());
         (plan.joined, plan.image_to_text) = (joined, image_to_text);
         (plan.dropout, plan.image_dropout) = (dropout, image_dropout);
         (plan.evaluate_every, plan.patience) = (evaluate_every, patience);

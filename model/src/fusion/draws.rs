@@ -1,0 +1,192 @@
+//! What a step learns from: lists, each alone or in blocks of images that lie near each other.
+
+use candle_core::{Result, Tensor};
+use rand::{Rng, SeedableRng, seq::SliceRandom};
+use rand_chacha::ChaCha8Rng;
+
+use super::{
+    Mining, Options, Pairs, Plan,
+    lists::Nearest,
+    trainer::{MIN_PAIRS, marked},
+};
+use crate::Error;
+
+/// Draws of an image that belongs to none of some texts, before one that does is taken.
+const MAX_TRIES: usize = 64;
+
+/// What lists are drawn from.
+pub(super) struct Draws<'a> {
+    pub pairs: &'a Pairs,
+    train: &'a [usize],
+    images_of: Nearest,
+    /// Of those that are asked: texts as they are, and all of an image's in one.
+    single: Vec<usize>,
+    joined: Vec<usize>,
+    texts_of: Option<Nearest>,
+    /// The texts of each image: as they are, and those that join others.
+    own: Vec<[Vec<usize>; 2]>,
+}
+
+impl<'a> Draws<'a> {
+    pub fn new(options: &Options<'a>, period: u64) -> crate::Result<Draws<'a>> {
+        let Options { plan, pairs, train, mining, .. } = *options;
+        let is_train = marked(train, pairs.images.n());
+        let mut texts: Vec<usize> = (0..pairs.owner_of.len()).filter(|&text| is_train[pairs.owner_of[text]]).collect();
+        let mut own = vec![[Vec::new(), Vec::new()]; pairs.images.n()];
+        texts.iter().for_each(|&text| own[pairs.owner_of[text]][usize::from(pairs.joined[text])].push(text));
+        let images_of = match mining {
+            Mining::Exact => Nearest::images_of(pairs, &texts, train, plan.n_nearest, plan.within),
+            Mining::Search { search, every } => {
+                let mut rng = ChaCha8Rng::seed_from_u64(plan.seed);
+                rng.set_stream(u64::MAX - period);
+                texts.shuffle(&mut rng);
+                texts.truncate(plan.n_lists.saturating_mul(every as usize).max(MIN_PAIRS));
+                Nearest::found(pairs, &texts, &is_train, search, [plan.n_nearest, plan.within])?
+            }
+        };
+        if images_of.asked.is_empty() {
+            let (within, n) = (plan.within, texts.len());
+            let detail = format!(
+                "expected texts whose own image is among the nearest {within}, received none of {n}: no re-ranker would see it"
+            );
+            return Err(Error::BadPairs { detail });
+        }
+        let (joined, single): (Vec<usize>, Vec<usize>) = images_of.asked.iter().partition(|&&text| pairs.joined[text]);
+        let texts: Vec<usize> = texts.into_iter().filter(|&text| !pairs.joined[text]).collect();
+        let texts_of = (plan.image_to_text > 0.0 && plan.block == 0)
+            .then(|| Nearest::texts_of(pairs, train, &texts, plan.n_nearest, plan.within))
+            .filter(|nearest| !nearest.asked.is_empty());
+        Ok(Draws { pairs, train, images_of, single, joined, texts_of, own })
+    }
+
+    /// (text, image) pairs, list after list, in each the one that belongs first.
+    pub fn lists(&self, plan: &Plan, rng: &mut ChaCha8Rng) -> Vec<(usize, usize)> {
+        match plan.block {
+            0 => (0..plan.n_lists).flat_map(|_| self.list(plan, rng)).collect(),
+            block => (0..plan.n_lists.div_ceil(block)).flat_map(|_| self.block(plan, rng)).collect(),
+        }
+    }
+
+    fn list(&self, plan: &Plan, rng: &mut ChaCha8Rng) -> Vec<(usize, usize)> {
+        let mut pairs = Vec::with_capacity(plan.list_length);
+        match &self.texts_of {
+            Some(texts_of) if rng.random_bool(plan.image_to_text) => {
+                let image = pick(&texts_of.asked, rng);
+                pairs.push((pick(&self.own[image][0], rng), image));
+                let others = texts_of.draw(image, plan.list_length - 1, rng);
+                pairs.extend(others.into_iter().map(|text| (text, image)));
+            }
+            _ => {
+                let text = pick(self.kind_of_text(plan, rng), rng);
+                pairs.push((text, self.pairs.owner_of[text]));
+                let others = self.images_of.draw(text, plan.list_length - 1, rng);
+                pairs.extend(others.into_iter().map(|image| (text, image)));
+            }
+        }
+        pairs
+    }
+
+    /// As many lists as the block has images; in each the own one first, then the others of the block in their order, then some that are
+    /// drawn from everywhere.
+    fn block(&self, plan: &Plan, rng: &mut ChaCha8Rng) -> Vec<(usize, usize)> {
+        let members = self.members(plan, rng);
+        let n_far = plan.list_length - members.len();
+        let mut pairs = Vec::with_capacity(members.len() * plan.list_length);
+        for (at, &(text, own)) in members.iter().enumerate() {
+            let others = members.iter().enumerate().filter(|(other, _)| *other != at).map(|(_, member)| member.1);
+            pairs.extend(std::iter::once(own).chain(others).map(|image| (text, image)));
+            pairs.extend((0..n_far).map(|_| (text, self.far_from(text, rng))));
+        }
+        pairs
+    }
+
+    /// A text that is asked and its image, then near images with a text each; none belongs to another.
+    fn members(&self, plan: &Plan, rng: &mut ChaCha8Rng) -> Vec<(usize, usize)> {
+        let first = pick(self.kind_of_text(plan, rng), rng);
+        let is_joined = usize::from(self.pairs.joined[first]);
+        let mut members = vec![(first, self.pairs.owner_of[first])];
+        let near = self.images_of.shuffled(first, rng);
+        let tries: Vec<usize> = near.into_iter().chain((0..MAX_TRIES).map(|_| pick(self.train, rng))).collect();
+        for image in tries {
+            // An image without a text of the same kind lends one of the other.
+            let texts = [is_joined, 1 - is_joined].map(|kind| &self.own[image][kind]);
+            let Some(texts) = texts.into_iter().find(|texts| !texts.is_empty()) else { continue };
+            let text = pick(texts, rng);
+            let belongs = |text: usize, image: usize| self.pairs.belongs(text, image);
+            if members.len() < plan.block && members.iter().all(|&(other, of)| !belongs(text, of) && !belongs(other, image)) {
+                members.push((text, image));
+            }
+        }
+        // There are too few.
+        let found = members.clone();
+        members.extend(found.into_iter().cycle().take(plan.block - members.len()));
+        members
+    }
+
+    fn far_from(&self, text: usize, rng: &mut ChaCha8Rng) -> usize {
+        let mut tries = (0..MAX_TRIES).map(|_| pick(self.train, rng));
+        tries.find(|&image| !self.pairs.belongs(text, image)).unwrap_or(self.train[0])
+    }
+
+    fn kind_of_text(&self, plan: &Plan, rng: &mut ChaCha8Rng) -> &[usize] {
+        let wants_joined = rng.random_bool(plan.joined);
+        match (self.single.is_empty(), self.joined.is_empty()) {
+            (false, true) => &self.single,
+            (true, _) => &self.joined,
+            _ if wants_joined => &self.joined,
+            _ => &self.single,
+        }
+    }
+}
+
+fn pick<T: Copy>(from: &[T], rng: &mut ChaCha8Rng) -> T {
+    from[rng.random_range(0..from.len())]
+}
+
+/// Of logits (lists, length) in blocks of lists that begin as `Draws::lists` lays them out: each image's over the texts of its block, its
+/// own first. (lists, block)
+pub(super) fn turned(logits: &Tensor, block: usize) -> Result<Tensor> {
+    let (n_lists, length) = logits.dims2()?;
+    let mut at = Vec::with_capacity(n_lists * block);
+    for first in (0..n_lists).step_by(block) {
+        for image in 0..block {
+            let own = std::iter::once(image);
+            for text in own.chain((0..block).filter(|&text| text != image)) {
+                let place = match image.cmp(&text) {
+                    std::cmp::Ordering::Equal => 0,
+                    std::cmp::Ordering::Less => image + 1,
+                    std::cmp::Ordering::Greater => image,
+                };
+                at.push(((first + text) * length + place) as u32);
+            }
+        }
+    }
+    let at = Tensor::from_vec(at, n_lists * block, logits.device())?;
+    logits.flatten_all()?.index_select(&at, 0)?.reshape((n_lists, block))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_image_of_a_block_is_turned_to_its_texts() {
+        // Two blocks of three lists, of four each; a logit says which text and which image it is of.
+        let (block, length) = (3, 4);
+        let mut logits = Vec::new();
+        for text in 0..6usize {
+            let others = (0..3).map(|at| text / block * block + at).filter(|&image| image != text);
+            logits.extend(std::iter::once(text).chain(others).map(|image| (10 * text + image) as f32));
+            logits.push(-1.0);
+        }
+        let logits = Tensor::from_vec(logits, (6, length), &candle_core::Device::Cpu).unwrap();
+        let received = turned(&logits, block).unwrap().to_vec2::<f32>().unwrap();
+        let expected: Vec<Vec<f32>> = (0..6usize)
+            .map(|image| {
+                let others = (0..3).map(|at| image / block * block + at).filter(|&text| text != image);
+                std::iter::once(image).chain(others).map(|text| (10 * text + image) as f32).collect()
+            })
+            .collect();
+        assert_eq!(received, expected);
+    }
+}
