@@ -113,7 +113,9 @@ impl<'a> Draws<'a> {
             let Some(texts) = texts.into_iter().find(|texts| !texts.is_empty()) else { continue };
             let text = pick(texts, rng);
             let belongs = |text: usize, image: usize| self.pairs.belongs(text, image);
-            if members.len() < plan.block && members.iter().all(|&(other, of)| !belongs(text, of) && !belongs(other, image)) {
+            if members.len() < plan.block
+                && members.iter().all(|&(other, of)| !belongs(text, of) && !belongs(other, image))
+            {
                 members.push((text, image));
             }
         }
