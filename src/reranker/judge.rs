@@ -66,7 +66,7 @@ pub fn judge(network: &dyn Scorer, gathered: &Gathered, candidates: usize, seed:
     let all = std::iter::once("").chain(languages.iter().copied().filter(|language| !language.is_empty()));
     for language in all {
         for (length, is_joined) in [(Length::Single, false), (Length::Joined, true)] {
-            let is_wanted = |text: usize| {
+            let is_wanted = |_, text: usize| {
                 pairs.joined[text] == is_joined && (language.is_empty() || gathered.languages[text] == language)
             };
             add(Direction::TextToImage, language, length, there.gain_of(is_wanted, &weights, N_FOLDS, seed));
@@ -84,13 +84,14 @@ pub fn judge(network: &dyn Scorer, gathered: &Gathered, candidates: usize, seed:
         let images: Vec<usize> = described.into_iter().collect();
         back.push(ask(Direction::ImageToText, &images, &gallery)?);
     }
-    for (language, asked) in languages.iter().zip(&back) {
-        add(Direction::ImageToText, language, Length::Single, asked.gain(&weights, N_FOLDS, seed));
-    }
-    let weight = there.best_weight(&weights);
     let back = Reranking::of_all(back);
+    for (lot, language) in languages.iter().enumerate() {
+        let gain = back.gain_of(|of, _| of == lot, &weights, N_FOLDS, seed);
+        add(Direction::ImageToText, language, Length::Single, gain);
+    }
+    let weight = there.sure_weight(&weights);
     Ok(Verdict {
-        weights: [weight, back.best_weight(&weights)],
+        weights: [weight, back.sure_weight(&weights)],
         calibration: there.calibration(weight, N_FOLDS, seed),
         judged,
     })

@@ -38,8 +38,9 @@ pub enum Direction {
 /// A question with its candidates, nearest first.
 #[derive(Clone, Debug, PartialEq)]
 struct Question {
-    /// The text or image that asks.
+    /// The text or image that asks, and of which lot, where several are one.
     query: usize,
+    lot: usize,
     /// The image that it is about: questions about one image are not independent.
     image: usize,
     cosines: Vec<f32>,
@@ -143,6 +144,7 @@ impl Reranking {
                 together.extend(order.iter().map(pair));
                 questions.push(Question {
                     query,
+                    lot: 0,
                     image,
                     cosines: order.iter().map(|&at| scores[at]).collect(),
                     belongs: order.iter().map(|&at| belongs(at)).collect(),
@@ -162,29 +164,33 @@ impl Reranking {
 
     /// The weight that finds best, by the mean of one over the rank; the smaller of equals.
     pub fn best_weight(&self, weights: &Weights) -> f32 {
-        let all: Vec<&Question> = self.questions.iter().collect();
-        best_weight(&all, weights)
+        best_weight(&self.questions.iter().collect::<Vec<_>>(), weights).0
+    }
+
+    /// The same, but 0 if that is not better than none by more than chance.
+    pub fn sure_weight(&self, weights: &Weights) -> f32 {
+        sure_weight(&self.questions.iter().collect::<Vec<_>>(), weights)
     }
 
     /// Nested: images fall into folds, and the weight for each fold is chosen on all others.
     pub fn gain(&self, weights: &Weights, n_folds: usize, seed: u64) -> Gain {
-        self.gain_of(|_| true, weights, n_folds, seed)
+        self.gain_of(|_, _| true, weights, n_folds, seed)
     }
 
-    /// Of the questions of some texts, or images by direction; the weights are chosen on all.
-    pub fn gain_of(&self, wanted: impl Fn(usize) -> bool, weights: &Weights, n_folds: usize, seed: u64) -> Gain {
+    /// Of the questions of some lots and texts, or images by direction; the weights are chosen on all.
+    pub fn gain_of(&self, wanted: impl Fn(usize, usize) -> bool, weights: &Weights, n_folds: usize, seed: u64) -> Gain {
         let fold_of = self.folds(n_folds, seed);
         let n_folds = fold_of.values().max().map_or(1, |last| last + 1);
         let chosen: Vec<f32> = (0..n_folds)
             .map(|fold| {
                 let others: Vec<&Question> = self.questions.iter().filter(|q| fold_of[&q.image] != fold).collect();
-                best_weight(&others, weights)
+                sure_weight(&others, weights)
             })
             .collect();
         let asked: Vec<(&Question, f32)> = self
             .questions
             .iter()
-            .filter(|question| wanted(question.query))
+            .filter(|question| wanted(question.lot, question.query))
             .map(|question| (question, chosen[fold_of[&question.image]]))
             .collect();
         let ranks: Vec<(usize, usize, usize)> = asked.iter().map(|(q, w)| (q.image, q.rank, q.rank_by(*w))).collect();
@@ -224,9 +230,10 @@ impl Reranking {
         Calibration::fit(&judgements, fold_of.values().max().map_or(1, |last| last + 1))
     }
 
-    /// Questions of different kinds as one lot.
+    /// Questions of different kinds together; each kind is a lot, by its place.
     pub fn of_all(all: Vec<Reranking>) -> Reranking {
-        Reranking { questions: all.into_iter().flat_map(|one| one.questions).collect() }
+        let of_lot = |(lot, one): (usize, Reranking)| one.questions.into_iter().map(move |q| Question { lot, ..q });
+        Reranking { questions: all.into_iter().enumerate().flat_map(of_lot).collect() }
     }
 
     /// With this weight.
@@ -269,16 +276,34 @@ impl Question {
     }
 }
 
-fn best_weight(questions: &[&Question], weights: &Weights) -> f32 {
-    let mrr = |weight: f32| questions.iter().map(|q| 1.0 / (1 + q.rank_by(weight)) as f64).sum::<f64>();
-    let mut best = (0.0, mrr(0.0));
+/// The weight, and what it gains each question.
+fn best_weight(questions: &[&Question], weights: &Weights) -> (f32, Vec<f64>) {
+    let worth = |weight: f32| -> Vec<f64> {
+        questions.iter().map(|question| 1.0 / (1 + question.rank_by(weight)) as f64).collect()
+    };
+    let plain = worth(0.0);
+    let mut best = (0.0, 0.0, Vec::new());
     for &weight in &weights.0 {
-        let reached = mrr(weight);
-        if reached > best.1 {
-            best = (weight, reached);
+        let gains: Vec<f64> = worth(weight).iter().zip(&plain).map(|(with, without)| with - without).collect();
+        let gained: f64 = gains.iter().sum();
+        if gained > best.1 {
+            best = (weight, gained, gains);
         }
     }
-    best.0
+    (best.0, best.2)
+}
+
+/// A weight is taken only if it is better than none by so many standard errors.
+const LEAST_ERRORS: f64 = 1.64;
+fn sure_weight(questions: &[&Question], weights: &Weights) -> f32 {
+    let (weight, gains) = best_weight(questions, weights);
+    let gained: f64 = gains.iter().sum();
+    let mut by_image: BTreeMap<usize, f64> = BTreeMap::new();
+    questions.iter().zip(&gains).for_each(|(question, gain)| *by_image.entry(question.image).or_default() += gain);
+    // Of the sum: images, not their questions, are drawn.
+    let (n, mean) = (by_image.len() as f64, gained / by_image.len().max(1) as f64);
+    let error = (by_image.values().map(|sum| (sum - mean).powi(2)).sum::<f64>() * n / (n - 1.0).max(1.0)).sqrt();
+    if gained > LEAST_ERRORS * error { weight } else { 0.0 }
 }
 
 impl Found {
@@ -331,7 +356,16 @@ mod tests {
 
     fn question(image: usize, cosines: &[f32], logits: &[f32], own: Option<usize>, rank: usize) -> Question {
         let belongs = (0..cosines.len()).map(|at| Some(at) == own).collect();
-        Question { query: image, image, cosines: cosines.to_vec(), logits: logits.to_vec(), belongs, rank, n_belong: 1 }
+        Question {
+            query: image,
+            lot: 0,
+            image,
+            cosines: cosines.to_vec(),
+            logits: logits.to_vec(),
+            belongs,
+            rank,
+            n_belong: 1,
+        }
     }
 
     #[test]
@@ -381,5 +415,19 @@ mod tests {
         assert_eq!((gain.n_questions, gain.n_images, gain.cosine.at_1, gain.reranked.at_1), (200, 200, 0.75, 1.0));
         assert!(gain.interval[0] > 0.15 && gain.interval[1] < 0.35 && gain.p == 0.0, "{gain:?}");
         assert!(gain.weights.iter().all(|&weight| weight > 0.0));
+    }
+
+    /// One image in a hundred found better is chance, whatever the weight; and lots are told apart.
+    #[test]
+    fn a_gain_by_chance_is_not_taken() {
+        let asked = |image: usize| match image {
+            0 => question(image, &[0.9, 0.8], &[0.0, 5.0], Some(1), 1),
+            _ => question(image, &[0.9, 0.8], &[5.0, 0.0], Some(0), 0),
+        };
+        let lucky = Reranking { questions: (0..100).map(asked).collect() };
+        assert!(lucky.best_weight(&Weights::default()) > 0.0);
+        assert_eq!(lucky.sure_weight(&Weights::default()), 0.0);
+        let both = Reranking::of_all(vec![lucky.clone(), lucky]);
+        assert_eq!(both.gain_of(|lot, _| lot == 1, &Weights::default(), 5, 1).n_questions, 100);
     }
 }
