@@ -273,7 +273,7 @@ mod tests {
             assert!(ours.contains(&format!("{name} ")), "{name}");
         }
         check(&qrels, "out.test.a", 51);
-        check(&qrels, "out.test.aq", 208);
+        check(&qrels, "out.test.aq", 198);
         check(&data("qrels.test.with-comments").unwrap(), "out.test", 29);
     }
 
