@@ -1,8 +1,28 @@
-//! Published data sets as they are downloaded.
+//! Published data sets as they are downloaded: one file per layout, one table of what there is and how many are published.
+//!
+//! A reader gathers documents and their texts; what all data sets share (ids, joined texts, languages, counts) is `finish`'s.
+//! What cannot be read is an error that names the file; what is odd but readable is a note.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::dataset::{Dataset, Error};
+use catalog::Published;
+use gathered::Gathered;
+
+mod catalog;
+mod clip_benchmark;
+mod dci;
+mod docci;
+mod files;
+mod finish;
+mod gathered;
+mod goal;
+mod iiw;
+mod jsonl;
+mod karpathy;
+mod sharegpt4v;
+mod urban1k;
+mod xm3600;
 
 /// How a data set is read.
 #[derive(Clone, Debug, Default)]
@@ -19,8 +39,53 @@ pub struct Options {
     pub joined: bool,
 }
 
+/// A data set that can be read.
+#[derive(Debug)]
+pub struct DataSet {
+    pub name: &'static str,
+    /// One line.
+    pub about: &'static str,
+    /// The published ways to read it; the first is what is read unless another is asked for.
+    pub protocols: &'static [Protocol],
+}
+
+/// One of the published ways to read a data set.
+#[derive(Debug)]
+pub struct Protocol {
+    pub name: &'static str,
+    /// One line: which files, which texts.
+    pub about: &'static str,
+    published: Option<Published>,
+    read: fn(&Options) -> Result<Gathered, Error>,
+}
+
+/// The data sets that can be read, in the order in which they are listed.
+pub fn data_sets() -> &'static [DataSet] {
+    &catalog::DATA_SETS
+}
+
+/// The data sets that lie under a folder, each in a sub-folder of its name, in the order of `data_sets`.
+pub fn find_in(root: &Path) -> Result<Vec<(&'static str, PathBuf)>, Error> {
+    if !root.is_dir() {
+        return Err(files::missing(root, "a folder with data sets"));
+    }
+    let named = data_sets().iter().map(|data_set| (data_set.name, root.join(data_set.name)));
+    Ok(named.filter(|(_, path)| path.is_dir()).collect())
+}
+
 /// A data set by its name; `Error::Choice` says which there are.
 pub fn read(name: &str, options: &Options) -> Result<Dataset, Error> {
-    let _ = (name, options);
-    unimplemented!()
+    let data_set = chosen("data set", data_sets(), |data_set| data_set.name, name)?;
+    let protocol = match &options.protocol {
+        Some(name) => chosen("protocol", data_set.protocols, |protocol| protocol.name, name)?,
+        None => &data_set.protocols[0],
+    };
+    finish::finish((protocol.read)(options)?, data_set, protocol, options)
+}
+
+fn chosen<'a, T>(what: &'static str, all: &'a [T], name: fn(&T) -> &str, wanted: &str) -> Result<&'a T, Error> {
+    all.iter().find(|one| name(one) == wanted).ok_or_else(|| {
+        let names: Vec<&str> = all.iter().map(name).collect();
+        Error::Choice { what, expected: format!("one of {}", names.join(", ")), received: wanted.to_owned() }
+    })
 }
