@@ -2,6 +2,7 @@
 
 pub mod cmd;
 pub mod engine;
+pub mod eval;
 pub mod exit;
 pub mod query;
 pub mod reranker;

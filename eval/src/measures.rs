@@ -211,7 +211,7 @@ pub fn curve<'a>(questions: impl Iterator<Item = &'a Question>, method: usize, l
 }
 
 /// How two runs differ.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Comparison {
     pub direction: Direction,
     pub is_joined: bool,

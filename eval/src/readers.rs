@@ -37,6 +37,8 @@ pub struct Options {
     pub languages: Vec<String>,
     /// Ask with all texts of a document and language in one too.
     pub joined: bool,
+    /// Pictures need not be there: whoever asks has their embeddings.
+    pub without_pictures: bool,
 }
 
 /// A data set that can be read.

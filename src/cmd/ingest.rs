@@ -200,7 +200,7 @@ pub(super) fn end(
 }
 
 /// A sink's error as what it is: in its box nobody would find its exit code or its hint.
-fn into_error(error: RunError) -> anyhow::Error {
+pub(super) fn into_error(error: RunError) -> anyhow::Error {
     let RunError::Sink(error) = error else { return error.into() };
     let error = error.downcast::<firn_client::Error>().map(|error| anyhow::Error::from(*error));
     let error = error.or_else(|error| error.downcast::<IndexError>().map(|error| anyhow::Error::from(*error)));

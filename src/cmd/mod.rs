@@ -4,6 +4,7 @@ mod blend;
 mod collection;
 mod demo;
 mod embed;
+mod eval;
 mod ingest;
 mod local;
 mod model;
@@ -53,6 +54,7 @@ enum Command {
     Train(train::TrainArgs),
     #[command(subcommand)]
     Reranker(reranker::RerankerCommand),
+    Eval(Box<eval::EvalArgs>),
 }
 
 /// Runs the program and prints its error, if any, once.
@@ -102,6 +104,7 @@ fn run(command: Command, settings: &Settings) -> anyhow::Result<exit::Exit> {
         Command::Rebuild(args) => upkeep::rebuild(&args, settings),
         Command::Model(command) => model::run(&command, settings),
         Command::Reranker(command) => reranker::run(&command, settings),
+        Command::Eval(args) => eval::run(&args, settings),
         Command::Train(args) => train::run(&args, settings).map(|()| exit::Exit::Ok),
     }
 }

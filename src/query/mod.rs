@@ -18,6 +18,8 @@ mod using;
 
 use std::time::Instant;
 
+use firn_index::{Candidate, Reader};
+
 pub use blend::{Blend, Fitted};
 pub use error::Error;
 pub use given::{Given, Item, Score, Scored, score};
@@ -54,6 +56,35 @@ pub fn run(engine: &Engine, request: &Request) -> Result<Answer, Error> {
     let Order { reranker, skipped, .. } = order;
     let rerank_applied = reranker.is_some();
     Ok(Answer { hits, timings, truncation: query.truncation, rerank_applied, reranker, rerank_skipped: skipped })
+}
+
+/// What is looked for in one named vector, and how much its cosine counts.
+pub struct Part<'a> {
+    pub using: &'a str,
+    pub weight: f32,
+    pub vector: Vec<f32>,
+}
+
+/// How far vectors that are at hand are searched for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Reach {
+    pub limit: usize,
+    pub ef: Option<usize>,
+    pub exact: bool,
+}
+
+/// The candidates of `run` for vectors that are at hand, best first.
+pub fn nearest(reader: &Reader, parts: Vec<Part>, reach: Reach) -> Result<Vec<Candidate>, Error> {
+    let Reach { limit, ef, exact } = reach;
+    let plan = request::Plan { limit, offset: 0, candidates: limit, ef, exact, score_threshold: f32::NEG_INFINITY };
+    let weight = parts.iter().map(|part| f64::from(part.weight)).sum();
+    let is_blend = parts.len() > 1;
+    let part = |part: Part| encode::Part { using: part.using.to_owned(), weight: part.weight, vector: part.vector };
+    let parts = parts.into_iter().map(part).collect();
+    let query = encode::Query { parts, is_blend, weight, itself: None, truncation: None, asker: None };
+    let lists = retrieve::candidates(reader, &query, &plan)?;
+    let merged = merge::by_weight(reader, &query, lists, &plan)?;
+    Ok(merged.into_iter().map(|merged| merged.candidate).collect())
 }
 
 /// Measures one stage after the other.

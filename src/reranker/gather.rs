@@ -308,6 +308,11 @@ fn asked(owner: usize, texts: Vec<firn_index::Text>) -> Vec<Asked> {
 }
 
 impl Parting {
+    /// Whether a network is judged on it, and never learns from it.
+    pub fn is_judged(&self, point: &Point) -> bool {
+        self.of(point).0 == Part::Judged
+    }
+
     /// By its split, where one is said; else by its group, which is told too.
     fn of(&self, point: &Point) -> (Part, String) {
         let word = |field: &str| {

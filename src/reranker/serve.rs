@@ -83,18 +83,25 @@ impl Reranker {
         if n == 0 {
             return Ok(Vec::new());
         }
+        match direction {
+            Direction::TextToImage => self.score(candidates, asker, &(0..n).map(|at| (0, at)).collect::<Vec<_>>()),
+            Direction::ImageToText => self.score(asker, candidates, &(0..n).map(|at| (at, 0)).collect::<Vec<_>>()),
+        }
+    }
+
+    /// A logit for each (text, image), by their places.
+    pub fn score(&self, images: &Items, texts: &Items, pairs: &[(usize, usize)]) -> Result<Vec<f32>, Error> {
+        if pairs.is_empty() {
+            return Ok(Vec::new());
+        }
         let start = Instant::now();
-        let (images, texts, pairs): (_, _, Vec<(usize, usize)>) = match direction {
-            Direction::TextToImage => (candidates, asker, (0..n).map(|at| (0, at)).collect()),
-            Direction::ImageToText => (asker, candidates, (0..n).map(|at| (at, 0)).collect()),
-        };
         if self.shape != Shape::of(images, texts) {
             let detail = "it was made for vectors and tokens of other sizes".to_owned();
             return Err(Error::Unreadable { what: attachment(self.version.number), detail });
         }
-        let logits = self.scorer.score(images, texts, &pairs)?;
+        let logits = self.scorer.score(images, texts, pairs)?;
         match logits.iter().all(|logit| logit.is_finite()) {
-            true => self.remember(start.elapsed(), n),
+            true => self.remember(start.elapsed(), pairs.len()),
             false => return Err(Error::NotFinite { version: self.version.number }),
         }
         Ok(logits)

@@ -21,7 +21,9 @@ pub fn finish(
     protocol: &Protocol,
     options: &Options,
 ) -> Result<Dataset, Error> {
-    check_pictures(&gathered)?;
+    if !options.without_pictures {
+        check_pictures(&gathered)?;
+    }
     let counts = check_counts(&gathered)?;
     let has_languages = check_languages(&gathered, options)?;
     let mut dataset = Dataset {

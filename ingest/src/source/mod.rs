@@ -145,6 +145,16 @@ impl Source {
         Ok(Source { path: path.to_owned(), kind, dims, tokens, model, has_texts, progress, items })
     }
 
+    /// Items that the caller has, `n` of them; told of as lines.
+    pub fn given(path: PathBuf, n: usize, items: Box<dyn Iterator<Item = Next> + Send>) -> Source {
+        let progress = Arc::new(Progress::default());
+        progress.expect(n as u64);
+        let counted = progress.clone();
+        let items = Box::new(items.inspect(move |_| counted.advance(1)));
+        let (dims, tokens) = (BTreeMap::new(), BTreeMap::new());
+        Source { path, kind: Kind::Jsonl, dims, tokens, model: None, has_texts: true, progress, items }
+    }
+
     /// Whether it holds an item, or more faults than are worth reading over to find out. `items` gives all of them nonetheless.
     pub fn has_items(&mut self) -> bool {
         let mut ahead = Vec::new();

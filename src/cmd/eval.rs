@@ -1,0 +1,318 @@
+//! `firn eval`: published retrieval benchmarks, through the database, with a report.
+
+mod fill;
+mod reranker;
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use anyhow::Context as _;
+use firn_eval::{
+    dataset::Dataset,
+    measures, readers, report,
+    results::{Results, Stage},
+    trec,
+};
+use firn_index::Limits;
+
+use self::fill::Filled;
+use super::table;
+use crate::{
+    eval::{self, Network, Ways},
+    exit::{Exit, Usage},
+    query,
+    settings::Settings,
+};
+
+/// What is asked for where everything that is there is run.
+const ALL: &str = "all";
+/// What is asked for where a collection of one's own is the data set.
+const COLLECTION: &str = "collection";
+/// Where embeddings and reports are kept.
+const HOME: &str = "firn-eval";
+
+/// Run a retrieval benchmark through the database: ingest, index, search, re-rank, and a report
+///
+/// Embeddings are kept, so the same command goes on where it was stopped, and a repeated one only asks.
+///
+/// Example: firn eval urban1k --data Urban1k/ --model hf:openai/clip-vit-base-patch16
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true, after_long_help = ABOUT)]
+pub struct EvalArgs {
+    #[command(subcommand)]
+    other: Option<Other>,
+    /// A data set that `firn eval list` names; `all` for those under --data; `collection` for the points of one's own
+    #[arg(required = true, value_name = "DATASET")]
+    what: Option<String>,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+const ABOUT: &str = "\
+The report is written as report.html, report.md and results.json, the ranks of each question as questions.jsonl.
+Exact search and the index are measured side by side; with --reranker, so is each number of candidates.";
+
+#[derive(Debug, clap::Subcommand)]
+enum Other {
+    /// Name the data sets, their protocols, and what is expected of their files
+    ///
+    /// Example: firn eval list
+    List,
+    /// Compare two runs question by question: paired bootstrap over documents
+    ///
+    /// Example: firn eval compare firn-eval/urban1k-first-line firn-eval/urban1k-other
+    Compare {
+        /// Folders of reports
+        #[arg(num_args = 2, required = true, value_names = ["A", "B"])]
+        runs: Vec<PathBuf>,
+        /// A way to answer that both have [default: the last of each]
+        #[arg(long, value_name = "METHOD")]
+        method: Option<String>,
+    },
+    /// Measure a TREC run as trec_eval does
+    ///
+    /// Example: firn eval trec qrels.txt run.txt
+    Trec {
+        qrels: PathBuf,
+        run: PathBuf,
+        /// Print the measures of each topic too
+        #[arg(long)]
+        each: bool,
+    },
+}
+
+#[derive(Clone, Debug, clap::Args)]
+struct RunArgs {
+    /// The folder, or the file, that was downloaded; of `all`, a folder with a sub-folder for each data set, by its name
+    #[arg(long, value_name = "PATH")]
+    data: Option<PathBuf>,
+    /// Which of the published ways to read it [default: the first that `firn eval list` names]
+    #[arg(long, value_name = "NAME")]
+    protocol: Option<String>,
+    /// Where the pictures are, if not where the data set has them
+    #[arg(long, value_name = "DIR")]
+    images: Option<PathBuf>,
+    /// Only texts in this language; may be repeated
+    #[arg(long, value_name = "LANGUAGE")]
+    language: Vec<String>,
+    /// Ask with all texts of a document and language in one too
+    #[arg(long)]
+    joined: bool,
+    /// Re-rank by this network: COLLECTION, or COLLECTION@VERSION, of the data directory; of `collection`, VERSION
+    #[arg(long, value_name = "NETWORK")]
+    reranker: Option<String>,
+    /// So many of the first answers are re-ranked; several with commas [default: as the network was judged]
+    #[arg(long, value_name = "N", value_delimiter = ',', requires = "reranker", value_parser = clap::value_parser!(u32).range(2..=query::Limits::MAX_RERANKED as i64))]
+    candidates: Vec<u32>,
+    /// Answers of each question that are looked at
+    #[arg(long, default_value_t = Ways::DEFAULT_DEPTH as u32, value_name = "N", value_parser = clap::value_parser!(u32).range(10..=Limits::MAX_LIMIT as i64))]
+    depth: u32,
+    /// Width of the search in the index [default: the collection's, 64]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=Limits::MAX_EF_SEARCH as i64))]
+    ef: Option<u32>,
+    /// Embeddings of the documents instead of a model: .npy, with ids beside it as `firn ingest` reads them
+    #[arg(long, value_name = "FILE.npy", requires = "query_vectors")]
+    document_vectors: Option<PathBuf>,
+    /// Embeddings of the queries; their ids are those of the data set
+    #[arg(long, value_name = "FILE.npy", requires = "document_vectors")]
+    query_vectors: Option<PathBuf>,
+    /// Of `collection`: its name, or an alias
+    #[arg(long, value_name = "NAME")]
+    collection: Option<String>,
+    /// Of `collection`: the field of the payload that says train, or anything else for points that are asked
+    #[arg(long, default_value = "split", value_name = "FIELD")]
+    split: String,
+    /// Where the report is written [default: firn-eval/DATASET-PROTOCOL]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Where embeddings are kept for the next run
+    #[arg(long, default_value = "firn-eval/cache", value_name = "DIR")]
+    cache: PathBuf,
+    /// Write judgements and rankings as TREC files too, into the folder of the report
+    #[arg(long)]
+    trec: bool,
+}
+
+pub fn run(args: &EvalArgs, settings: &Settings) -> anyhow::Result<Exit> {
+    match (&args.other, args.what.as_deref()) {
+        (Some(Other::List), _) => list(settings),
+        (Some(Other::Compare { runs, method }), _) => compare(runs, method.as_deref(), settings),
+        (Some(Other::Trec { qrels, run, each }), _) => measure(qrels, run, *each, settings),
+        (None, Some(ALL)) => all(&args.run, settings),
+        (None, what) => {
+            let results = one(what.unwrap_or_default(), &args.run, settings)?;
+            print(&results, settings);
+            Ok(Exit::Ok)
+        }
+    }
+}
+
+fn list(settings: &Settings) -> anyhow::Result<Exit> {
+    let sets = readers::data_sets();
+    if settings.json {
+        let protocols = |set: &readers::DataSet| -> Vec<_> {
+            set.protocols.iter().map(|p| serde_json::json!({ "name": p.name, "about": p.about })).collect()
+        };
+        let sets = sets
+            .iter()
+            .map(|set| serde_json::json!({ "name": set.name, "about": set.about, "protocols": protocols(set) }));
+        println!("{}", serde_json::Value::from_iter(sets));
+        return Ok(Exit::Ok);
+    }
+    for set in sets {
+        println!("{:<12} {}", set.name, set.about);
+        for (at, protocol) in set.protocols.iter().enumerate() {
+            let default = if at == 0 && set.protocols.len() > 1 { " (default)" } else { "" };
+            println!("  {:<14} {}{default}", protocol.name, protocol.about);
+        }
+    }
+    println!("{COLLECTION:<12} the points of a collection that no network learns from, and their texts");
+    Ok(Exit::Ok)
+}
+
+fn compare(runs: &[PathBuf], method: Option<&str>, settings: &Settings) -> anyhow::Result<Exit> {
+    let read = |at: usize| report::read(&runs[at]).with_context(|| runs[at].display().to_string());
+    let (one, two) = (read(0)?, read(1)?);
+    let chosen = |results: &Results| -> Result<usize, Usage> {
+        let name = method.or(results.methods.last().map(String::as_str)).unwrap_or_default();
+        let found = results.methods.iter().position(|known| known == name);
+        found.ok_or_else(|| {
+            Usage(format!("--method: expected one of {}, received {name:?}", results.methods.join(", ")))
+        })
+    };
+    let names = [0, 1].map(|at| runs[at].display().to_string());
+    let of_runs = [
+        report::Run { name: &names[0], results: &one, method: chosen(&one)? },
+        report::Run { name: &names[1], results: &two, method: chosen(&two)? },
+    ];
+    let said = report::compared(of_runs).map_err(Usage)?;
+    if settings.json {
+        let [one, two] = of_runs.map(|run| (run.results.questions.as_slice(), run.method));
+        println!("{}", serde_json::to_string(&measures::compare(one, two).map_err(Usage)?)?);
+    } else {
+        print!("{said}");
+    }
+    Ok(Exit::Ok)
+}
+
+fn measure(qrels: &Path, run: &Path, each: bool, settings: &Settings) -> anyhow::Result<Exit> {
+    let (qrels, run) = (trec::read_qrels(qrels)?, trec::read_run(run)?);
+    let (of_topic, all) = trec::measures(&qrels, &run);
+    if of_topic.is_empty() {
+        return Err(Usage("expected topics that are judged and ranked, received none".to_owned()).into());
+    }
+    if settings.json {
+        let values = |measures: &[trec::Measure]| -> BTreeMap<String, f64> {
+            measures.iter().map(|measure| (measure.name.clone(), measure.value)).collect()
+        };
+        let topics: BTreeMap<&String, _> = of_topic.iter().map(|(topic, found)| (topic, values(found))).collect();
+        let topics = each.then_some(topics);
+        println!("{}", serde_json::json!({ "all": values(&all), "topics": topics }));
+        return Ok(Exit::Ok);
+    }
+    if each {
+        of_topic.iter().for_each(|(topic, found)| print!("{}", trec::printed(found, &table::printable(topic))));
+    }
+    print!("{}", trec::printed(&all, "all"));
+    Ok(Exit::Ok)
+}
+
+/// Each data set that is there; one that fails does not stop the others.
+fn all(args: &RunArgs, settings: &Settings) -> anyhow::Result<Exit> {
+    let root = args.data.as_ref().ok_or_else(|| Usage(format!("{ALL}: expected --data, a folder with data sets")))?;
+    let found = readers::find_in(root)?;
+    if found.is_empty() {
+        let names: Vec<&str> = readers::data_sets().iter().map(|set| set.name).collect();
+        let (root, names) = (root.display(), names.join(", "));
+        return Err(Usage(format!("{root}: expected a folder named as one of {names}, received none")).into());
+    }
+    let (mut done, mut failed) = (Vec::new(), Vec::new());
+    for (name, path) in found {
+        eprintln!("{name}:");
+        let out = args.out.as_ref().map(|out| out.join(name));
+        let args = RunArgs { data: Some(path), out, protocol: None, ..args.clone() };
+        match one(name, &args, settings) {
+            Ok(results) => {
+                print(&results, settings);
+                done.push(results);
+            }
+            Err(error) => {
+                eprintln!("error: {name}: {}", table::printable(&format!("{error:#}")));
+                failed.push(name);
+            }
+        }
+    }
+    let n = done.len();
+    match failed.is_empty() {
+        true => Ok(Exit::Ok),
+        false if n == 0 => anyhow::bail!("none of the data sets could be run: {}", failed.join(", ")),
+        false => {
+            eprintln!("{n} data sets were run, these could not: {}", failed.join(", "));
+            Ok(Exit::Partial)
+        }
+    }
+}
+
+fn print(results: &Results, settings: &Settings) {
+    match settings.json {
+        true => println!("{}", report::json(results)),
+        false => print!("{}", report::table(results)),
+    }
+}
+
+/// Runs one data set and writes its report.
+fn one(name: &str, args: &RunArgs, settings: &Settings) -> anyhow::Result<Results> {
+    let network = args.reranker.as_deref().map(|which| reranker::open(which, name == COLLECTION, args, settings));
+    let network = network.transpose()?;
+    let start = Instant::now();
+    let filled = match name {
+        COLLECTION => fill::of_collection(args, network.as_ref(), settings)?,
+        _ => fill::of_files(name, args, network.as_ref(), settings)?,
+    };
+    let Filled { engine, data, store, n } = &filled;
+    data.notes.iter().for_each(|note| eprintln!("note: {}", table::printable(note)));
+    let stored = Stage { name: "embed and index".to_owned(), seconds: start.elapsed().as_secs_f64(), n: *n };
+    let out = args.out.clone().unwrap_or_else(|| Path::new(HOME).join(slug(&format!("{name}-{}", data.protocol))));
+    let ways = ways(args, network.as_ref(), out.join("trec"));
+    let bar = indicatif::ProgressBar::new(0);
+    let mut results = eval::run(data, store, (network.as_ref(), &ways), &mut |done, all| {
+        bar.set_length(all as u64);
+        bar.set_position(done as u64);
+    })?;
+    bar.finish_and_clear();
+    results.stages.insert(0, stored);
+    check_found(&results, data)?;
+    report::write(&out, &results).with_context(|| out.display().to_string())?;
+    engine.db().close()?;
+    eprintln!("the report is in {}", out.join("report.html").display());
+    Ok(results)
+}
+
+fn ways(args: &RunArgs, network: Option<&Network>, trec: PathBuf) -> Ways {
+    let mut candidates: Vec<usize> = args.candidates.iter().map(|&n| n as usize).collect();
+    if let (Some(network), true) = (network, candidates.is_empty()) {
+        candidates.push(network.reranker.version.candidates);
+    }
+    candidates.sort_unstable();
+    candidates.dedup();
+    let depth = candidates.last().copied().unwrap_or(0).max(args.depth as usize);
+    Ways { depth, ef: args.ef.map(|ef| ef as usize), candidates, trec: args.trec.then_some(trec) }
+}
+
+/// A name as a folder's: letters, digits and a few marks.
+fn slug(name: &str) -> String {
+    let kept = |letter: char| if letter.is_alphanumeric() || "-_.".contains(letter) { letter } else { '_' };
+    name.chars().map(kept).take(100).collect()
+}
+
+fn check_found(results: &Results, data: &Dataset) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        !measures::groups(&results.questions, results.methods.len()).is_empty(),
+        "{}: no text belongs to a document",
+        data.name
+    );
+    Ok(())
+}

@@ -1,0 +1,42 @@
+//! Which network re-ranks, and whether it can.
+
+use firn_eval::results::Made;
+use firn_index::Collection;
+
+use super::RunArgs;
+use crate::{cmd::local, eval::Network, exit::Usage, reranker::Reranker, settings::Settings};
+
+/// COLLECTION or COLLECTION@VERSION of the data directory; of a data set that is a collection, VERSION.
+pub fn open(which: &str, is_own: bool, args: &RunArgs, settings: &Settings) -> anyhow::Result<Network> {
+    let bad = |expected: &str| Usage(format!("--reranker: expected {expected}, received {which:?}"));
+    let (name, number) = match (is_own, which.split_once('@')) {
+        (true, None) => (args.collection.as_deref().unwrap_or_default(), Some(which)),
+        (true, Some(_)) => return Err(bad("a version of the collection").into()),
+        (false, Some((name, number))) => (name, Some(number)),
+        (false, None) => (which, None),
+    };
+    let number = number.map(|number| number.parse::<u32>().map_err(|_| bad("a number of a version"))).transpose()?;
+    let engine = local::existing_engine(&Settings { model: None, ..settings.clone() })?;
+    let collection = engine.db().collection(name)?;
+    let network = of_collection(&engine, &collection, number, settings)?;
+    engine.db().close()?;
+    Ok(network)
+}
+
+/// That version, else the active one, else the newest.
+fn of_collection(
+    engine: &crate::engine::Engine,
+    collection: &Collection,
+    number: Option<u32>,
+    settings: &Settings,
+) -> anyhow::Result<Network> {
+    let state = engine.rerankers().state(collection)?;
+    let newest = state.versions.last().map(|version| version.number);
+    let number = number.or(state.active).or(newest);
+    let number = number.ok_or_else(|| Usage(format!("collection {:?} has no network", collection.name())))?;
+    let version = state.version(number)?;
+    let reranker = Reranker::open(collection, version, settings.device)?;
+    let name = format!("{}@{number}: {}, {} weights", collection.name(), version.kind, version.parameters);
+    let hash = format!("{}-{number}", collection.uuid());
+    Ok(Network { reranker, made: Made { name, hash } })
+}

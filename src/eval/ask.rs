@@ -1,0 +1,157 @@
+//! Questions of one lot in one direction: searched exactly and by the index, re-ranked.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use firn_eval::results::Direction;
+use firn_index::Point;
+use firn_model::fusion::{self, Items};
+use rayon::prelude::*;
+
+use super::{
+    Ways,
+    side::{Network, Side},
+};
+use crate::query::{self, Part, Reach};
+
+/// Questions that are asked at a time.
+const AT_ONCE: usize = 256;
+
+/// Who asks, by its place on its own side, and how well what belongs to it does, by its place on the other.
+pub struct Question {
+    pub asker: usize,
+    pub grades: BTreeMap<usize, u32>,
+}
+
+/// What is found, by place, best first.
+pub type Ranking = Vec<(usize, f32)>;
+
+/// Some questions with their answers.
+pub struct Answered<'a> {
+    pub questions: &'a [Question],
+    /// By question, then method.
+    pub rankings: Vec<Vec<Ranking>>,
+    /// Of candidates that a network knows that of: the relevance that it promises, and whether they belong.
+    pub promises: Vec<(f32, bool)>,
+    pub took: Took,
+}
+
+impl Answered<'_> {
+    pub fn len(&self) -> usize {
+        self.questions.len()
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Took {
+    pub exact: Duration,
+    pub index: Duration,
+    pub rerank: Duration,
+}
+
+pub struct Asking<'a> {
+    pub askers: &'a Side,
+    pub gallery: &'a Side,
+    pub direction: Direction,
+    /// Of the cosines.
+    pub weights: &'a [f32],
+    pub network: Option<&'a Network>,
+    pub ways: &'a Ways,
+}
+
+impl Asking<'_> {
+    /// Asks all, a few at a time.
+    pub fn all(
+        &self,
+        questions: &[Question],
+        take: &mut dyn FnMut(Answered) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let gallery = self.network.map(|_| self.gallery.all_items()).transpose()?;
+        for some in questions.chunks(AT_ONCE) {
+            let places: Vec<usize> = some.iter().map(|question| question.asker).collect();
+            let mut points = self.askers.points(&places)?;
+            let (exact, took_exact) = timed(|| self.search(&points, true))?;
+            let (index, took_index) = timed(|| self.search(&points, false))?;
+            let mut answered = Answered {
+                questions: some,
+                rankings: exact.into_iter().zip(index).map(|(exact, index)| vec![exact, index]).collect(),
+                promises: Vec::new(),
+                took: Took { exact: took_exact, index: took_index, ..Took::default() },
+            };
+            if let (Some(network), Some(gallery)) = (self.network, &gallery) {
+                let ((), took) = timed(|| self.rerank(network, (&mut points, gallery), &mut answered))?;
+                answered.took.rerank = took;
+            }
+            take(answered)?;
+        }
+        Ok(())
+    }
+
+    fn search(&self, askers: &[Point], exact: bool) -> anyhow::Result<Vec<Ranking>> {
+        let reach = Reach { limit: self.ways.depth, ef: self.ways.ef, exact };
+        let ranking = |point: &Point| -> anyhow::Result<Ranking> {
+            let names = self.askers.names.iter().zip(&self.gallery.names).zip(self.weights);
+            let parts: Option<Vec<Part>> = names
+                .map(|((asks, using), &weight)| Some(Part { using, weight, vector: point.vectors.get(asks)?.clone() }))
+                .collect();
+            let parts = parts.ok_or_else(|| anyhow::anyhow!("point {} lacks a vector that is compared", point.id))?;
+            let found = query::nearest(&self.gallery.reader, parts, reach)?;
+            Ok(found.iter().map(|candidate| (self.gallery.place(candidate.row), candidate.score)).collect())
+        };
+        askers.par_iter().map(ranking).collect()
+    }
+
+    /// Adds a ranking for each number of candidates to every question.
+    fn rerank(
+        &self,
+        Network { reranker, .. }: &Network,
+        (points, gallery): (&mut [Point], &Items),
+        answered: &mut Answered,
+    ) -> anyhow::Result<()> {
+        let askers = self.askers.items(points)?;
+        let most = self.ways.candidates.iter().copied().max().unwrap_or(0);
+        let mut pairs = Vec::new();
+        for (asker, rankings) in answered.rankings.iter().enumerate() {
+            let candidates = rankings[0].iter().take(most);
+            pairs.extend(candidates.map(|&(place, _)| match self.direction {
+                Direction::ToDocument => (asker, place),
+                Direction::ToQuery => (place, asker),
+            }));
+        }
+        let (images, texts, direction) = match self.direction {
+            Direction::ToDocument => (gallery, &askers, fusion::Direction::TextToImage),
+            Direction::ToQuery => (&askers, gallery, fusion::Direction::ImageToText),
+        };
+        let mut logits = reranker.score(images, texts, &pairs)?.into_iter();
+        let weight = reranker.version.weight(direction);
+        for (question, rankings) in answered.questions.iter().zip(&mut answered.rankings) {
+            let first = &rankings[0];
+            let of_first: Vec<f32> = logits.by_ref().take(most.min(first.len())).collect();
+            let score = |at: usize| first[at].1 + weight * of_first[at];
+            let reranked = |n: usize| -> Ranking {
+                let n = n.min(first.len());
+                let mut ranking: Ranking = (0..n).map(|at| (first[at].0, score(at))).collect();
+                ranking.sort_by(|a, b| b.1.total_cmp(&a.1));
+                ranking.extend_from_slice(&first[n..]);
+                ranking
+            };
+            let promise = |at: usize| {
+                let relevance = reranker.version.relevance(direction, score(at))?;
+                Some((relevance, question.grades.contains_key(&first[at].0)))
+            };
+            let n_judged = reranker.version.candidates.min(of_first.len());
+            answered.promises.extend((0..n_judged).filter_map(promise));
+            let all: Vec<Ranking> = self.ways.candidates.iter().map(|&n| reranked(n)).collect();
+            rankings.extend(all);
+        }
+        Ok(())
+    }
+}
+
+fn timed<T>(work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<(T, Duration)> {
+    let start = Instant::now();
+    let done = work()?;
+    Ok((done, start.elapsed()))
+}

@@ -1,0 +1,84 @@
+//! A data set asked of the database: its documents and queries are stored and indexed, then searched exactly and by the index, and
+//! re-ranked. What is measured is what a query does.
+
+mod ask;
+mod own;
+mod results;
+mod side;
+mod store;
+
+use std::{path::PathBuf, time::Instant};
+
+use firn_eval::{
+    dataset::Dataset,
+    results::{Direction, Results},
+};
+
+use self::{ask::Asking, results::Gathering, side::Side};
+pub use self::{
+    own::{Asked, Own, numbered, of_collection},
+    side::Network,
+    store::{Fill, Items, Lot, Pair, Store, document_items, documents, fill, lots, query_items},
+};
+
+/// How a data set is asked.
+pub struct Ways {
+    /// Answers that are looked at.
+    pub depth: usize,
+    /// Of the index; none: as the collection is set.
+    pub ef: Option<usize>,
+    /// So many of the first answers are re-ranked.
+    pub candidates: Vec<usize>,
+    /// Where the rankings are written as TREC files, if anywhere.
+    pub trec: Option<PathBuf>,
+}
+
+impl Ways {
+    pub const DEFAULT_DEPTH: usize = 100;
+
+    /// In the order of the results: exact search, the index, and each number of re-ranked candidates.
+    fn methods(&self, network: Option<&Network>) -> Vec<String> {
+        let mut methods = vec!["exact".to_owned(), "hnsw".to_owned()];
+        if network.is_some() {
+            methods.extend(self.candidates.iter().map(|n| format!("rerank@{n}")));
+        }
+        methods
+    }
+}
+
+/// Asks every question in both directions. `report` is told how many of how many are asked.
+pub fn run(
+    data: &Dataset,
+    store: &Store,
+    (network, ways): (Option<&Network>, &Ways),
+    report: &mut dyn FnMut(usize, usize),
+) -> anyhow::Result<Results> {
+    let start = Instant::now();
+    let mut gathering = Gathering::new(data, ways, ways.methods(network))?;
+    let n_questions = data.queries.len() + store.lots.iter().map(|lot| lot.documents(data).len()).sum::<usize>();
+    let documents = Side::new(&store.documents, store.names_of_documents(), network.map(|n| n.reads_documents()))?;
+    let mut n_asked = 0;
+    for lot in &store.lots {
+        let queries = Side::new(&lot.collection, store.names_of_queries(), network.map(|n| n.reads_queries(store)))?;
+        for direction in [Direction::ToDocument, Direction::ToQuery] {
+            let askings = lot.askings(data, direction);
+            let (askers, gallery) = match direction {
+                Direction::ToDocument => (&queries, &documents),
+                Direction::ToQuery => (&documents, &queries),
+            };
+            let asking = Asking { askers, gallery, direction, weights: &store.weights(), network, ways };
+            asking.all(&askings, &mut |answered| {
+                n_asked += answered.len();
+                report(n_asked, n_questions);
+                gathering.take(lot, direction, answered)
+            })?;
+        }
+    }
+    let mut results = gathering.results(store, network)?;
+    results.stages.push(firn_eval::results::Stage {
+        name: "all questions".to_owned(),
+        seconds: start.elapsed().as_secs_f64(),
+        n: n_questions,
+    });
+    Ok(results)
+}
