@@ -1,0 +1,253 @@
+//! What a report says, section by section, before it is known how it will look.
+
+use crate::measures::{Group, NDCG_AT};
+use crate::report::published::{self, Asked, Figure, Row};
+use crate::report::table::{Block, Table};
+use crate::report::{Report, numbers};
+use crate::results::{Direction, Made, Results};
+
+/// Methods side by side in a table of languages or lengths: more do not fit; the first and the last ones do.
+const N_SIDE_BY_SIDE: usize = 5;
+/// Letters of a name in a table.
+const N_NAME_LETTERS: usize = 20;
+/// Notes, and letters of each.
+const N_NOTES: usize = 50;
+const N_NOTE_LETTERS: usize = 600;
+/// Rows of bins and of stages.
+const N_ROWS: usize = 100;
+
+/// Everything.
+pub fn full(report: &Report) -> Vec<Block> {
+    let mut blocks = summary(report);
+    report.kinds().for_each(|kind| blocks.extend(measured(report, kind)));
+    blocks.extend(published(report));
+    blocks.extend(others(report));
+    blocks.extend(calibration(report));
+    blocks.extend(stages(report));
+    blocks
+}
+
+/// All but what is not comparable anyway: it can be read in the files.
+pub fn brief(report: &Report) -> Vec<Block> {
+    let mut blocks = vec![Block::Heading(1, title(report))];
+    blocks.extend(summary(report));
+    report.kinds().for_each(|kind| blocks.extend(measured(report, kind)));
+    blocks.extend(published(report));
+    let n_others = published_for(report).1.iter().map(|(_, rows)| rows.len()).sum::<usize>();
+    if n_others > 0 {
+        let said = numbers::counted(n_others, "published figure", "published figures");
+        blocks.push(Block::Text(format!("{said} by another protocol, not comparable: see report.md.")));
+    }
+    blocks.extend(calibration(report));
+    blocks.extend(stages(report));
+    blocks
+}
+
+pub fn title(report: &Report) -> String {
+    format!("{}, protocol {}", report.results.dataset, report.results.protocol)
+}
+
+/// What was asked of whom, and what came out in a sentence for each way of asking.
+pub fn summary(report: &Report) -> Vec<Block> {
+    let Results { about, firn, model, reranker, n_documents, n_queries, depth, notes, .. } = report.results;
+    let made = |of: &Made| format!("{} ({})", of.name, of.hash);
+    let counts = format!(
+        "{}, {}",
+        numbers::counted(*n_documents, "document", "documents"),
+        numbers::counted(*n_queries, "query", "queries")
+    );
+    let facts = vec![
+        ("about", about.clone()),
+        ("counts", format!("{counts}; looked at to place {}", numbers::count(*depth))),
+        ("model", made(model)),
+        ("network", reranker.as_ref().map_or("none".to_owned(), made)),
+        ("firn", firn.clone()),
+    ];
+    let mut blocks = vec![Block::Facts(facts)];
+    if !notes.is_empty() {
+        blocks.push(Block::Text("Notes:".to_owned()));
+        blocks.push(Block::List(first_notes(notes)));
+    }
+    let said: Vec<String> = report.kinds().map(|kind| sentence(report, kind)).collect();
+    blocks.push(if said.is_empty() { Block::Text("No question was asked.".to_owned()) } else { Block::List(said) });
+    blocks
+}
+
+fn first_notes(notes: &[String]) -> Vec<String> {
+    let mut first: Vec<String> = notes.iter().take(N_NOTES).map(|note| cut(note, N_NOTE_LETTERS)).collect();
+    if notes.len() > N_NOTES {
+        first.push(format!("and {} more", numbers::count(notes.len() - N_NOTES)));
+    }
+    first
+}
+
+/// "Text to image: R@1 57.4 ± 1.2 by exact, 62.7 ± 1.1 by rerank@50, a gain of +5.3 [+3.1, +7.5]."
+fn sentence(report: &Report, kind: &Group) -> String {
+    let names = &report.results.methods;
+    let said = |place: usize| format!("{} by {}", at_1(kind, place), names[place]);
+    let gained = match names.len() {
+        0 => return format!("{}: no method answered.", report.title_of(kind.direction, kind.is_joined)),
+        1 => said(0),
+        n => format!("{}, {}, a gain of {}", said(0), said(n - 1), gain(kind, n - 1)),
+    };
+    format!("{}: R@1 {gained}.", report.title_of(kind.direction, kind.is_joined))
+}
+
+/// The tables of one way of asking: all questions, each language, each length.
+pub fn measured(report: &Report, kind: &Group) -> Vec<Block> {
+    let mut blocks = vec![Block::Heading(2, report.title_of(kind.direction, kind.is_joined))];
+    let n = numbers::counted(kind.n_questions, "question", "questions");
+    let clusters = numbers::counted(kind.n_clusters, "document", "documents");
+    blocks.push(Block::Text(format!("{n} about {clusters}; percent ± standard error.")));
+    blocks.push(Block::Table(methods_table(report, kind)));
+    for (part, groups) in [("language", report.languages_of(kind)), ("length", report.lengths_of(kind))] {
+        if !groups.is_empty() {
+            blocks.push(Block::Heading(3, format!("R@1 by {part}")));
+            blocks.push(Block::Table(parts_table(report, part, &groups)));
+        }
+    }
+    blocks
+}
+
+fn methods_table(report: &Report, kind: &Group) -> Table {
+    let ndcg = format!("nDCG@{NDCG_AT}");
+    let mut table = Table::new(["method", "R@1", "R@5", "R@10", "MRR", &ndcg, "gain in R@1, 95 %", "p"]);
+    for (place, (name, measured)) in report.results.methods.iter().zip(&kind.methods).enumerate() {
+        let mut row = vec![cut(name, N_NAME_LETTERS)];
+        row.extend([measured.at_1, measured.at_5, measured.at_10, measured.mrr, measured.ndcg].map(numbers::estimate));
+        let p = kind.gains.get(place).map_or("-".to_owned(), |gain| numbers::p(gain.p));
+        row.extend(if place == 0 { [String::new(), String::new()] } else { [gain(kind, place), p] });
+        table.rows.push(row);
+    }
+    table
+}
+
+fn parts_table(report: &Report, part: &str, groups: &[&Group]) -> Table {
+    let names = &report.results.methods;
+    let from = names.len().saturating_sub(N_SIDE_BY_SIDE - 1).max(1);
+    let shown: Vec<usize> = (0..names.len().min(1)).chain(from..names.len()).collect();
+    let mut table = Table::new([part, "questions"]);
+    table.head.extend(shown.iter().map(|&place| cut(&names[place], N_NAME_LETTERS)));
+    if names.len() > 1 {
+        table.head.push("gain of the last, 95 %".to_owned());
+    }
+    for group in groups {
+        let name = group.length.map_or(group.language.as_str(), |length| length.in_words());
+        let mut row = vec![cut(name, N_NAME_LETTERS), numbers::count(group.n_questions)];
+        row.extend(shown.iter().map(|&place| at_1(group, place)));
+        if names.len() > 1 {
+            row.push(gain(group, names.len() - 1));
+        }
+        table.rows.push(row);
+    }
+    table
+}
+
+fn at_1(group: &Group, method: usize) -> String {
+    group.methods.get(method).map_or("-".to_owned(), |measured| numbers::estimate(measured.at_1))
+}
+
+fn gain(group: &Group, method: usize) -> String {
+    group.gains.get(method).map_or("-".to_owned(), |&gain| numbers::gain(gain))
+}
+
+/// This run among what is published by the same protocol.
+pub fn published(report: &Report) -> Vec<Block> {
+    let (rows, _) = published_for(report);
+    if rows.is_empty() {
+        return Vec::new();
+    }
+    let mut table = published_table();
+    for (place, name) in report.results.methods.iter().enumerate() {
+        let said = |direction| {
+            let kind = report.kinds().find(|kind| kind.direction == direction && !kind.is_joined);
+            kind.and_then(|kind| kind.methods.get(place)).map_or(String::new(), |m| numbers::percent(m.at_1.value))
+        };
+        let [to_query, to_document] = [Direction::ToQuery, Direction::ToDocument].map(said);
+        table.rows.push(vec![cut(name, N_NAME_LETTERS), to_query, to_document, "this run".to_owned()]);
+    }
+    table.rows.extend(rows.iter().map(|row| published_row(row)));
+    let said = format!("R@1 of others by the same protocol: {}.", rows[0].asked.about);
+    vec![Block::Heading(2, "Published figures".to_owned()), Block::Text(said), Block::Table(table)]
+}
+
+/// What is published of the data set by other protocols, and why it is not comparable.
+pub fn others(report: &Report) -> Vec<Block> {
+    let (_, others) = published_for(report);
+    if others.is_empty() {
+        return Vec::new();
+    }
+    let mut blocks = vec![Block::Heading(2, "Published by another protocol: not comparable".to_owned())];
+    for (asked, rows) in others {
+        let said = if asked.protocol.is_empty() { "None of firn's protocols" } else { asked.protocol };
+        blocks.push(Block::Text(format!("{said}: {}.", asked.about)));
+        let mut table = published_table();
+        table.rows.extend(rows.iter().map(|row| published_row(row)));
+        blocks.push(Block::Table(table));
+    }
+    blocks
+}
+
+type Others = Vec<(Asked, Vec<&'static Row>)>;
+
+/// What is comparable with the run, and what is not: a mean over 36 languages is only with all of them.
+fn published_for(report: &Report) -> (Vec<&'static Row>, Others) {
+    let Results { dataset, protocol, .. } = report.results;
+    let mut rows = published::comparable(dataset, protocol);
+    let mut others = published::of_other_protocols(dataset, protocol);
+    let has_all = |kind: &Group| report.languages_of(kind).len() == published::XM3600_LANGUAGES;
+    if dataset == "xm3600" && !rows.is_empty() && !report.kinds().all(has_all) {
+        others.insert(0, (rows[0].asked, std::mem::take(&mut rows)));
+    }
+    (rows, others)
+}
+
+fn published_table() -> Table {
+    Table { ends_in_words: true, ..Table::new(["method", "image to text", "text to image", "source"]) }
+}
+
+fn published_row(row: &Row) -> Vec<String> {
+    let said = |figure: Option<Figure>| figure.map_or("-".to_owned(), |figure| figure.in_words());
+    vec![row.method.to_owned(), said(row.to_query), said(row.to_document), row.source.to_owned()]
+}
+
+/// How far the promised relevance can be trusted; nothing if none was promised.
+pub fn calibration(report: &Report) -> Vec<Block> {
+    let bins = &report.results.calibration;
+    let n = bins.iter().fold(0usize, |sum, bin| sum.saturating_add(bin.n));
+    if n == 0 {
+        return Vec::new();
+    }
+    let error = bins.iter().map(|bin| bin.n as f64 * (bin.promised - bin.found).abs()).sum::<f64>() / n as f64;
+    let candidates = numbers::counted(n, "candidate", "candidates");
+    let said = format!("Expected calibration error {} % over {candidates}.", numbers::percent(error));
+    let mut table = Table { n_words: 0, ..Table::new(["candidates", "promised", "found"]) };
+    for bin in bins.iter().filter(|bin| bin.n > 0).take(N_ROWS) {
+        let shares = [bin.promised, bin.found].map(numbers::percent);
+        table.rows.push([numbers::count(bin.n)].into_iter().chain(shares).collect());
+    }
+    vec![Block::Heading(2, "Calibration".to_owned()), Block::Text(said), Block::Table(table)]
+}
+
+/// Who took how long; nothing if nobody was timed.
+pub fn stages(report: &Report) -> Vec<Block> {
+    let stages = &report.results.stages;
+    if stages.is_empty() {
+        return Vec::new();
+    }
+    let mut table = Table::new(["stage", "time", "items", "time of one"]);
+    for stage in stages.iter().take(N_ROWS) {
+        let each = if stage.n > 0 { numbers::time(stage.seconds / stage.n as f64) } else { "-".to_owned() };
+        let row = [cut(&stage.name, N_NAME_LETTERS), numbers::time(stage.seconds), numbers::count(stage.n), each];
+        table.rows.push(row.to_vec());
+    }
+    vec![Block::Heading(2, "Time".to_owned()), Block::Table(table)]
+}
+
+/// The first letters of a text, with a mark if there are more.
+pub fn cut(text: &str, n_letters: usize) -> String {
+    match text.char_indices().nth(n_letters) {
+        Some((end, _)) => format!("{}…", text[..end].trim_end()),
+        None => text.to_owned(),
+    }
+}
