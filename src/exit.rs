@@ -78,6 +78,9 @@ fn code_of_cause(cause: &(dyn StdError + 'static)) -> Option<Exit> {
     if let Some(error) = cause.downcast_ref::<firn_index::Error>() {
         return Some(code_of_index(error));
     }
+    if let Some(error) = cause.downcast_ref::<firn_eval::dataset::Error>() {
+        return Some(if matches!(error, firn_eval::dataset::Error::Io { .. }) { Exit::Failure } else { Exit::Usage });
+    }
     if let Some(error) = cause.downcast_ref::<firn_model::Error>() {
         return Some(code_of_model(error));
     }

@@ -107,6 +107,30 @@ fn networks_are_trained_judged_switched_and_asked() {
         assert!(reranked.as_f64().unwrap() > 0.5 * cosine.as_f64().unwrap(), "{row}");
     }
 
+    // The harness asks the same questions through the database, and finds the same.
+    let run =
+        ["eval", "collection", "--collection", "c", "--reranker", "2", "--candidates", "2,20", "--joined", "--json"];
+    let results = json(&scratch.ok(&run));
+    assert_eq!(results["methods"], serde_json::json!(["exact", "hnsw", "rerank@2", "rerank@20"]));
+    for (direction, language, length) in
+        [("to_document", "", "single"), ("to_document", "", "joined"), ("to_query", "de", "single")]
+    {
+        let is = |group: &&serde_json::Value| {
+            group["direction"] == direction
+                && group["language"] == language
+                && group["is_joined"] == (length == "joined")
+                && group["length"].is_null()
+        };
+        let group = results["groups"].as_array().unwrap().iter().find(is);
+        let group = group.unwrap_or_else(|| panic!("no group {direction} {language} {length}"));
+        let judged = of(if direction == "to_document" { "text_to_image" } else { "image_to_text" }, language, length);
+        assert_eq!(group["n_questions"], judged["n_questions"]);
+        let far = |name: &str| {
+            group["methods"][0][name]["value"].as_f64().unwrap() - judged["cosine"][name].as_f64().unwrap()
+        };
+        assert!(["at_1", "at_5", "mrr"].iter().all(|name| far(name).abs() < 1e-9), "{group} {judged}");
+    }
+
     let ask = |rest: &[&str]| {
         let start = ["query", "c", "--text", "a dog and a ball", "--limit", "5", "--json"];
         json(&scratch.ok(&[&start[..], rest].concat()))

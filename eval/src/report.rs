@@ -97,3 +97,10 @@ pub fn write(folder: &Path, results: &Results) -> io::Result<()> {
 pub fn table(results: &Results) -> String {
     Report::of(results).table()
 }
+
+/// `results.json`, as one text.
+pub fn json(results: &Results) -> String {
+    let mut written = Vec::new();
+    stored::results(&Report::of(results), &mut written).expect("memory takes what is written");
+    String::from_utf8_lossy(&written).into_owned()
+}

@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use firn_eval::{
     dataset::{Content, Dataset},
     measures::{NDCG_AT, first_rank, ndcg},
-    results::{Bin, Direction, Failure, Made, Question, Results, Shown, Stage},
+    results::{Bin, Direction, Failure, Question, Results, Shown, Stage},
     trec::{Qrels, qrels_text, run_text},
 };
 use unicode_segmentation::UnicodeSegmentation;
@@ -145,9 +145,6 @@ impl<'a> Gathering<'a> {
         let timed = names.into_iter().zip(self.seconds).filter(|(_, seconds)| *seconds > 0.0);
         let stages = timed.map(|(name, seconds)| Stage { name: name.to_owned(), seconds, n }).collect();
         let failures = self.failures.values().flatten().map(|failed| self.shown(failed)).collect();
-        let config = store.documents.config();
-        let model = config.model_of(&store.pairs[0].document).or(config.model.as_ref());
-        let made = |model: &firn_index::ModelRef| Made { name: model.name.clone(), hash: model.hash.clone() };
         let Dataset { name, protocol, about, notes, documents, queries, .. } = self.data;
         if let Some(trec) = self.trec {
             trec.end()?;
@@ -160,7 +157,7 @@ impl<'a> Gathering<'a> {
             n_documents: documents.len(),
             n_queries: queries.len(),
             notes: notes.clone(),
-            model: model.map(made).unwrap_or_default(),
+            model: store.model.clone(),
             reranker: network.map(|network| network.made.clone()),
             depth: self.depth,
             methods: self.methods,

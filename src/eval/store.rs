@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use anyhow::bail;
 use firn_eval::{
     dataset::{Content, Dataset},
-    results::Direction,
+    results::{Direction, Made},
 };
 use firn_index::{Collection, CollectionConfig, Error as IndexError, Fields, Limits, PointId, Text};
 use firn_ingest::{
@@ -24,6 +24,8 @@ pub struct Store {
     pub lots: Vec<Lot>,
     /// Which vectors are compared, and how much each cosine counts.
     pub pairs: Vec<Pair>,
+    /// What made the embeddings.
+    pub model: Made,
 }
 
 /// Queries that documents look for: those of one language, each text alone or all of a document in one.

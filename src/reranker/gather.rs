@@ -218,6 +218,14 @@ impl Rows {
             judged.iter().for_each(|&at| by_group.entry(self.groups[at].as_str()).or_default().push(at));
             by_group.into_values().collect()
         });
+        let mut numbers: BTreeMap<&str, usize> = BTreeMap::new();
+        let groups = self.groups.iter().filter(|_| wanted.parting.among_group);
+        let group_of = groups
+            .map(|group| {
+                let next = numbers.len();
+                *numbers.entry(group).or_insert(next)
+            })
+            .collect();
         Ok(Some(Gathered {
             languages: self.asked.iter().map(|asked| asked.language.clone()).collect(),
             rows: std::mem::take(&mut self.rows),
@@ -231,6 +239,7 @@ impl Rows {
                 images: std::mem::take(&mut self.images),
                 texts,
                 shared: shared(&self.asked),
+                group_of,
             },
             blended: None,
             n_left_out: self.n_left_out,

@@ -127,6 +127,8 @@ impl Training {
         within("list-length", plan.list_length, (2..=256).contains(&plan.list_length), "2 to 256")?;
         let is_block = plan.block == 0 || (2..=plan.list_length).contains(&plan.block);
         within("block", plan.block, is_block, "0, or 2 to list-length")?;
+        let has_tokens = !plan.sizes.tokens_only || self.kinds.iter().all(|kind| kind.reads_tokens());
+        within("tokens-only", self.kind(), has_tokens, "a kind that reads tokens")?;
         let every = plan.evaluate_every;
         within("evaluate-every", every, (1..=1_000_000).contains(&every), "1 to 1000000")?;
         within("candidates", *candidates, (2..=1000).contains(candidates), "2 to 1000")?;

@@ -79,7 +79,7 @@ mod tests {
     #[test]
     fn rows_are_whole() {
         let protocols = [
-            ("urban1k", vec!["all"]),
+            ("urban1k", vec!["first-line"]),
             ("dci", vec!["flame", "long-dci", "goal"]),
             ("docci", vec!["test", "test-and-qual"]),
             ("sharegpt4v", vec!["1k", "10k"]),

@@ -127,6 +127,8 @@ pub struct Pairs {
     pub joined: Vec<bool>,
     /// By text, where several images have the same one: all of them. They are none of each other's hard negatives.
     pub shared: BTreeMap<usize, Arc<BTreeSet<usize>>>,
+    /// By image: which hardly differ from each other; empty if that is not known. Blocks of lists are drawn from them first.
+    pub group_of: Vec<usize>,
 }
 
 impl Pairs {
@@ -157,6 +159,13 @@ impl Pairs {
         }
         if images.dim != texts.dim {
             return Err(format!("expected vectors of one space, received {} and {} numbers", images.dim, texts.dim));
+        }
+        if !self.group_of.is_empty() && self.group_of.len() != images.n() {
+            return Err(format!(
+                "expected to know of {} images their group, received {}",
+                images.n(),
+                self.group_of.len()
+            ));
         }
         if self.joined.len() != texts.n() {
             return Err(format!(

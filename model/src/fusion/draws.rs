@@ -1,5 +1,7 @@
 //! What a step learns from: lists, each alone or in blocks of images that lie near each other.
 
+use std::collections::BTreeMap;
+
 use candle_core::{Result, Tensor};
 use rand::{Rng, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
@@ -25,6 +27,8 @@ pub(super) struct Draws<'a> {
     texts_of: Option<Nearest>,
     /// The texts of each image: as they are, and those that join others.
     own: Vec<[Vec<usize>; 2]>,
+    /// The images to learn from of each group, if groups are known.
+    groups: BTreeMap<usize, Vec<usize>>,
 }
 
 impl<'a> Draws<'a> {
@@ -56,7 +60,10 @@ impl<'a> Draws<'a> {
         let texts_of = (plan.image_to_text > 0.0 && plan.block == 0)
             .then(|| Nearest::texts_of(pairs, train, &texts, plan.n_nearest, plan.within))
             .filter(|nearest| !nearest.asked.is_empty());
-        Ok(Draws { pairs, train, images_of, single, joined, texts_of, own })
+        let mut groups: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        let grouped = train.iter().filter_map(|&image| Some((*pairs.group_of.get(image)?, image)));
+        grouped.for_each(|(group, image)| groups.entry(group).or_default().push(image));
+        Ok(Draws { pairs, train, images_of, single, joined, texts_of, own, groups })
     }
 
     /// (text, image) pairs, list after list, in each the one that belongs first.
@@ -100,13 +107,17 @@ impl<'a> Draws<'a> {
         pairs
     }
 
-    /// A text that is asked and its image, then near images with a text each; none belongs to another.
+    /// A text that is asked and its image, then images of its group, and near ones, with a text each; none belongs to another.
     fn members(&self, plan: &Plan, rng: &mut ChaCha8Rng) -> Vec<(usize, usize)> {
         let first = pick(self.kind_of_text(plan, rng), rng);
         let is_joined = usize::from(self.pairs.joined[first]);
         let mut members = vec![(first, self.pairs.owner_of[first])];
+        let group = self.pairs.group_of.get(members[0].1).and_then(|group| self.groups.get(group));
+        let mut alike = group.cloned().unwrap_or_default();
+        alike.shuffle(rng);
         let near = self.images_of.shuffled(first, rng);
-        let tries: Vec<usize> = near.into_iter().chain((0..MAX_TRIES).map(|_| pick(self.train, rng))).collect();
+        let tries: Vec<usize> =
+            alike.into_iter().chain(near).chain((0..MAX_TRIES).map(|_| pick(self.train, rng))).collect();
         for image in tries {
             // An image without a text of the same kind lends one of the other.
             let texts = [is_joined, 1 - is_joined].map(|kind| &self.own[image][kind]);
@@ -169,7 +180,57 @@ pub(super) fn turned(logits: &Tensor, block: usize) -> Result<Tensor> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::fusion::{Items, Kind};
+
+    /// Blocks are of one group as far as it goes, and nobody in one belongs to another.
+    #[test]
+    fn a_block_is_drawn_from_a_group_and_has_no_answer_twice() {
+        let n = 30;
+        let items = || Items { dim: 2, vectors: (0..2 * n).map(|at| (at as f32).sin()).collect(), ..Items::default() };
+        let mut pairs = Pairs {
+            images: items(),
+            texts: items(),
+            owner_of: (0..n).collect(),
+            joined: vec![false; n],
+            group_of: (0..n).map(|at| at / 5).collect(),
+            ..Pairs::default()
+        };
+        // Texts 0 and 1 are equal.
+        let both = Arc::new([0, 1].into());
+        pairs.shared = [(0, Arc::clone(&both)), (1, both)].into();
+        let train: Vec<usize> = (0..25).collect();
+        let mut plan = Plan::new(Kind::Mlp, 1, 1);
+        (plan.n_lists, plan.list_length, plan.block, plan.within) = (200, 6, 4, n);
+        let options = Options {
+            plan: &plan,
+            pairs: &pairs,
+            train: &train,
+            held_out: &[],
+            device: crate::Device::Cpu,
+            checkpoint: None,
+            mining: Mining::Exact,
+        };
+        let draws = Draws::new(&options, 0).unwrap();
+        let lists = draws.lists(&plan, &mut ChaCha8Rng::seed_from_u64(2));
+        assert_eq!(lists.len(), 200 * 6);
+        for list in lists.chunks(6) {
+            let text = list[0].0;
+            assert!(list.iter().all(|&(of, image)| of == text && image < 25));
+            assert_eq!(list[0].1, pairs.owner_of[text]);
+            assert!(list[1..].iter().all(|&(_, image)| !pairs.belongs(text, image)), "{list:?}");
+        }
+        for block in lists.chunks(4 * 6) {
+            let own: Vec<usize> = block.chunks(6).map(|list| list[0].1).collect();
+            for (at, list) in block.chunks(6).enumerate() {
+                let others: Vec<usize> = own.iter().copied().filter(|&image| image != own[at]).collect();
+                assert_eq!(list[1..4].iter().map(|pair| pair.1).collect::<Vec<_>>(), others);
+            }
+            assert!(own.iter().all(|image| image / 5 == own[0] / 5), "{own:?}");
+        }
+    }
 
     #[test]
     fn each_image_of_a_block_is_turned_to_its_texts() {

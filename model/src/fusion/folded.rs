@@ -123,11 +123,15 @@ fn gather(rows: &[f32], width: usize, at: impl Iterator<Item = usize>) -> Vec<f3
 }
 
 struct Side {
+    pooled: Option<Pooled>,
+    tokens: Option<Tokens>,
+}
+
+struct Pooled {
     vector: Dense,
     extra: Option<Dense>,
     gain: Vec<f32>,
     bias: Vec<f32>,
-    tokens: Option<Tokens>,
 }
 
 struct Tokens {
@@ -139,44 +143,66 @@ struct Tokens {
 
 impl Side {
     fn new(side: &side::Side, vector_dim: usize) -> Result<Side> {
-        let (gain, bias) = side.pooled_norm.numbers()?;
-        let vector = Matrix::of(&side.pooled)?.with_inputs_times((vector_dim as f32).sqrt());
-        let extra = side.extra.as_ref().map(|extra| -> Result<Dense> {
-            let (mean, deviation) = (extra.mean.to_vec1::<f32>()?, extra.deviation.to_vec1::<f32>()?);
-            Ok(Matrix::of(&extra.linear)?.of_standardised(&mean, &deviation).dense())
-        });
+        let pooled = side.pooled.as_ref().map(|pooled| Pooled::new(pooled, vector_dim));
         let tokens = side.tokens.as_ref().map(|tokens| -> Result<Tokens> {
             let (gain, bias) = tokens.norm.numbers()?;
             let mut places = tokens.places.flatten_all()?.to_vec1::<f32>()?;
             places.chunks_exact_mut(bias.len()).for_each(|row| row.iter_mut().zip(&bias).for_each(|(x, b)| *x += b));
             Ok(Tokens { dense: Matrix::of(&tokens.linear)?.dense(), gain, places })
         });
-        Ok(Side { vector: vector.dense(), extra: extra.transpose()?, gain, bias, tokens: tokens.transpose()? })
+        Ok(Side { pooled: pooled.transpose()?, tokens: tokens.transpose()? })
     }
 
     fn see(&self, items: &Items, at: &[usize]) -> Seen {
         let vectors = gather(&items.vectors, items.dim, at.iter().copied());
-        let dim = self.vector.n_out;
+        let pooled = self.pooled.as_ref().map(|pooled| pooled.see(items, at, &vectors));
+        let tokens = self.tokens.as_ref().map(|tokens| tokens.see(items, at));
+        let (states, n_tokens) = match (pooled, tokens) {
+            (Some(pooled), None) => (pooled, 1),
+            (pooled, Some(tokens)) => beside(pooled, tokens, [at.len(), items.n_tokens]),
+            (None, None) => (Vec::new(), 0),
+        };
+        Seen { states, n_tokens, vectors }
+    }
+}
+
+/// The rows of each item: the pooled one, if there is one, then its tokens; and how many there are.
+fn beside(pooled: Option<Vec<f32>>, tokens: Vec<f32>, [n, n_tokens]: [usize; 2]) -> (Vec<f32>, usize) {
+    let Some(pooled) = pooled else { return (tokens, n_tokens) };
+    let (dim, of_item) = (pooled.len() / n.max(1), tokens.len() / n.max(1));
+    let mut states = Vec::with_capacity(pooled.len() + tokens.len());
+    for (pooled, tokens) in pooled.chunks_exact(dim.max(1)).zip(tokens.chunks_exact(of_item.max(1))) {
+        states.extend_from_slice(pooled);
+        states.extend_from_slice(tokens);
+    }
+    (states, 1 + n_tokens)
+}
+
+impl Pooled {
+    fn new(pooled: &side::Pooled, vector_dim: usize) -> Result<Pooled> {
+        let (gain, bias) = pooled.norm.numbers()?;
+        let vector = Matrix::of(&pooled.linear)?.with_inputs_times((vector_dim as f32).sqrt());
+        let extra = pooled.extra.as_ref().map(|extra| -> Result<Dense> {
+            let (mean, deviation) = (extra.mean.to_vec1::<f32>()?, extra.deviation.to_vec1::<f32>()?);
+            Ok(Matrix::of(&extra.linear)?.of_standardised(&mean, &deviation).dense())
+        });
+        Ok(Pooled { vector: vector.dense(), extra: extra.transpose()?, gain, bias })
+    }
+
+    /// (items, dim)
+    fn see(&self, items: &Items, at: &[usize], vectors: &[f32]) -> Vec<f32> {
         let n_threads = rayon::current_num_threads();
         let (mut raised, mut pooled) = (Vec::new(), Vec::new());
-        self.vector.forward(&vectors, &mut raised, n_threads);
+        self.vector.forward(vectors, &mut raised, n_threads);
         if let Some(extra) = &self.extra {
             extra.add(&gather(&items.extra, items.extra_dim, at.iter().copied()), &mut raised, n_threads);
         }
         activate(&mut raised, Activation::Gelu);
-        standardise(&raised, &mut pooled, dim, EPSILON);
-        for row in pooled.chunks_exact_mut(dim) {
+        standardise(&raised, &mut pooled, self.vector.n_out, EPSILON);
+        for row in pooled.chunks_exact_mut(self.vector.n_out) {
             row.iter_mut().zip(self.gain.iter().zip(&self.bias)).for_each(|(x, (gain, bias))| *x = *x * gain + bias);
         }
-        let Some(tokens) = &self.tokens else { return Seen { states: pooled, n_tokens: 1, vectors } };
-        let of_tokens = tokens.see(items, at);
-        let n_tokens = 1 + items.n_tokens;
-        let mut states = Vec::with_capacity(at.len() * n_tokens * dim);
-        for (pooled, tokens) in pooled.chunks_exact(dim).zip(of_tokens.chunks_exact(items.n_tokens * dim)) {
-            states.extend_from_slice(pooled);
-            states.extend_from_slice(tokens);
-        }
-        Seen { states, n_tokens, vectors }
+        pooled
     }
 }
 

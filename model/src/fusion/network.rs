@@ -107,17 +107,20 @@ pub struct Sizes {
     pub n_heads: usize,
     /// Of the MLP behind each attention, and of the head.
     pub wide: usize,
+    /// The tokens alone are looked at; vectors are only compared. Learns faster what vectors hardly tell.
+    #[serde(default)]
+    pub tokens_only: bool,
 }
 
 impl Default for Sizes {
     fn default() -> Sizes {
-        Sizes { dim: 128, n_layers: 2, n_heads: 4, wide: 256 }
+        Sizes { dim: 128, n_layers: 2, n_heads: 4, wide: 256, tokens_only: false }
     }
 }
 
 impl Sizes {
     pub fn check(&self) -> std::result::Result<(), String> {
-        let Sizes { dim, n_layers, n_heads, wide } = *self;
+        let Sizes { dim, n_layers, n_heads, wide, .. } = *self;
         /// A gibibyte of them, and of each of what an optimiser keeps beside them.
         const MAX_WEIGHTS: usize = 1 << 28;
         let fits = (1..=1 << 13).contains(&dim) && (1..=64).contains(&n_layers) && (1..=1 << 15).contains(&wide);
@@ -176,7 +179,8 @@ impl Network {
             if !kind.reads_tokens() {
                 side.tokens = [0, 0];
             }
-            Side::new(make, name, shape.dim, side, sizes.dim)
+            let looks_at_vectors = !sizes.tokens_only || side.tokens[0] == 0;
+            Side::new(make, name, looks_at_vectors.then_some(shape.dim), side, sizes.dim)
         };
         let image = side(&mut make, "image", shape.image)?;
         let text = side(&mut make, "text", shape.text)?;
@@ -289,7 +293,8 @@ impl Network {
 
     /// What is known of the numbers that come beside the vectors: their mean and deviation over `at`.
     pub(super) fn measure(&self, images: &Items, at: &[usize]) -> Result<()> {
-        self.image.extra.as_ref().map_or(Ok(()), |extra| extra.measure(images, at))
+        let extra = self.image.pooled.as_ref().and_then(|pooled| pooled.extra.as_ref());
+        extra.map_or(Ok(()), |extra| extra.measure(images, at))
     }
 
     /// Every pair has its own states of both sides.

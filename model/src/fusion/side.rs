@@ -9,15 +9,20 @@ use crate::learn::{
     parameters::Maker,
 };
 
-/// Some items on the device, projected: rows of the tokens, the pooled vector's first. (items, 1 + tokens, dim)
+/// Some items on the device, projected: the pooled vector's row first, if there is one, then those of the tokens. (items, rows, dim)
 pub(super) struct Projected(pub Tensor);
 
 /// Brings one side's vector, extra numbers and tokens to the network's width.
 pub(super) struct Side {
-    pub pooled: Linear,
-    pub extra: Option<Extra>,
-    pub pooled_norm: Norm,
+    /// None: the tokens alone are looked at.
+    pub pooled: Option<Pooled>,
     pub tokens: Option<Tokens>,
+}
+
+pub(super) struct Pooled {
+    pub linear: Linear,
+    pub extra: Option<Extra>,
+    pub norm: Norm,
 }
 
 /// Numbers of any size, each standardised by its own mean and deviation.
@@ -36,7 +41,8 @@ pub(super) struct Tokens {
 }
 
 impl Side {
-    pub fn new(make: &mut Maker, name: &str, dim_in: usize, shape: SideShape, dim: usize) -> Result<Side> {
+    /// `dim_in` numbers of a vector; none if it is not looked at.
+    pub fn new(make: &mut Maker, name: &str, dim_in: Option<usize>, shape: SideShape, dim: usize) -> Result<Side> {
         let SideShape { extra, tokens: [n, token_dim] } = shape;
         let at = |part: &str| format!("{name}.{part}");
         let extra_of = |make: &mut Maker| -> Result<Extra> {
@@ -53,27 +59,49 @@ impl Side {
                 places: make.normal(&at("places"), &[n, dim], 0.02)?,
             })
         };
+        let pooled = |make: &mut Maker, dim_in: usize| -> Result<Pooled> {
+            Ok(Pooled {
+                linear: Linear::new(make, &at("vector"), [dim_in, dim])?,
+                extra: (extra > 0).then(|| extra_of(make)).transpose()?,
+                norm: Norm::new(make, &at("vector_ln"), dim)?,
+            })
+        };
         Ok(Side {
-            pooled: Linear::new(make, &at("vector"), [dim_in, dim])?,
-            extra: (extra > 0).then(|| extra_of(make)).transpose()?,
-            pooled_norm: Norm::new(make, &at("vector_ln"), dim)?,
+            pooled: dim_in.map(|dim_in| pooled(make, dim_in)).transpose()?,
             tokens: (n > 0).then(|| tokens(make)).transpose()?,
         })
     }
 
     pub fn forward(&self, items: &Items, at: &[usize], vectors: &Tensor, passes: [&Pass; 2]) -> Result<Projected> {
-        let [pass, coming_in] = passes;
+        let pooled = self.pooled.as_ref().map(|pooled| pooled.forward(items, at, vectors, passes)).transpose()?;
+        let tokens = self.tokens.as_ref().map(|tokens| tokens.forward(items, at, vectors, passes[0])).transpose()?;
+        let rows: Vec<Tensor> = pooled.into_iter().chain(tokens).collect();
+        Ok(Projected(Tensor::cat(&rows, 1)?))
+    }
+}
+
+impl Pooled {
+    fn forward(
+        &self,
+        items: &Items,
+        at: &[usize],
+        vectors: &Tensor,
+        passes @ [pass, coming_in]: [&Pass; 2],
+    ) -> Result<Tensor> {
         // A vector of unit length has small numbers.
-        let mut pooled = self.pooled.forward(&coming_in.drop(&(vectors * (items.dim as f64).sqrt())?)?, pass)?;
+        let mut pooled = self.linear.forward(&coming_in.drop(&(vectors * (items.dim as f64).sqrt())?)?, pass)?;
         if let Some(extra) = &self.extra {
             pooled = (pooled + extra.forward(items, at, passes)?)?;
         }
-        let pooled = pass.drop(&self.pooled_norm.forward(&ops::gelu(&pooled)?)?)?.unsqueeze(1)?;
-        let Some(Tokens { linear, norm, places }) = &self.tokens else { return Ok(Projected(pooled)) };
+        pass.drop(&self.norm.forward(&ops::gelu(&pooled)?)?)?.unsqueeze(1)
+    }
+}
+
+impl Tokens {
+    fn forward(&self, items: &Items, at: &[usize], vectors: &Tensor, pass: &Pass) -> Result<Tensor> {
         // Encoders differ in the size of their states.
         let tokens = ops::standardise(&items.pick_tokens(at, vectors.device())?, 1e-5)?;
-        let tokens = norm.forward(&linear.forward(&tokens, pass)?)?.broadcast_add(places)?;
-        Ok(Projected(Tensor::cat(&[&pooled, &pass.drop(&tokens)?], 1)?))
+        pass.drop(&self.norm.forward(&self.linear.forward(&tokens, pass)?)?.broadcast_add(&self.places)?)
     }
 }
 

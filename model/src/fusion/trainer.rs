@@ -240,7 +240,7 @@ impl Run {
 
 /// What is learnt from, so that no run goes on with something else.
 fn fingerprint(options: &Options) -> String {
-    let Pairs { images, texts, owner_of, joined, shared } = options.pairs;
+    let Pairs { images, texts, owner_of, joined, shared, group_of } = options.pairs;
     let mut hasher = blake3::Hasher::new();
     for items in [images, texts] {
         hasher.update(bytemuck::cast_slice(&items.vectors)).update(bytemuck::cast_slice(&items.extra));
@@ -249,7 +249,7 @@ fn fingerprint(options: &Options) -> String {
     // Once a set, not once for each text that has it.
     let of_set = |(text, images): (&usize, &Arc<BTreeSet<usize>>)| [*text, *images.first().unwrap_or(&0), images.len()];
     let shared: Vec<usize> = shared.iter().flat_map(of_set).collect();
-    for places in [owner_of.as_slice(), options.train, options.held_out, &shared] {
+    for places in [owner_of.as_slice(), options.train, options.held_out, &shared, group_of] {
         hasher.update(&(places.len() as u64).to_le_bytes());
         for &place in places {
             hasher.update(&(place as u64).to_le_bytes());

@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use firn_eval::{
     dataset::Dataset,
     readers::{self, Options},
+    results::Made,
 };
 use firn_index::{Collection, CollectionConfig, Database, HnswConfig, PointId, VectorConfig};
 use firn_ingest::{
@@ -78,7 +79,9 @@ pub fn of_files(name: &str, args: &RunArgs, network: Option<&Network>, settings:
     let configs = [config(vector)?, config(TEXT_VECTOR)?];
     let place = place(args, &data, &[&info.hash, &format!("{grid:?}"), &path.canonicalize()?.display().to_string()]);
     let engine = open(&place, vec![encoder], settings)?;
-    let writing = Writing { engine: &engine, folder: &place, settings };
+    let model = engine::model_ref(&info);
+    let model = Made { name: info.name.clone(), hash: model.hash };
+    let writing = Writing { engine: &engine, folder: &place, settings, model };
     let pairs = vec![Pair { document: vector.to_owned(), query: TEXT_VECTOR.to_owned(), weight: 1.0 }];
     let documents = document_items(&data);
     let store =
@@ -164,7 +167,8 @@ fn of_vectors(
     }
     let mut hasher = blake3::Hasher::new();
     files.iter().try_for_each(|file| hasher.update_mmap(file).map(drop)).context("vectors")?;
-    let place = place(args, &data, &[hasher.finalize().to_hex().as_str()]);
+    let hash = hasher.finalize().to_hex().to_string();
+    let place = place(args, &data, &[&hash]);
     let engine = open(&place, Vec::new(), settings)?;
     let config = |vector: &str| CollectionConfig {
         vectors: BTreeMap::from([(vector.to_owned(), VectorConfig::new(dim))]),
@@ -175,7 +179,9 @@ fn of_vectors(
         let mut asked = asked.borrow_mut();
         eval::numbered(places.iter().filter_map(|&place| asked[place].take()).collect())
     };
-    let writing = Writing { engine: &engine, folder: &place, settings };
+    let names = files.map(|file| file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default());
+    let model = Made { name: format!("vectors of {}", names.join(" and ")), hash };
+    let writing = Writing { engine: &engine, folder: &place, settings, model };
     let pairs = vec![Pair { document: vector.to_owned(), query: TEXT_VECTOR.to_owned(), weight: 1.0 }];
     let configs = [config(vector), config(TEXT_VECTOR)];
     let store = writing.store(&data, configs, Contents { documents: eval::numbered(taken), of_lot: &of_lot }, pairs)?;
@@ -231,12 +237,24 @@ pub fn of_collection(args: &RunArgs, network: Option<&Network>, settings: &Setti
     let engine = open(&place, Vec::new(), settings)?;
     let of_lot =
         |places: &[usize]| -> Items { eval::numbered(places.iter().map(|&place| queries[place].clone()).collect()) };
-    let writing = Writing { engine: &engine, folder: &place, settings };
+    let writing = Writing { engine: &engine, folder: &place, settings, model: models(&collection, &blend) };
     let n = data.documents.len() + data.queries.len();
     let contents = Contents { documents: eval::numbered(documents), of_lot: &of_lot };
     let store = writing.store(&data, [of_documents, of_queries], contents, pairs)?;
     own.db().close()?;
     Ok(Filled { engine, data, store, n })
+}
+
+/// What made the vectors of a blend, and how much each counts.
+fn models(collection: &Collection, blend: &BTreeMap<String, f32>) -> Made {
+    let model = |name: &String| collection.config().model_of(name);
+    let part = |(name, weight): (&String, &f32)| {
+        let model = model(name).map_or("vectors that points bring", |model| model.name.as_str());
+        let folder = Path::new(model).file_name().map_or(model.into(), |name| name.to_string_lossy());
+        format!("{weight} of {name:?} by {folder}")
+    };
+    let hashes: Vec<&str> = blend.keys().filter_map(model).map(|model| model.hash.as_str()).collect();
+    Made { name: blend.iter().map(part).collect::<Vec<_>>().join(" + "), hash: hashes.join("+") }
 }
 
 /// Where a data set of that kind is kept: other embeddings, another place.
@@ -266,6 +284,8 @@ struct Writing<'a> {
     engine: &'a Engine,
     folder: &'a Path,
     settings: &'a Settings,
+    /// What made the embeddings.
+    model: Made,
 }
 
 impl Writing<'_> {
@@ -287,7 +307,7 @@ impl Writing<'_> {
             let collection = fill(&format!("queries-{at}"), of_queries.clone(), of_lot(&queries), queries.len())?;
             stored.push(Lot { language, is_joined, queries, collection });
         }
-        Ok(Store { documents, lots: stored, pairs })
+        Ok(Store { documents, lots: stored, pairs, model: self.model.clone() })
     }
 
     fn write(&self, collection: &Collection, items: Items, n: usize) -> anyhow::Result<()> {

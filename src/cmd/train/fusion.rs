@@ -111,6 +111,9 @@ struct RecipeArgs {
     /// Numbers inside each MLP, and the head
     #[arg(long, default_value_t = 256, value_name = "N")]
     wide: usize,
+    /// Look at tokens alone, not at the vectors too
+    #[arg(long)]
+    tokens_only: bool,
     /// Learning rate at its highest
     #[arg(long, default_value_t = 1e-3)]
     rate: f32,
@@ -164,7 +167,7 @@ impl FusionArgs {
             self.recipe;
         let RecipeArgs { lists, list_length, nearest, block, smoothing, evaluate_every, patience, .. } = self.recipe;
         let plan = &mut training.plan;
-        plan.sizes = Sizes { dim, n_layers: layers, n_heads: heads, wide };
+        plan.sizes = Sizes { dim, n_layers: layers, n_heads: heads, wide, tokens_only: self.recipe.tokens_only };
         (plan.recipe.rate, plan.recipe.decay) = (rate, decay);
         let losses = &self.recipe.losses;
         plan.losses = Losses { contrastive: losses[0], matching: losses[1], regularisation: losses[2], smoothing };

@@ -2,7 +2,7 @@
 
 use super::{Asked, Figure, Row};
 
-const URBAN1K: Asked = asked("urban1k", "all", "1,000 images with a caption each");
+const URBAN1K: Asked = asked("urban1k", "first-line", "1,000 images with a caption each");
 const URBAN1K_TUNED: Asked = asked("urban1k", "", "models are fine-tuned first");
 const DCI: Asked = asked("dci", "flame", "all 7,805 images, short and extra caption in one");
 const LONG_DCI: Asked = asked("dci", "long-dci", "only extra captions, images without one left out");
