@@ -44,6 +44,17 @@ fn embedded_photos(scratch: &Scratch) {
     scratch.write("captions.jsonl", (0..40).map(row).collect::<Vec<_>>().join("\n"));
 }
 
+/// The same array with its first rows alone.
+fn first_rows(npy: &[u8], n: usize) -> Vec<u8> {
+    let length = usize::from(u16::from_le_bytes([npy[8], npy[9]]));
+    let header = String::from_utf8(npy[10..10 + length].to_vec()).unwrap();
+    let shape = header.split("'shape': (").nth(1).unwrap().split(')').next().unwrap();
+    let numbers: Vec<usize> = shape.split(',').map(|number| number.trim().parse().unwrap()).collect();
+    let fewer = header.replace(&format!("({shape})"), &format!("({n}, {})", numbers[1]));
+    let bytes = &npy[10 + length..][..n * numbers[1] * (npy.len() - 10 - length) / (numbers[0] * numbers[1])];
+    [&npy[..8], &(fewer.len() as u16).to_le_bytes(), fewer.as_bytes(), bytes].concat()
+}
+
 /// A command line split at white space, with double quotes honoured.
 fn words(line: &str) -> Vec<String> {
     let parts = line.split('"').enumerate().flat_map(|(at, part)| match at % 2 {
@@ -92,6 +103,14 @@ fn the_readme_works() {
                 let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/model/fixtures/clip-quick");
                 let said = run(&scratch, &line.replace("./clip-vit-base-patch32", folder));
                 assert!(said.contains("clip"), "{said}");
+            }
+            line if line.starts_with("firn eval jsonl") => {
+                // Any vectors of the right length are the captions'.
+                let ids: Vec<String> = (30..40).map(|i| format!("p{i}#1")).collect();
+                scratch.write("asked.ids.txt", ids.join("\n"));
+                let found = std::fs::read(scratch.path().join("found.npy")).unwrap();
+                scratch.write("asked.npy", first_rows(&found, 10));
+                assert!(run(&scratch, line).contains("Text to image"));
             }
             "firn serve" => {
                 server = Some(Server::start_with_model(&scratch.path().join("firn-data"), "builtin", &[]));
