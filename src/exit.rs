@@ -97,6 +97,7 @@ fn code_of_cause(cause: &(dyn StdError + 'static)) -> Option<Exit> {
             | NoPairs { .. }
             | NoModel { .. }
             | NoGain { .. }
+            | Misfit { .. }
             | NothingBefore => Some(Exit::Usage),
             Unreadable { .. } => Some(Exit::Damaged),
             _ => None,

@@ -102,6 +102,15 @@ fn figures_are_those_worked_out_by_hand() {
     let expected = [expected[0], expected[3], expected[4]].map(|x| (x * 1e4).round() / 1e4);
     assert_near(&["success_1", "recip_rank", "ndcg_cut_10"].map(of), &expected);
 
+    // Judged anew, with grades: for the first of a, c would be best, then a.
+    scratch.write("graded.txt", "a#en#1 0 c 3\na#en#1 0 a 1\na#en#1 0 d 0\n");
+    let graded = json(&scratch.ok(&[&COMPASS[..], &["--qrels", "graded.txt", "--out", "graded"]].concat()));
+    let there = group(&graded, "to_document", false);
+    // It finds a, b, d, c.
+    assert_near(&measured(there, 0), &[1.0, 1.0, 1.0, 1.0, (1.0 + 3.0 * log(4.0)) / (3.0 + log(2.0))]);
+    scratch.write("graded.txt", "a#en#1 0 nobody 1\n");
+    scratch.fails(2, &[&COMPASS[..], &["--qrels", "graded.txt"]].concat(), "\"nobody\"");
+
     // What is there is not written again, and a second run says the same of every question.
     let questions =
         |folder: &str| std::fs::read_to_string(scratch.path().join(folder).join("questions.jsonl")).unwrap();

@@ -82,6 +82,9 @@ fn the_readme_works() {
             "cargo run --release -- demo" => {
                 let said = scratch.ok(&["demo", "--pictures", "120"]);
                 assert!(said.contains("came first") && said.contains("hf:openai/clip-vit-base-patch32"), "{said}");
+                let found = said.lines().find_map(|line| line.strip_prefix("Of 200 sentences, ")).expect("the gain");
+                let numbers: Vec<u32> = found.split(' ').filter_map(|word| word.parse().ok()).collect();
+                assert!(numbers[1] > numbers[0] + 15, "{found}");
             }
             line if line.contains("hf:") => {
                 let offline = [("HF_HUB_OFFLINE", "1"), ("HF_HOME", "no-such-cache")];

@@ -463,3 +463,73 @@ async fn refused(client: &Client, hit: &v1::Hit, picture: &dyn Fn(u64) -> v1::re
     let named = v1::RerankRequest { version: Some(2), ..good() };
     assert_eq!(client.rerank(named).await.unwrap().reranker, 2, "a version that is named need not be active");
 }
+
+/// Many ask at the same time while the active network is switched back and forth: nobody is dropped, nobody waits for a switch, and each answer is whole: by one
+/// network, or by cosine.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_switch_drops_no_query() {
+    const ASKERS: usize = 6;
+    const EACH: usize = 40;
+    let scratch = scratch(&[("image", 1.0)]);
+    let server = Server::start_with_model(&scratch.path().join("firn-data"), "builtin", &[]);
+    let client = server.client().await;
+    let ask = |client: Client, at: usize| async move {
+        let text = ["a green star", "two red boats", "ein blaues Haus"][at % 3];
+        let request = v1::QueryRequest {
+            collection_name: "c".into(),
+            query: Some(firn_client::text(text, "en")),
+            using: "image".into(),
+            limit: 12,
+            ..Default::default()
+        };
+        (at % 3, client.query(request).await.unwrap())
+    };
+    // What each network, and none, answers alone.
+    let mut alone = BTreeMap::new();
+    for active in [Some(2), Some(1), None] {
+        match active {
+            Some(number) => client.activate_reranker("c", number, true).await.unwrap(),
+            None => while client.roll_back_reranker("c").await.unwrap().is_some() {},
+        }
+        for at in 0..3 {
+            let (_, answer) = ask(client.clone(), at).await;
+            assert_eq!(answer.reranker, active);
+            alone.insert((active, at), answer.hits);
+        }
+    }
+
+    let askers: Vec<_> = (0..ASKERS)
+        .map(|_| {
+            let client = client.clone();
+            tokio::spawn(async move {
+                let mut answers = Vec::new();
+                for at in 0..EACH {
+                    answers.push(ask(client.clone(), at).await);
+                }
+                answers
+            })
+        })
+        .collect();
+    let mut n_switches = 0;
+    while !askers.iter().all(|asker| asker.is_finished()) {
+        client.activate_reranker("c", 1 + n_switches % 2, true).await.unwrap();
+        if n_switches % 5 == 4 {
+            client.roll_back_reranker("c").await.unwrap();
+        }
+        n_switches += 1;
+    }
+    assert!(n_switches > 2, "{n_switches}");
+    let mut seen = std::collections::BTreeSet::new();
+    for asker in askers {
+        let answers = asker.await.unwrap();
+        assert_eq!(answers.len(), EACH);
+        for (at, answer) in answers {
+            let ids =
+                |hits: &[v1::Hit]| hits.iter().map(|hit| (hit.id.clone(), hit.fusion.is_some())).collect::<Vec<_>>();
+            assert_eq!(ids(&answer.hits), ids(&alone[&(answer.reranker, at)]), "{:?} {at}", answer.reranker);
+            assert_eq!(answer.rerank_applied, answer.reranker.is_some());
+            seen.insert(answer.reranker);
+        }
+    }
+    assert!(seen.len() > 1, "{seen:?}");
+}

@@ -131,6 +131,15 @@ fn networks_are_trained_judged_switched_and_asked() {
         assert!(["at_1", "at_5", "mrr"].iter().all(|name| far(name).abs() < 1e-9), "{group} {judged}");
     }
 
+    // A network goes from one collection to another of the same model, and to no other.
+    scratch.ok(&["reranker", "export", "c", "2", "--out", "net.safetensors"]);
+    scratch.ok(&["collection", "create", "bare", "--model", "ridge", "--vector", "image=12"]);
+    scratch.fails(2, &["reranker", "import", "bare", "net.safetensors"], "4 x 6 tokens beside \"image\"");
+    scratch.fails(2, &["reranker", "import", "c", "builtin"], "embeddings by the model builtin");
+    scratch.fails(6, &["reranker", "import", "c", "nowhere.safetensors"], "nowhere.safetensors");
+    let again = json(&scratch.ok(&["reranker", "import", "c", "net.safetensors", "--json"]))["version"].clone();
+    assert_eq!((&again["number"], &again["judged"]), (&3.into(), &one_way["judged"]));
+
     let ask = |rest: &[&str]| {
         let start = ["query", "c", "--text", "a dog and a ball", "--limit", "5", "--json"];
         json(&scratch.ok(&[&start[..], rest].concat()))
@@ -155,7 +164,7 @@ fn networks_are_trained_judged_switched_and_asked() {
     scratch.fails(1, &[&by_id[..], &["--rerank-or-fail"]].concat(), "cannot be re-ranked");
     let answer = ask(&["--using", "text"]);
     assert!(answer["rerank_skipped"].as_str().unwrap().contains("judged on candidates by image=1"), "{answer}");
-    scratch.fails(2, &["query", "c", "--text", "x", "--rerank", "9"], "expected one of the versions [1, 2]");
+    scratch.fails(2, &["query", "c", "--text", "x", "--rerank", "9"], "expected one of the versions [1, 2, 3]");
 
     let list = scratch.ok(&["reranker", "list", "c"]);
     assert!(

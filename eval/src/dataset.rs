@@ -1,6 +1,11 @@
 //! A data set as it is asked: documents, queries, and which belongs to which.
 
-use std::path::PathBuf;
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
+
+use crate::trec;
 
 /// What is read of a published data set by one of its protocols.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -70,6 +75,36 @@ pub enum Error {
 }
 
 impl Dataset {
+    /// Judges anew by TREC judgements, graded ones too, whose topics are queries; ids as `trec` writes them. What they do not name belongs to
+    /// nothing. `Error::Odd` if they name none of the queries, or a document that is not there.
+    pub fn judge(&mut self, path: &Path) -> Result<(), Error> {
+        let qrels = trec::read_qrels(path)?;
+        let places: HashMap<String, usize> =
+            self.documents.iter().enumerate().map(|(place, document)| (trec::escaped(&document.id), place)).collect();
+        let mut judgements = Vec::new();
+        for (query, asked) in self.queries.iter().enumerate() {
+            for (id, &grade) in
+                qrels.get(&trec::escaped(&asked.id)).into_iter().flatten().filter(|(_, grade)| **grade > 0)
+            {
+                let document = *places.get(id).ok_or_else(|| {
+                    let (expected, received) = ("documents of the data set".to_owned(), format!("{id:?}"));
+                    Error::Odd { path: path.to_owned(), expected, received }
+                })?;
+                judgements.push(Judgement { query, document, grade: grade as u32 });
+            }
+        }
+        if judgements.is_empty() {
+            let expected = "judgements of queries such as ".to_owned()
+                + &self.queries.first().map_or_else(String::new, |query| format!("{:?}", query.id));
+            return Err(Error::Odd { path: path.to_owned(), expected, received: "none".to_owned() });
+        }
+        judgements.sort_unstable();
+        self.judgements = judgements;
+        let n = self.documents_of().iter().filter(|of| !of.is_empty()).count();
+        self.notes.push(format!("judged by {}: {n} of {} queries", path.display(), self.queries.len()));
+        Ok(())
+    }
+
     /// The documents that belong to each query, (place, grade).
     pub fn documents_of(&self) -> Vec<Vec<(usize, u32)>> {
         let mut of = vec![Vec::new(); self.queries.len()];

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::results::{Direction, Question};
@@ -118,7 +119,7 @@ pub struct Group {
 
 /// By direction, and whether texts are joined: all, then each language if there are several, then each length if there are several.
 pub fn groups(questions: &[Question], n_methods: usize) -> Vec<Group> {
-    let mut groups = Vec::new();
+    let mut kinds = Vec::new();
     for direction in [Direction::ToDocument, Direction::ToQuery] {
         for is_joined in [false, true] {
             let of_kind = |q: &&Question| q.direction == direction && q.is_joined == is_joined;
@@ -130,7 +131,7 @@ pub fn groups(questions: &[Question], n_methods: usize) -> Vec<Group> {
                     (language.is_empty() || q.language == language) && (length.is_none() || length_of(q) == length)
                 };
                 let some: Vec<&Question> = all.iter().filter(wanted).copied().collect();
-                groups.extend(group((direction, is_joined), (language, length), &some, n_methods));
+                kinds.push(((direction, is_joined), (language.to_owned(), length), some));
             };
             add("", None);
             if languages.len() > 1 {
@@ -141,7 +142,9 @@ pub fn groups(questions: &[Question], n_methods: usize) -> Vec<Group> {
             }
         }
     }
-    groups
+    // The resamples of each take their time.
+    let measured = kinds.into_par_iter().map(|(kind, part, questions)| group(kind, part, &questions, n_methods));
+    measured.flatten_iter().collect()
 }
 
 fn length_of(question: &Question) -> Option<Length> {
@@ -150,7 +153,7 @@ fn length_of(question: &Question) -> Option<Length> {
 
 fn group(
     (direction, is_joined): (Direction, bool),
-    (language, length): (&str, Option<Length>),
+    (language, length): (String, Option<Length>),
     questions: &[&Question],
     n_methods: usize,
 ) -> Option<Group> {
@@ -173,7 +176,7 @@ fn group(
     Some(Group {
         direction,
         is_joined,
-        language: language.to_owned(),
+        language,
         length,
         n_questions: questions.len(),
         n_clusters: clusters.n(),

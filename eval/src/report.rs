@@ -48,6 +48,13 @@ impl<'a> Report<'a> {
         markdown::plain(&content::brief(self))
     }
 
+    /// What `results.json` holds.
+    pub fn json(&self) -> String {
+        let mut written = Vec::new();
+        stored::results(self, &mut written).expect("memory takes what is written");
+        String::from_utf8_lossy(&written).into_owned()
+    }
+
     /// The ways of asking there are questions of.
     fn kinds(&self) -> impl Iterator<Item = &Group> {
         self.groups.iter().filter(|group| group.language.is_empty() && group.length.is_none())
@@ -96,11 +103,4 @@ pub fn write(folder: &Path, results: &Results) -> io::Result<()> {
 /// The report for a terminal.
 pub fn table(results: &Results) -> String {
     Report::of(results).table()
-}
-
-/// `results.json`, as one text.
-pub fn json(results: &Results) -> String {
-    let mut written = Vec::new();
-    stored::results(&Report::of(results), &mut written).expect("memory takes what is written");
-    String::from_utf8_lossy(&written).into_owned()
 }

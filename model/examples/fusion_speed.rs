@@ -39,7 +39,7 @@ const CASES: [Case; 4] = [
     Case {
         name: "1way-k7-m16",
         kind: Kind::FacetFusionOneWay,
-        sizes: Sizes { dim: 128, n_layers: 2, n_heads: 4, wide: 256, tokens_only: false },
+        sizes: Sizes { dim: 128, n_layers: 2, n_heads: 4, wide: 256, tokens_only: false, share: 0.2 },
         dim: 512,
         n_tokens: [7, 16],
         token_dim: 512,
@@ -47,7 +47,7 @@ const CASES: [Case; 4] = [
     Case {
         name: "2way-k7-m16",
         kind: Kind::FacetFusion,
-        sizes: Sizes { dim: 128, n_layers: 2, n_heads: 4, wide: 256, tokens_only: false },
+        sizes: Sizes { dim: 128, n_layers: 2, n_heads: 4, wide: 256, tokens_only: false, share: 0.2 },
         dim: 512,
         n_tokens: [7, 16],
         token_dim: 512,
@@ -55,7 +55,7 @@ const CASES: [Case; 4] = [
     Case {
         name: "mlp",
         kind: Kind::Mlp,
-        sizes: Sizes { dim: 128, n_layers: 2, n_heads: 4, wide: 256, tokens_only: false },
+        sizes: Sizes { dim: 128, n_layers: 2, n_heads: 4, wide: 256, tokens_only: false, share: 0.2 },
         dim: 512,
         n_tokens: [0, 0],
         token_dim: 0,
@@ -63,7 +63,7 @@ const CASES: [Case; 4] = [
     Case {
         name: "frevl-64m",
         kind: Kind::Frevl,
-        sizes: Sizes { dim: 768, n_layers: 4, n_heads: 12, wide: 3072, tokens_only: false },
+        sizes: Sizes { dim: 768, n_layers: 4, n_heads: 12, wide: 3072, tokens_only: false, share: 0.2 },
         dim: 512,
         n_tokens: [0, 0],
         token_dim: 0,

@@ -1,5 +1,7 @@
 //! `firn demo`: the whole path on pictures that firn draws itself.
 
+mod families;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -55,12 +57,13 @@ pub fn run(args: &DemoArgs, settings: &Settings) -> anyhow::Result<Exit> {
     let file = FileLayer { server: None, ..settings.file.clone() };
     let settings = Settings { data_dir: args.dir.join("data"), file, ..settings.clone() };
     let samples: Vec<Sample> = draw(args.pictures as usize, &args.dir.join("pictures"))?;
-    super::ingest::folder(&args.dir.join("pictures"), COLLECTION, &settings)?;
+    super::ingest::folder(&args.dir.join("pictures"), COLLECTION, None, &settings)?;
     {
         let engine = local::existing_engine(&settings)?;
         ask(&engine, &samples)?;
         engine.db().close()?;
     }
+    families::show(&args.dir, &settings)?;
     print_how_to_go_on(args, &settings)?;
     if args.serve {
         return super::serve::run_with(&args.listen, &settings);
@@ -139,19 +142,29 @@ fn by_text(text: String, language: &str) -> Content {
 }
 
 fn answer(engine: &Engine, content: Content) -> Result<Answer, query::Error> {
+    ask_of(engine, (COLLECTION, 3), content, Rerank::default())
+}
+
+/// So many of the first hits of a collection.
+fn ask_of(
+    engine: &Engine,
+    (collection, limit): (&str, usize),
+    content: Content,
+    rerank: Rerank,
+) -> Result<Answer, query::Error> {
     let request = Request {
-        collection: COLLECTION.into(),
+        collection: collection.into(),
         content,
         using: None,
         blend: None,
-        limit: Some(3),
+        limit: Some(limit),
         offset: 0,
         candidates: None,
         ef: None,
         exact: false,
         fields: Fields { payload: true, ..Default::default() },
         score_threshold: None,
-        rerank: Rerank::default(),
+        rerank,
         deadline: None,
         max_bytes: usize::MAX,
     };

@@ -11,8 +11,8 @@ use std::{
 
 use anyhow::Context as _;
 use firn_eval::{
-    dataset::Dataset,
-    measures, readers, report,
+    measures, readers,
+    report::{self, Report},
     results::{Results, Stage},
     trec,
 };
@@ -101,7 +101,10 @@ struct RunArgs {
     /// Ask with all texts of a document and language in one too
     #[arg(long)]
     joined: bool,
-    /// Re-rank by this network: COLLECTION, or COLLECTION@VERSION, of the data directory; of `collection`, VERSION
+    /// Judge by this TREC file, whose grades nDCG knows, instead of by which text came with which document
+    #[arg(long, value_name = "FILE")]
+    qrels: Option<PathBuf>,
+    /// Re-rank by this network: COLLECTION, or COLLECTION@VERSION, of the data directory, or `builtin`; of `collection`, VERSION
     #[arg(long, value_name = "NETWORK")]
     reranker: Option<String>,
     /// So many of the first answers are re-ranked; several with commas [default: as the network was judged]
@@ -143,8 +146,7 @@ pub fn run(args: &EvalArgs, settings: &Settings) -> anyhow::Result<Exit> {
         (Some(Other::Trec { qrels, run, each }), _) => measure(qrels, run, *each, settings),
         (None, Some(ALL)) => all(&args.run, settings),
         (None, what) => {
-            let results = one(what.unwrap_or_default(), &args.run, settings)?;
-            print(&results, settings);
+            one(what.unwrap_or_default(), &args.run, settings)?;
             Ok(Exit::Ok)
         }
     }
@@ -229,42 +231,31 @@ fn all(args: &RunArgs, settings: &Settings) -> anyhow::Result<Exit> {
         let (root, names) = (root.display(), names.join(", "));
         return Err(Usage(format!("{root}: expected a folder named as one of {names}, received none")).into());
     }
-    let (mut done, mut failed) = (Vec::new(), Vec::new());
+    let (mut n_done, mut failed) = (0, Vec::new());
     for (name, path) in found {
         eprintln!("{name}:");
         let out = args.out.as_ref().map(|out| out.join(name));
         let args = RunArgs { data: Some(path), out, protocol: None, ..args.clone() };
         match one(name, &args, settings) {
-            Ok(results) => {
-                print(&results, settings);
-                done.push(results);
-            }
+            Ok(()) => n_done += 1,
             Err(error) => {
                 eprintln!("error: {name}: {}", table::printable(&format!("{error:#}")));
                 failed.push(name);
             }
         }
     }
-    let n = done.len();
     match failed.is_empty() {
         true => Ok(Exit::Ok),
-        false if n == 0 => anyhow::bail!("none of the data sets could be run: {}", failed.join(", ")),
+        false if n_done == 0 => anyhow::bail!("none of the data sets could be run: {}", failed.join(", ")),
         false => {
-            eprintln!("{n} data sets were run, these could not: {}", failed.join(", "));
+            eprintln!("{n_done} data sets were run, these could not: {}", failed.join(", "));
             Ok(Exit::Partial)
         }
     }
 }
 
-fn print(results: &Results, settings: &Settings) {
-    match settings.json {
-        true => println!("{}", report::json(results)),
-        false => print!("{}", report::table(results)),
-    }
-}
-
-/// Runs one data set and writes its report.
-fn one(name: &str, args: &RunArgs, settings: &Settings) -> anyhow::Result<Results> {
+/// Runs one data set, writes its report and prints it.
+fn one(name: &str, args: &RunArgs, settings: &Settings) -> anyhow::Result<()> {
     let network = args.reranker.as_deref().map(|which| reranker::open(which, name == COLLECTION, args, settings));
     let network = network.transpose()?;
     let start = Instant::now();
@@ -284,11 +275,16 @@ fn one(name: &str, args: &RunArgs, settings: &Settings) -> anyhow::Result<Result
     })?;
     bar.finish_and_clear();
     results.stages.insert(0, stored);
-    check_found(&results, data)?;
-    report::write(&out, &results).with_context(|| out.display().to_string())?;
+    anyhow::ensure!(!results.questions.is_empty(), "{}: no text belongs to a document", data.name);
+    let report = Report::of(&results);
+    report.write(&out).with_context(|| out.display().to_string())?;
     engine.db().close()?;
     eprintln!("the report is in {}", out.join("report.html").display());
-    Ok(results)
+    match settings.json {
+        true => println!("{}", report.json()),
+        false => print!("{}", report.table()),
+    }
+    Ok(())
 }
 
 fn ways(args: &RunArgs, network: Option<&Network>, trec: PathBuf) -> Ways {
@@ -306,13 +302,4 @@ fn ways(args: &RunArgs, network: Option<&Network>, trec: PathBuf) -> Ways {
 fn slug(name: &str) -> String {
     let kept = |letter: char| if letter.is_alphanumeric() || "-_.".contains(letter) { letter } else { '_' };
     name.chars().map(kept).take(100).collect()
-}
-
-fn check_found(results: &Results, data: &Dataset) -> anyhow::Result<()> {
-    anyhow::ensure!(
-        !measures::groups(&results.questions, results.methods.len()).is_empty(),
-        "{}: no text belongs to a document",
-        data.name
-    );
-    Ok(())
 }

@@ -114,12 +114,12 @@ pub(super) fn id_from(text: &str) -> Result<IdFrom, String> {
 }
 
 /// Ingests one folder as the command would, for the demo. The journal goes beside the data.
-pub fn folder(path: &Path, collection: &str, settings: &Settings) -> anyhow::Result<Exit> {
+pub fn folder(path: &Path, collection: &str, tokens: Option<Grid>, settings: &Settings) -> anyhow::Result<Exit> {
     let args = IngestArgs {
         sources: vec![path.to_owned()],
         collection: collection.to_owned(),
         no_create: false,
-        tokens: None,
+        tokens,
         server: None,
         images: None,
         vector_name: "image".to_owned(),
@@ -127,7 +127,7 @@ pub fn folder(path: &Path, collection: &str, settings: &Settings) -> anyhow::Res
         also: Vec::new(),
         id_from: IdFrom::Content,
         batch: pipeline::DEFAULT_BATCH as u16,
-        journal: Some(settings.data_dir.join("ingest.journal")),
+        journal: Some(settings.data_dir.join(format!("{collection}.journal"))),
         restart: false,
     };
     run(&args, settings)

@@ -1,5 +1,7 @@
 //! `firn reranker`: the networks that are kept with a collection, what they are worth, and which of them queries use.
 
+use std::path::{Path, PathBuf};
+
 use firn_index::Collection;
 use firn_model::fusion::Direction;
 
@@ -10,7 +12,7 @@ use super::{
 use crate::{
     engine::Engine,
     exit::Exit,
-    reranker::{self, Judged, Length, Stage, State, Version},
+    reranker::{self, BUILTIN, Judged, Length, Package, Stage, State, Version},
     settings::Settings,
 };
 
@@ -52,6 +54,33 @@ pub enum RerankerCommand {
     ///
     /// Example: firn reranker rollback photos
     Rollback { collection: String },
+    /// Write a network to x.safetensors, and what is known of it to x.json
+    ///
+    /// Example: firn reranker export photos 2 --out photos.safetensors
+    Export {
+        collection: String,
+        #[arg(value_name = "VERSION")]
+        number: u32,
+        #[arg(long, value_name = "FILE.safetensors", value_parser = safetensors)]
+        out: PathBuf,
+    },
+    /// Keep a network that was exported, or `builtin`, with a collection of the same model
+    ///
+    /// Example: firn reranker import samples builtin
+    Import {
+        collection: String,
+        #[arg(value_name = "FILE.safetensors|builtin", value_parser = package)]
+        from: PathBuf,
+    },
+}
+
+fn safetensors(path: &str) -> Result<PathBuf, String> {
+    let is_so = Path::new(path).extension().is_some_and(|extension| extension == "safetensors");
+    is_so.then(|| path.into()).ok_or_else(|| "expected a name that ends in .safetensors".to_owned())
+}
+
+fn package(name: &str) -> Result<PathBuf, String> {
+    if name == BUILTIN { Ok(name.into()) } else { safetensors(name) }
 }
 
 #[derive(Debug, clap::Args)]
@@ -83,6 +112,16 @@ pub fn run(command: &RerankerCommand, settings: &Settings) -> anyhow::Result<Exi
         RerankerCommand::Rollback { collection } => {
             let collection = open(collection)?;
             say_active(&State::of(&collection)?.roll_back(&collection)?, settings);
+        }
+        RerankerCommand::Export { collection, number, out } => {
+            Package::of(&open(collection)?, *number)?.write(out)?;
+            eprintln!("written: {}, {}", out.display(), out.with_extension("json").display());
+        }
+        RerankerCommand::Import { collection, from } => {
+            let package = if from == Path::new(BUILTIN) { Package::builtin() } else { Package::read(from)? };
+            let collection = open(collection)?;
+            let version = package.add(&engine, &collection, from)?;
+            print(&version, engine.rerankers().state(&collection)?.active, settings)?;
         }
     }
     Ok(Exit::Ok)

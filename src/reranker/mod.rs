@@ -3,6 +3,7 @@
 mod cache;
 mod gather;
 mod judge;
+mod package;
 mod serve;
 mod state;
 mod train;
@@ -11,6 +12,7 @@ pub use self::{
     cache::Cache,
     gather::{Gathered, Parting, Wanted},
     judge::{Verdict, judge},
+    package::{BUILTIN, Package},
     serve::{Reranker, SharedScorer},
     state::{Judged, Length, Reads, State, Version, attachment, now_s},
     train::{Report, Stage, Training, evaluate, kinds_of, train},
@@ -39,6 +41,8 @@ pub enum Error {
     NoGain { version: u32, detail: String },
     #[error("point {id} has not {what}, which the network reads")]
     Lacking { id: firn_index::PointId, what: String },
+    #[error("{}: expected a collection with {what}", .name.display())]
+    Misfit { name: std::path::PathBuf, what: String },
     #[error("version {version} gave what is no number")]
     NotFinite { version: u32 },
     #[error("nothing was active before")]

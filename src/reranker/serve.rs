@@ -35,8 +35,13 @@ impl Reranker {
         let name = attachment(version.number);
         let unreadable = |detail: String| Error::Unreadable { what: name.clone(), detail };
         let bytes = collection.attachment(&name)?.ok_or_else(|| unreadable("it is not there".to_owned()))?;
-        let network =
-            Ensemble::of_bytes(&bytes, Path::new(&name), device).map_err(|error| unreadable(error.to_string()))?;
+        Reranker::of_bytes(&bytes, Path::new(&name), version, device)
+    }
+
+    /// The same of weights at hand, which errors call `name`.
+    pub fn of_bytes(bytes: &[u8], name: &Path, version: &Version, device: Device) -> Result<Reranker, Error> {
+        let unreadable = |detail: String| Error::Unreadable { what: name.display().to_string(), detail };
+        let network = Ensemble::of_bytes(bytes, name, device).map_err(|error| unreadable(error.to_string()))?;
         let (shape, scorer) = (*network.shape(), network.scorer()?.into());
         Ok(Reranker { version: version.clone(), scorer, shape, pair_ns: AtomicU64::new(0) })
     }

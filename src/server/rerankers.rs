@@ -151,6 +151,7 @@ fn recipe_in(recipe: RerankerRecipe, training: &mut Training) {
     set(&mut plan.sizes.n_heads, size(recipe.heads));
     set(&mut plan.sizes.wide, size(recipe.wide));
     set(&mut plan.sizes.tokens_only, recipe.tokens_only);
+    set(&mut plan.sizes.share, recipe.share);
     set(&mut plan.recipe.rate, recipe.rate);
     set(&mut plan.recipe.decay, recipe.decay);
     set(&mut plan.n_lists, size(recipe.lists));

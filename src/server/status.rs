@@ -254,6 +254,7 @@ impl From<reranker::Error> for Problem {
             Sizes { .. } => Problem::invalid("recipe", "OUT_OF_RANGE", message),
             NoTokens { .. } => Problem::new(Code::FailedPrecondition, "NO_TOKENS", message),
             UnknownVersion { .. } => Problem::invalid("version", "UNKNOWN_VERSION", message),
+            Misfit { .. } => Problem::new(Code::FailedPrecondition, "WRONG_MODEL", message),
             NoGain { .. } => Problem::new(Code::FailedPrecondition, "NO_GAIN", message),
             NothingBefore => Problem::new(Code::FailedPrecondition, "NOTHING_BEFORE", message),
             Lacking { .. } | NotFinite { .. } => Problem::new(Code::FailedPrecondition, "NOT_RERANKED", message),

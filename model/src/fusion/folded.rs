@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use super::{
     Items, Kind, Network, Scorer, looking,
     matrix::{Matrix, Wide},
-    network::{self, FIRST_SHARE, distinct},
+    network::{self, BEND_SHARE, distinct},
     side,
 };
 use crate::{
@@ -279,7 +279,7 @@ impl Layer {
 
 impl Looking {
     fn new(from: &looking::Looking, n_heads: usize) -> Result<Looking> {
-        let share = FIRST_SHARE as f32;
+        let share = from.share as f32;
         let (own, other, mlp) = (from.norm.numbers()?, from.of_norm.numbers()?, from.mlp_norm.numbers()?);
         let value = Matrix::of(&from.value)?.of_normed(&other);
         let out = Matrix::of(&from.out)?.times(share);
@@ -393,11 +393,11 @@ struct Joined {
 
 impl Head {
     fn new(head: &network::Head, vector_dim: usize) -> Result<Head> {
-        let (share, bend_share) = (FIRST_SHARE as f32, FIRST_SHARE as f32 / (vector_dim as f32).sqrt());
+        let bend_share = BEND_SHARE as f32 / (vector_dim as f32).sqrt();
         Ok(match head {
             network::Head::MaxSim(scale) => Head::MaxSim(scale.to_scalar::<f32>()?.exp()),
-            network::Head::Joined { up, out, bend } => {
-                let (out, bias) = Matrix::of(out)?.times(share).into_parts();
+            network::Head::Joined { up, out, bend, share } => {
+                let (out, bias) = Matrix::of(out)?.times(*share as f32).into_parts();
                 Head::Joined(Box::new(Joined {
                     up: Matrix::of(up)?.wide(),
                     out,

@@ -2,7 +2,7 @@
 
 use candle_core::{D, Result, Tensor, Var};
 
-use super::{Kind, Sizes, network::FIRST_SHARE};
+use super::{Kind, Sizes};
 use crate::learn::{
     layers::{Linear, Norm, Pass},
     ops,
@@ -43,6 +43,8 @@ pub(super) struct Looking {
     /// (dim): a key whose value is nothing.
     pub null: Option<Var>,
     pub n_heads: usize,
+    /// Of what is added to the states.
+    pub share: f64,
 }
 
 /// (items, heads, tokens, head dim) each.
@@ -59,7 +61,7 @@ impl Keys {
 
 impl Looking {
     fn new(make: &mut Maker, name: &str, sizes: &Sizes, null: bool) -> Result<Looking> {
-        let Sizes { dim, n_heads, wide, .. } = *sizes;
+        let Sizes { dim, n_heads, wide, share, .. } = *sizes;
         let at = |part: &str| format!("{name}.{part}");
         Ok(Looking {
             norm: Norm::new(make, &at("ln_1"), dim)?,
@@ -73,6 +75,7 @@ impl Looking {
             down: Linear::new(make, &at("down"), [wide, dim])?,
             null: null.then(|| make.normal(&at("null_key"), &[dim], 0.02)).transpose()?,
             n_heads,
+            share,
         })
     }
 
@@ -107,8 +110,8 @@ impl Looking {
             None => ops::shares(&scores)?,
         };
         let mixed = shares.matmul(&keys.value)?.transpose(1, 2)?.reshape((n, length, dim))?;
-        let x = (x + pass.drop(&(self.out.forward(&mixed, pass)? * FIRST_SHARE)?)?)?;
+        let x = (x + pass.drop(&(self.out.forward(&mixed, pass)? * self.share)?)?)?;
         let raised = ops::gelu(&self.up.forward(&self.mlp_norm.forward(&x)?, pass)?)?;
-        &x + pass.drop(&(self.down.forward(&raised, pass)? * FIRST_SHARE)?)?
+        &x + pass.drop(&(self.down.forward(&raised, pass)? * self.share)?)?
     }
 }

@@ -110,19 +110,29 @@ pub struct Sizes {
     /// The tokens alone are looked at; vectors are only compared. Learns faster what vectors hardly tell.
     #[serde(default)]
     pub tokens_only: bool,
+    /// What each layer adds to the states, and the head to the cosine, is multiplied with: the less, the longer the cosine leads.
+    #[serde(default = "first_share")]
+    pub share: f64,
+}
+
+fn first_share() -> f64 {
+    FIRST_SHARE
 }
 
 impl Default for Sizes {
     fn default() -> Sizes {
-        Sizes { dim: 128, n_layers: 2, n_heads: 4, wide: 256, tokens_only: false }
+        Sizes { dim: 128, n_layers: 2, n_heads: 4, wide: 256, tokens_only: false, share: FIRST_SHARE }
     }
 }
 
 impl Sizes {
     pub fn check(&self) -> std::result::Result<(), String> {
-        let Sizes { dim, n_layers, n_heads, wide, .. } = *self;
+        let Sizes { dim, n_layers, n_heads, wide, share, .. } = *self;
         /// A gibibyte of them, and of each of what an optimiser keeps beside them.
         const MAX_WEIGHTS: usize = 1 << 28;
+        if !(share > 0.0 && share <= 10.0) {
+            return Err(format!("expected a share of more than 0 and at most 10, received {share}"));
+        }
         let fits = (1..=1 << 13).contains(&dim) && (1..=64).contains(&n_layers) && (1..=1 << 15).contains(&wide);
         if !fits || n_heads == 0 || !dim.is_multiple_of(n_heads) {
             return Err(format!("expected sizes in range and a dim that the heads divide, received {self:?}"));
@@ -135,8 +145,10 @@ impl Sizes {
     }
 }
 
-/// First share of what is added to the cosine.
-pub(super) const FIRST_SHARE: f64 = 0.2;
+/// Usual share of what is added to the cosine.
+const FIRST_SHARE: f64 = 0.2;
+/// Of what is added to a vector of unit length.
+pub(super) const BEND_SHARE: f64 = 0.2;
 /// What the cosine is multiplied with at first.
 const FIRST_SCALE: f32 = 20.0;
 
@@ -192,6 +204,7 @@ impl Network {
                 up: Linear::new(&mut make, "head.up", [4 * sizes.dim, sizes.wide])?,
                 out: Linear::new(&mut make, "head.out", [sizes.wide, 1])?,
                 bend: Bend::new(&mut make, sizes.dim, shape.dim)?,
+                share: sizes.share,
             },
         };
         let log_scale = make.constant("logit_scale", &[], FIRST_SCALE.ln())?;
@@ -367,6 +380,7 @@ pub(super) enum Head {
         up: Linear,
         out: Linear,
         bend: Bend,
+        share: f64,
     },
     MaxSim(Var),
 }
@@ -381,11 +395,11 @@ impl Head {
         pass: &Pass,
     ) -> Result<Tensor> {
         match self {
-            Head::Joined { up, out, bend } => {
+            Head::Joined { up, out, bend, share } => {
                 let (t, v) = (text.mean(1)?, image.mean(1)?);
                 let joined = Tensor::cat(&[&t, &v, &(&t * &v)?, &(&t - &v)?.abs()?], 1)?;
                 let raised = pass.drop(&ops::gelu(&up.forward(&joined, pass)?)?)?;
-                let learnt = (out.forward(&raised, pass)? * FIRST_SHARE)?.squeeze(1)?;
+                let learnt = (out.forward(&raised, pass)? * *share)?.squeeze(1)?;
                 let plain = (&vectors.0 * &vectors.1)?.sum(1)?;
                 let bent = bend.cosine((&t, &v), vectors, pass)?;
                 (bent - plain)?.broadcast_mul(scale)? + learnt
@@ -412,7 +426,7 @@ impl Bend {
 
     fn cosine(&self, states: (&Tensor, &Tensor), vectors: (Tensor, Tensor), pass: &Pass) -> Result<Tensor> {
         // The matrix keeps the size of a state's numbers, which are near 1; those of a unit vector are not.
-        let share = FIRST_SHARE / (vectors.0.dim(1)? as f64).sqrt();
+        let share = BEND_SHARE / (vectors.0.dim(1)? as f64).sqrt();
         let moved = |matrix: &Linear, state: &Tensor, vector: Tensor| -> Result<Tensor> {
             unit(&(vector + (matrix.forward(state, pass)? * share)?)?)
         };

@@ -164,10 +164,10 @@ impl Reranking {
 
     /// The weight that finds best, by the mean of one over the rank; the smaller of equals.
     pub fn best_weight(&self, weights: &Weights) -> f32 {
-        best_weight(&self.questions.iter().collect::<Vec<_>>(), weights).0
+        best_weight(&self.questions.iter().collect::<Vec<_>>(), weights, |_, _| true).0
     }
 
-    /// The same, but 0 if that is not better than none by more than chance.
+    /// The same of weights that make no lot worse, but 0 if that is not better than none by more than chance.
     pub fn sure_weight(&self, weights: &Weights) -> f32 {
         sure_weight(&self.questions.iter().collect::<Vec<_>>(), weights)
     }
@@ -276,17 +276,19 @@ impl Question {
     }
 }
 
-/// The weight, and what it gains each question.
-fn best_weight(questions: &[&Question], weights: &Weights) -> (f32, Vec<f64>) {
-    let worth = |weight: f32| -> Vec<f64> {
-        questions.iter().map(|question| 1.0 / (1 + question.rank_by(weight)) as f64).collect()
-    };
-    let plain = worth(0.0);
+/// What a weight gains each question, in one over the rank.
+fn gains(questions: &[&Question], weight: f32) -> Vec<f64> {
+    let worth = |question: &Question, weight: f32| 1.0 / (1 + question.rank_by(weight)) as f64;
+    questions.iter().map(|question| worth(question, weight) - worth(question, 0.0)).collect()
+}
+
+/// The weight, and what it gains each question. One that is not `fit` is passed over.
+fn best_weight(questions: &[&Question], weights: &Weights, is_fit: impl Fn(f32, &[f64]) -> bool) -> (f32, Vec<f64>) {
     let mut best = (0.0, 0.0, Vec::new());
     for &weight in &weights.0 {
-        let gains: Vec<f64> = worth(weight).iter().zip(&plain).map(|(with, without)| with - without).collect();
+        let gains = gains(questions, weight);
         let gained: f64 = gains.iter().sum();
-        if gained > best.1 {
+        if gained > best.1 && is_fit(weight, &gains) {
             best = (weight, gained, gains);
         }
     }
@@ -295,8 +297,12 @@ fn best_weight(questions: &[&Question], weights: &Weights) -> (f32, Vec<f64>) {
 
 /// A weight is taken only if it is better than none by so many standard errors.
 const LEAST_ERRORS: f64 = 1.64;
+/// Questions of a lot whose loss is not put down to chance.
+const LEAST_OF_LOT: usize = 200;
+
+/// The best weight that makes no lot worse, by one over the rank or by what comes first.
 fn sure_weight(questions: &[&Question], weights: &Weights) -> f32 {
-    let (weight, gains) = best_weight(questions, weights);
+    let (weight, gains) = best_weight(questions, weights, |weight, gains| is_harmless(questions, weight, gains));
     let gained: f64 = gains.iter().sum();
     let mut by_image: BTreeMap<usize, f64> = BTreeMap::new();
     questions.iter().zip(&gains).for_each(|(question, gain)| *by_image.entry(question.image).or_default() += gain);
@@ -304,6 +310,18 @@ fn sure_weight(questions: &[&Question], weights: &Weights) -> f32 {
     let (n, mean) = (by_image.len() as f64, gained / by_image.len().max(1) as f64);
     let error = (by_image.values().map(|sum| (sum - mean).powi(2)).sum::<f64>() * n / (n - 1.0).max(1.0)).sqrt();
     if gained > LEAST_ERRORS * error { weight } else { 0.0 }
+}
+
+fn is_harmless(questions: &[&Question], weight: f32, gains: &[f64]) -> bool {
+    let mut lots: BTreeMap<usize, (usize, f64, i64)> = BTreeMap::new();
+    for (question, gain) in questions.iter().zip(gains) {
+        let (n, gained, first) = lots.entry(question.lot).or_default();
+        let is_first = |weight: f32| i64::from(question.rank_by(weight) == 0);
+        *n += 1;
+        *gained += gain;
+        *first += is_first(weight) - is_first(0.0);
+    }
+    lots.values().all(|&(n, gained, first)| n < LEAST_OF_LOT || gained >= 0.0 && first >= 0)
 }
 
 impl Found {
@@ -429,5 +447,14 @@ mod tests {
         assert_eq!(lucky.sure_weight(&Weights::default()), 0.0);
         let both = Reranking::of_all(vec![lucky.clone(), lucky]);
         assert_eq!(both.gain_of(|lot, _| lot == 1, &Weights::default(), 5, 1).n_questions, 100);
+
+        // What gains much in one language may not lose in another.
+        let good = |image: usize| question(image, &[0.9, 0.8], &[0.0, 5.0], Some(1), 1);
+        let bad = |image: usize| question(image, &[0.9, 0.8], &[0.0, if image < 20 { 5.0 } else { 0.0 }], Some(0), 0);
+        let lot = |asked: &dyn Fn(usize) -> Question, n: usize| Reranking { questions: (0..n).map(asked).collect() };
+        let sure = |all: Vec<Reranking>| Reranking::of_all(all).sure_weight(&Weights::default());
+        assert!(sure(vec![lot(&good, 400)]) > 0.0);
+        assert_eq!(sure(vec![lot(&good, 400), lot(&bad, 300)]), 0.0);
+        assert!(sure(vec![lot(&good, 400), lot(&bad, 100)]) > 0.0, "too few to tell");
     }
 }

@@ -48,7 +48,7 @@ fn world(n_images: usize, seed: u64) -> Pairs {
 }
 
 fn sizes() -> Sizes {
-    Sizes { dim: 16, n_layers: 2, n_heads: 2, wide: 32, tokens_only: false }
+    Sizes { dim: 16, n_layers: 2, n_heads: 2, wide: 32, ..Sizes::default() }
 }
 
 fn network(kind: Kind, pairs: &Pairs) -> Network {
@@ -188,7 +188,7 @@ fn what_cannot_be_learnt_from_is_refused() {
 fn frevl_has_as_many_weights_as_its_sizes_give() {
     let shape = Shape { dim: 768, image: SideShape::default(), text: SideShape::default() };
     let count = |dim: usize, n_heads: usize, wide: usize| {
-        let sizes = Sizes { dim, n_layers: 4, n_heads, wide, tokens_only: false };
+        let sizes = Sizes { dim, n_layers: 4, n_heads, wide, ..Sizes::default() };
         Network::new(Kind::Frevl, &shape, &sizes, 1, &Device::Cpu).unwrap().n_parameters()
     };
     assert_eq!((count(512, 8, 2048), count(768, 8, 3072)), (31_001_603, 68_522_499));
@@ -271,7 +271,7 @@ fn a_run_that_was_stopped_goes_on_to_the_bit() {
 fn a_large_network_scores_nearly_the_same() {
     let pairs = world(20, 8);
     let asked: Vec<(usize, usize)> = (0..20).flat_map(|text| (0..20).map(move |image| (text, image))).collect();
-    let sizes = Sizes { dim: 256, n_layers: 2, n_heads: 4, wide: 1024, tokens_only: false };
+    let sizes = Sizes { dim: 256, n_layers: 2, n_heads: 4, wide: 1024, ..Sizes::default() };
     for kind in [Kind::Frevl, Kind::FacetFusion] {
         let shape = Shape::of(&pairs.images, &pairs.texts);
         let network = Network::new(kind, &shape, &sizes, 1, &Device::Cpu).unwrap();
@@ -292,7 +292,7 @@ fn what_is_folded_scores_the_same() {
     let asked: Vec<(usize, usize)> = (0..40).flat_map(|text| (0..40).map(move |image| (text, image))).collect();
     let all: Vec<usize> = (0..40).collect();
     let shape = Shape::of(&pairs.images, &pairs.texts);
-    let of_tokens = Sizes { tokens_only: true, ..sizes() };
+    let of_tokens = Sizes { tokens_only: true, share: 0.7, ..sizes() };
     for (kind, sizes) in Kind::ALL.into_iter().flat_map(|kind| [(kind, sizes()), (kind, of_tokens)]) {
         let network = Network::new(kind, &shape, &sizes, 7, &Device::Cpu).unwrap();
         network.measure(&pairs.images, &all).unwrap();

@@ -54,7 +54,7 @@ pub fn of_files(name: &str, args: &RunArgs, network: Option<&Network>, settings:
     }
     let path =
         args.data.clone().ok_or_else(|| Usage(format!("{name}: expected --data, where it was downloaded to")))?;
-    let data = readers::read(
+    let mut data = readers::read(
         name,
         &Options {
             data: path.clone(),
@@ -65,6 +65,9 @@ pub fn of_files(name: &str, args: &RunArgs, network: Option<&Network>, settings:
             without_pictures: args.document_vectors.is_some(),
         },
     )?;
+    if let Some(qrels) = &args.qrels {
+        data.judge(qrels)?;
+    }
     let vector = documents(&data);
     if let (Some(documents), Some(queries)) = (&args.document_vectors, &args.query_vectors) {
         return of_vectors(data, vector, [documents, queries], args, settings);
@@ -200,6 +203,7 @@ pub fn of_collection(args: &RunArgs, network: Option<&Network>, settings: &Setti
         ("--protocol", args.protocol.is_some()),
         ("--images", args.images.is_some()),
         ("--language", !args.language.is_empty()),
+        ("--qrels", args.qrels.is_some()),
         ("--document-vectors", args.document_vectors.is_some()),
     ] {
         Usage::unless(!is_given, || format!("{flag} says nothing to `firn eval collection`"))?;

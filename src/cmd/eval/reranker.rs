@@ -1,13 +1,27 @@
 //! Which network re-ranks, and whether it can.
 
+use std::path::Path;
+
 use firn_eval::results::Made;
 use firn_index::Collection;
 
 use super::RunArgs;
-use crate::{cmd::local, eval::Network, exit::Usage, reranker::Reranker, settings::Settings};
+use crate::{
+    cmd::local,
+    eval::Network,
+    exit::Usage,
+    reranker::{BUILTIN, Package, Reranker},
+    settings::Settings,
+};
 
-/// COLLECTION or COLLECTION@VERSION of the data directory; of a data set that is a collection, VERSION.
+/// COLLECTION or COLLECTION@VERSION of the data directory, or the builtin model's own; of a data set that is a collection, VERSION.
 pub fn open(which: &str, is_own: bool, args: &RunArgs, settings: &Settings) -> anyhow::Result<Network> {
+    if which == BUILTIN && !is_own {
+        let Package { version, weights } = Package::builtin();
+        let hash = blake3::hash(&weights).to_hex()[..32].to_owned();
+        let reranker = Reranker::of_bytes(&weights, Path::new(BUILTIN), &version, settings.device)?;
+        return Ok(Network { reranker, made: Made { name: format!("{BUILTIN}: {}", version.kind), hash } });
+    }
     let bad = |expected: &str| Usage(format!("--reranker: expected {expected}, received {which:?}"));
     let (name, number) = match (is_own, which.split_once('@')) {
         (true, None) => (args.collection.as_deref().unwrap_or_default(), Some(which)),

@@ -114,6 +114,9 @@ struct RecipeArgs {
     /// Look at tokens alone, not at the vectors too
     #[arg(long)]
     tokens_only: bool,
+    /// Of what is added to states and to the cosine: the less, the longer the cosine leads
+    #[arg(long, default_value_t = 0.2)]
+    share: f64,
     /// Learning rate at its highest
     #[arg(long, default_value_t = 1e-3)]
     rate: f32,
@@ -167,7 +170,8 @@ impl FusionArgs {
             self.recipe;
         let RecipeArgs { lists, list_length, nearest, block, smoothing, evaluate_every, patience, .. } = self.recipe;
         let plan = &mut training.plan;
-        plan.sizes = Sizes { dim, n_layers: layers, n_heads: heads, wide, tokens_only: self.recipe.tokens_only };
+        let RecipeArgs { tokens_only, share, .. } = self.recipe;
+        plan.sizes = Sizes { dim, n_layers: layers, n_heads: heads, wide, tokens_only, share };
         (plan.recipe.rate, plan.recipe.decay) = (rate, decay);
         let losses = &self.recipe.losses;
         plan.losses = Losses { contrastive: losses[0], matching: losses[1], regularisation: losses[2], smoothing };
