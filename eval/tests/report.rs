@@ -242,8 +242,8 @@ fn runs_are_compared_in_words() {
     }
     let said = report::compared([run("old", &one, 0), run("new", &one, 1)]).unwrap();
     let expected = "\
-urban1k, protocol all
-=====================
+urban1k, protocol first-line
+============================
 
    run               model     network  firn
 -  ----------------  --------  -------  -----
@@ -263,7 +263,7 @@ R@1 in percent ± standard error; the gain is of B over A, with its 95 % interva
         assert!(expected.iter().all(|part| error.contains(part)), "{error}");
     };
     check(Results { dataset: "dci".to_owned(), ..one.clone() }, 0, ["urban1k", "dci"]);
-    check(Results { protocol: "goal".to_owned(), ..one.clone() }, 0, ["protocols", "all and goal"]);
+    check(Results { protocol: "goal".to_owned(), ..one.clone() }, 0, ["protocols", "first-line and goal"]);
     check(Results { n_documents: 9, ..one.clone() }, 0, ["12 documents", "9 documents"]);
     check(Results { questions: one.questions[1..].to_vec(), ..one.clone() }, 0, ["24", "23"]);
     check(one.clone(), 2, ["new", "2 methods"]);
