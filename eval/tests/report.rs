@@ -85,8 +85,8 @@ fn damage_is_named() {
 fn a_terminal_gets_aligned_columns() {
     let some = Results { dataset: "unknown".to_owned(), ..results(12, &["en"]) };
     let expected = "\
-unknown, protocol all
-=====================
+unknown, protocol first-line
+============================
 
 about   town scenes
 counts  12 documents, 12 queries; looked at to place 100
