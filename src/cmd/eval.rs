@@ -256,6 +256,8 @@ fn all(args: &RunArgs, settings: &Settings) -> anyhow::Result<Exit> {
 
 /// Runs one data set, writes its report and prints it.
 fn one(name: &str, args: &RunArgs, settings: &Settings) -> anyhow::Result<()> {
+    let names: Vec<&str> = readers::data_sets().iter().map(|set| set.name).chain([COLLECTION, ALL]).collect();
+    Usage::unless(names.contains(&name), || format!("expected one of {}, received {name:?}", names.join(", ")))?;
     let network = args.reranker.as_deref().map(|which| reranker::open(which, name == COLLECTION, args, settings));
     let network = network.transpose()?;
     let start = Instant::now();

@@ -102,6 +102,9 @@ fn grid(network: &Network, vector: &str, model_hash: &str) -> anyhow::Result<Opt
         let (name, hash) = (&reads.model.name, &reads.model.hash);
         return Err(refuse(format!("it was made for the model {name} ({hash}), --model is {model_hash}")).into());
     }
+    if vector == TEXT_VECTOR {
+        return Err(refuse("it re-ranks pictures, and here texts are looked for".to_owned()).into());
+    }
     if reads.image != vector || reads.extra.is_some() || version.blend.keys().any(|name| name != vector) {
         let extra = reads.extra.iter().map(|name| format!(" and {name:?}")).collect::<String>();
         let hint = "`firn eval collection` asks a collection that has them";
