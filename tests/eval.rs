@@ -138,6 +138,7 @@ fn what_cannot_be_run_is_said() {
     scratch.fails(2, &["eval", "urban1k", "--data", ".", "--protocol", "other"], "first-line");
     scratch.fails(2, &["eval", "jsonl", "--data", "own.jsonl"], "a.jpg");
     scratch.fails(2, &["eval", "all", "--data", "."], "expected a folder named");
+    scratch.fails(2, &["eval", "all", "--data", ".", "--protocol", "flame"], "--protocol is of one data set");
     scratch.fails(2, &["eval", "collection"], "--collection");
     scratch.fails(2, &["eval", "compare", "nowhere", "nowhere"], "results.json");
     scratch.fails(2, &["eval", "trec", "own.jsonl", "own.jsonl"], "line 1");

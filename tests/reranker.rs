@@ -137,6 +137,11 @@ fn networks_are_trained_judged_switched_and_asked() {
     scratch.fails(2, &["reranker", "import", "bare", "net.safetensors"], "4 x 6 tokens beside \"image\"");
     scratch.fails(2, &["reranker", "import", "c", "builtin"], "embeddings by the model builtin");
     scratch.fails(6, &["reranker", "import", "c", "nowhere.safetensors"], "nowhere.safetensors");
+    let (net, about) =
+        (scratch.path().join("net.safetensors"), std::fs::read_to_string(scratch.path().join("net.json")).unwrap());
+    scratch.write("odd.safetensors", std::fs::read(net).unwrap());
+    scratch.write("odd.json", about.replace("\"candidates\": 20", "\"candidates\": 9000000"));
+    scratch.fails(6, &["reranker", "import", "c", "odd.safetensors"], "2 to 1000 candidates");
     let again = json(&scratch.ok(&["reranker", "import", "c", "net.safetensors", "--json"]))["version"].clone();
     assert_eq!((&again["number"], &again["judged"]), (&3.into(), &one_way["judged"]));
 

@@ -116,7 +116,7 @@ fn ask(engine: &Engine, samples: &[Sample]) -> anyhow::Result<()> {
         let text = samples[index].scene.caption_variant(language, Style::Long, 1);
         let n_words = scenes::count_words(language, &text);
         let title = format!("{n_words} words in {language}: \"{}\"", table::shorten(&text, 110));
-        found += print(&title, &answer(engine, by_text(text, language))?, Some(&samples[index]));
+        found += print(&title, &answer(engine, by_text(text, language))?, Some(&samples[index].id));
     }
 
     let drawn = &samples[91];
@@ -124,7 +124,7 @@ fn ask(engine: &Engine, samples: &[Sample]) -> anyhow::Result<()> {
     let mut bytes = std::io::Cursor::new(Vec::new());
     small.write_to(&mut bytes, image::ImageFormat::Png)?;
     let title = format!("an image: {} drawn anew at 80 pixels", drawn.id);
-    found += print(&title, &answer(engine, Content::Image(bytes.into_inner()))?, Some(drawn));
+    found += print(&title, &answer(engine, Content::Image(bytes.into_inner()))?, Some(&drawn.id));
     println!("The picture that was meant came first {found} times in {}.\n", QUESTIONS.len() + 1);
 
     for (text, language) in PHRASES {
@@ -172,9 +172,9 @@ fn ask_of(
 }
 
 /// Prints one answer; 1 if the picture that was meant is the first hit.
-fn print(question: &str, answer: &Answer, meant: Option<&Sample>) -> usize {
+fn print(question: &str, answer: &Answer, meant: Option<&str>) -> usize {
     println!("{question}");
-    let is_meant = |id: &PointId| meant.is_some_and(|sample| *id == PointId::Text(sample.id.clone()));
+    let is_meant = |id: &PointId| meant.is_some_and(|meant| *id == PointId::Text(meant.to_owned()));
     let row = |(rank, hit): (usize, &query::Hit)| {
         let shows = hit.payload.get("shows").and_then(|v| v.as_str()).unwrap_or_default();
         let mark = if is_meant(&hit.id) { "*" } else { "" };

@@ -126,7 +126,7 @@ struct RunArgs {
     #[arg(long, value_name = "NAME")]
     collection: Option<String>,
     /// Of `collection`: the field of the payload that says train, or anything else for points that are asked
-    #[arg(long, default_value = "split", value_name = "FIELD")]
+    #[arg(long, default_value = "split", requires = "collection", value_name = "FIELD")]
     split: String,
     /// Where the report is written [default: firn-eval/DATASET-PROTOCOL]
     #[arg(long, value_name = "DIR")]
@@ -224,6 +224,15 @@ fn measure(qrels: &Path, run: &Path, each: bool, settings: &Settings) -> anyhow:
 
 /// Each data set that is there; one that fails does not stop the others.
 fn all(args: &RunArgs, settings: &Settings) -> anyhow::Result<Exit> {
+    for (flag, is_given) in [
+        ("--protocol", args.protocol.is_some()),
+        ("--images", args.images.is_some()),
+        ("--qrels", args.qrels.is_some()),
+        ("--document-vectors", args.document_vectors.is_some()),
+        ("--collection", args.collection.is_some()),
+    ] {
+        Usage::unless(!is_given, || format!("{flag} is of one data set; `firn eval {ALL}` runs several"))?;
+    }
     let root = args.data.as_ref().ok_or_else(|| Usage(format!("{ALL}: expected --data, a folder with data sets")))?;
     let found = readers::find_in(root)?;
     if found.is_empty() {

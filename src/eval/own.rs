@@ -13,7 +13,7 @@ use firn_model::{Grid, Keep};
 use super::{Items, Pair};
 use crate::{
     engine::Engine,
-    reranker::{Parting, Reads},
+    reranker::{Parting, Reads, questions},
 };
 
 const PAGE: usize = 1000;
@@ -131,29 +131,22 @@ fn document(data: &mut Dataset, mut point: Point, names: &[String], reads: Optio
     Item { name: id, id: Some(PointId::Num(place)), vectors, tokens, ..Item::default() }
 }
 
-/// Equal texts of a point and language ask once.
 fn add_queries(data: &mut Dataset, point: &Point, joined: bool) {
     let document = data.documents.len();
-    let mut by_language: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for text in point.texts.iter().filter(|text| text.text.chars().any(char::is_alphanumeric)) {
-        let of_language = by_language.entry(&text.language).or_default();
-        if !of_language.contains(&text.text.as_str()) {
-            of_language.push(&text.text);
+    let mut n_of: BTreeMap<String, usize> = BTreeMap::new();
+    for (language, text, is_joined) in questions(point.texts.clone()) {
+        if is_joined && !joined {
+            continue;
         }
-    }
-    for (language, texts) in by_language {
-        let mut add = |end: String, text: String, is_joined: bool| {
-            let id = match language {
-                "" => format!("{}#{end}", point.id),
-                language => format!("{}#{language}#{end}", point.id),
-            };
-            data.judgements.push(Judgement { query: data.queries.len(), document, grade: 1 });
-            data.queries.push(Query { id, text, language: language.to_owned(), is_joined });
+        let n = n_of.entry(language.clone()).or_default();
+        *n += 1;
+        let end = if is_joined { "joined".to_owned() } else { n.to_string() };
+        let id = match language.as_str() {
+            "" => format!("{}#{end}", point.id),
+            language => format!("{}#{language}#{end}", point.id),
         };
-        texts.iter().enumerate().for_each(|(at, text)| add((at + 1).to_string(), (*text).to_owned(), false));
-        if joined && texts.len() > 1 {
-            add("joined".to_owned(), texts.join(" "), true);
-        }
+        data.judgements.push(Judgement { query: data.queries.len(), document, grade: 1 });
+        data.queries.push(Query { id, text, language, is_joined });
     }
 }
 

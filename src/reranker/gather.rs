@@ -299,8 +299,9 @@ fn shared(asked: &[Asked]) -> BTreeMap<usize, Arc<BTreeSet<usize>>> {
     asked.iter().enumerate().filter_map(of).collect()
 }
 
-/// Each text, and all of a language in one where there are several. Equal texts of a point ask once.
-fn asked(owner: usize, texts: Vec<firn_index::Text>) -> Vec<Asked> {
+/// What the texts of a point ask: by language, each, and all in one where there are several (language, text, whether it joins
+/// others). Equal texts ask once, and one without a letter or digit asks nothing.
+pub fn questions(texts: Vec<firn_index::Text>) -> Vec<(String, String, bool)> {
     let mut by_language: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for text in texts.into_iter().filter(|text| text.text.chars().any(char::is_alphanumeric)) {
         let of_language = by_language.entry(text.language).or_default();
@@ -310,10 +311,15 @@ fn asked(owner: usize, texts: Vec<firn_index::Text>) -> Vec<Asked> {
     }
     let ask = |(language, texts): (String, Vec<String>)| {
         let joined = (texts.len() > 1).then(|| texts.join(" "));
-        let of = move |(text, is_joined)| Asked { owner, language: language.clone(), text, is_joined };
+        let of = move |(text, is_joined)| (language.clone(), text, is_joined);
         texts.into_iter().map(|text| (text, false)).chain(joined.map(|text| (text, true))).map(of)
     };
     by_language.into_iter().flat_map(ask).collect()
+}
+
+fn asked(owner: usize, texts: Vec<firn_index::Text>) -> Vec<Asked> {
+    let ask = |(language, text, is_joined)| Asked { owner, language, text, is_joined };
+    questions(texts).into_iter().map(ask).collect()
 }
 
 impl Parting {

@@ -10,7 +10,7 @@ mod train;
 
 pub use self::{
     cache::Cache,
-    gather::{Gathered, Parting, Wanted},
+    gather::{Gathered, Parting, Wanted, questions},
     judge::{Verdict, judge},
     package::{BUILTIN, Package},
     serve::{Reranker, SharedScorer},

@@ -58,6 +58,7 @@ impl Package {
     /// Keeps it with a collection as a new version, if that has what it reads: the same model, vectors and tokens.
     pub fn add(self, engine: &Engine, collection: &Collection, name: &Path) -> Result<Version, Error> {
         let network = Ensemble::of_bytes(&self.weights, name, Device::Cpu)?;
+        check(&self.version).map_err(|detail| unreadable(&beside(name), detail))?;
         let Version { reads, blend, .. } = &self.version;
         let config = collection.config();
         let lacks = |what: String| Error::Misfit { name: name.to_owned(), what };
@@ -68,6 +69,10 @@ impl Package {
         if let Some(name) = blend.keys().chain(&reads.extra).find(|name| !config.vectors.contains_key(*name)) {
             return Err(lacks(format!("a vector {name:?}")));
         }
+        let wanted = network.shape().dim;
+        if config.vectors.get(&reads.image).is_none_or(|vector| vector.dim != wanted) {
+            return Err(lacks(format!("vectors {:?} of {wanted} numbers", reads.image)));
+        }
         let [n, dim] = network.shape().image.tokens;
         let kept = config.tokens.get(&reads.image).map(|kept| [kept.n, kept.dim]);
         if reads.tokens && kept != Some([n, dim]) {
@@ -76,6 +81,17 @@ impl Package {
         let state = engine.rerankers().change(collection, |state| state.add(collection, self.version, self.weights))?;
         Ok(state.newest().clone())
     }
+}
+
+/// What a file says may be anything: numbers that a query would go by have to be in range.
+fn check(version: &Version) -> Result<(), String> {
+    let Version { blend, weights, candidates, calibration, .. } = version;
+    let is_weight = |weight: &f32| weight.is_finite() && *weight >= 0.0;
+    let is_sure = calibration.as_ref().is_none_or(|of| of.slope.is_finite() && of.offset.is_finite());
+    let is_blend = blend.values().all(is_weight) && blend.values().any(|weight| *weight > 0.0);
+    let fits = is_blend && weights.iter().all(is_weight) && is_sure && (2..=1000).contains(candidates);
+    let expected = "expected weights of 0 or more, one of the blend above, finite numbers, and 2 to 1000 candidates";
+    fits.then_some(()).ok_or_else(|| format!("{expected}, received {weights:?}, {blend:?}, {candidates}"))
 }
 
 fn unreadable(path: &Path, detail: String) -> Error {

@@ -9,9 +9,9 @@ use firn_model::{
     scenes::{FAMILY_SIZE, Scene, family},
 };
 
-use super::{ask_of, by_text};
+use super::{ask_of, by_text, print};
 use crate::{
-    cmd::{ingest, local, table},
+    cmd::{ingest, local},
     engine::Engine,
     query::{Answer, Rerank, Which},
     reranker::{BUILTIN, Package},
@@ -80,7 +80,7 @@ fn ask(engine: &Engine, scenes: &[Scene]) -> anyhow::Result<()> {
     );
     if let Some((at, answers)) = shown {
         for (way, answer) in ["by cosine", "re-ranked by the builtin fusion network"].into_iter().zip(&answers) {
-            print(&format!("\"{}\" {way}", sentence(&scenes[at])), answer, &id(at));
+            print(&format!("\"{}\" {way}", sentence(&scenes[at])), answer, Some(&id(at)));
         }
     }
     let [by_cosine, reranked] = found;
@@ -89,21 +89,4 @@ fn ask(engine: &Engine, scenes: &[Scene]) -> anyhow::Result<()> {
         scenes.len()
     );
     Ok(())
-}
-
-fn print(question: &str, answer: &Answer, meant: &str) {
-    println!("{question}");
-    let row = |(rank, hit): (usize, &crate::query::Hit)| {
-        let shows = hit.payload.get("shows").and_then(|shows| shows.as_str()).unwrap_or_default();
-        let mark = if hit.id == PointId::Text(meant.to_owned()) { "*" } else { "" };
-        vec![
-            format!("  {}{mark}", rank + 1),
-            format!("{:.3}", hit.score),
-            hit.id.to_string(),
-            table::shorten(shows, 90),
-        ]
-    };
-    let rows: Vec<_> = answer.hits.iter().enumerate().map(row).collect();
-    table::print(&["  #", "score", "picture", "shows"], &rows);
-    println!("  {}\n", table::timings_line(answer));
 }

@@ -310,8 +310,11 @@ impl Writing<'_> {
         };
         let documents = fill("documents", of_documents, documents, data.documents.len())?;
         let mut stored = Vec::new();
-        for (at, (language, is_joined, queries)) in lots(data).into_iter().enumerate() {
-            let collection = fill(&format!("queries-{at}"), of_queries.clone(), of_lot(&queries), queries.len())?;
+        for (language, is_joined, queries) in lots(data) {
+            // By the language, so that what is asked in others, or not, changes nothing of what is kept.
+            let hash = blake3::hash(language.as_bytes()).to_hex();
+            let name = format!("queries-{}{}", &hash[..12], if is_joined { "-joined" } else { "" });
+            let collection = fill(&name, of_queries.clone(), of_lot(&queries), queries.len())?;
             stored.push(Lot { language, is_joined, queries, collection });
         }
         Ok(Store { documents, lots: stored, pairs, model: self.model.clone() })
