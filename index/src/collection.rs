@@ -50,11 +50,19 @@ pub struct Search<'a> {
     pub exact: bool,
 }
 
+/// Which words to look for in the texts of points.
+#[derive(Clone, Debug)]
+pub struct TextSearch<'a> {
+    /// Points that hold any of its words are found. Of more than 1024 different ones, the rarest count.
+    pub text: &'a str,
+    pub limit: usize,
+}
+
 /// A row that was found.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Candidate {
     pub row: Row,
-    /// Cosine, -1 to 1.
+    /// Cosine, -1 to 1; of a search for words, BM25.
     pub score: f32,
 }
 
@@ -73,6 +81,8 @@ pub struct VerifyReport {
     pub tokens_checked: u64,
     pub attachments_checked: u64,
     pub segments_checked: u64,
+    /// Points with words, if there is a full-text index.
+    pub texts_checked: u64,
     /// Vectors in segments that a search for themselves does not find.
     pub unreachable_vectors: u64,
     pub damages: Vec<Damage>,
@@ -84,6 +94,8 @@ pub struct RebuildReport {
     pub vectors_indexed: u64,
     /// Vectors whose links the audit had to mend.
     pub vectors_repaired: u64,
+    /// Points in the full-text index, if there is one.
+    pub texts_indexed: u64,
     pub seconds: f64,
 }
 
@@ -170,10 +182,10 @@ impl Collection {
 
     /// Reads everything, compares every checksum and count, and audits the graphs.
     pub fn verify(&self) -> Result<VerifyReport> {
-        verify::verify(&self.engine.store, &self.state, &self.reader())
+        verify::verify(&self.engine, &self.state, &self.reader())
     }
 
-    /// Throws all segments away and builds them anew from the points.
+    /// Throws all segments and the full-text index away and builds them anew from the points.
     pub fn rebuild(&self) -> Result<RebuildReport> {
         self.engine.indexer.run_job(&self.state, JobKind::Rebuild)
     }

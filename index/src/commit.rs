@@ -302,7 +302,9 @@ impl<'a> Group<'a> {
         for draft in self.drafts.into_values() {
             let state = draft.state.clone();
             draft.publish(self.sequence);
-            if (0..state.config.vectors.len()).any(|place| self.engine.next_task(&state, place).is_some()) {
+            if state.words.is_used()
+                || (0..state.config.vectors.len()).any(|place| self.engine.next_task(&state, place).is_some())
+            {
                 self.engine.indexer.notify();
             }
         }

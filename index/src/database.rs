@@ -18,6 +18,7 @@ use crate::{
     load,
     lock::Lock,
     store::{Store, Tree},
+    words,
 };
 
 /// An open data directory. Clones share it; the last one to go closes it.
@@ -58,7 +59,7 @@ impl Database {
         let lock = Lock::take(path)?;
         let store = Store::open(&path.join(STORE), options.cache_bytes)?;
         identity::check(path, &store)?;
-        let loaded = load::database(&store)?;
+        let loaded = load::database(path, &store)?;
         let engine = Arc::new(Engine::new(path.to_owned(), options, store, loaded.catalog, loaded.sequence));
         let requests = engine.accept_requests();
         let writer = start("firn-writer", &engine, move |engine| commit::run(engine, &requests))?;
@@ -67,6 +68,8 @@ impl Database {
         let database = Database { handle: Arc::new(Handle { engine, running }) };
         database.remove_leftovers(loaded.leftovers, loaded.leftover_chunks);
         loaded.doomed.into_iter().for_each(|number| database.engine().indexer.doom(number, None));
+        let catalog = database.engine().catalog();
+        words::remove_others(path, |number| catalog.collections.values().any(|entry| entry.number() == number));
         database.engine().indexer.notify();
         Ok(database)
     }
@@ -120,7 +123,7 @@ impl Database {
 
     /// Bytes the data directory takes on disk.
     pub fn disk_bytes(&self) -> u64 {
-        self.engine().store.disk_bytes()
+        self.engine().store.disk_bytes() + words::disk_bytes(&self.engine().dir)
     }
 
     /// Finishes what was submitted, stops background work and releases the directory. Later calls answer `Error::Closed`.

@@ -31,6 +31,7 @@ use crate::{
     segment::{Segment, SegmentLinks},
     state::{CollectionState, Garbage},
     store::{Changes, Tree},
+    words,
 };
 
 /// Writers wait while so many buffers' worth of vectors are not in segments.
@@ -145,7 +146,7 @@ impl Indexer {
         !is_busy(&mut waited.unwrap_or_else(|e| e.into_inner()).0)
     }
 
-    fn is_stopped(&self) -> bool {
+    pub fn is_stopped(&self) -> bool {
         self.stop.load(Ordering::Acquire)
     }
 
@@ -203,6 +204,9 @@ fn run_whole(engine: &Engine, collection: &CollectionState, kind: JobKind) -> Re
             build(engine, collection, place, view, &task, &mut report)?;
         }
     }
+    if kind == JobKind::Rebuild {
+        report.texts_indexed = collection.words.rebuild(engine, collection)?;
+    }
     report.seconds = started.elapsed().as_secs_f64();
     Ok(report)
 }
@@ -212,6 +216,11 @@ fn look_around(engine: &Engine) {
     remove_doomed(engine);
     for entry in engine.catalog().collections.into_values() {
         let Entry::Serving(collection) = entry else { continue };
+        if let Err(error) = catch(|| collection.words.keep_up(engine, &collection))
+            && !matches!(error, Error::Closed)
+        {
+            tracing::error!(collection = collection.name, %error, "full text");
+        }
         for place in 0..collection.config.vectors.len() {
             while let Some(task) = engine.next_task(&collection, place) {
                 if engine.indexer.is_stopped() || collection.is_deleted() {
@@ -365,6 +374,7 @@ fn remove_collection(engine: &Engine, number: u32) -> Result<()> {
             engine.submit(Operation::Remove { keys })?;
         }
     }
+    words::remove(&engine.dir, number)?;
     engine.submit(Operation::Remove { keys: vec![key::doomed(number)] }).map(drop)
 }
 

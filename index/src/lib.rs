@@ -1,6 +1,6 @@
 //! Points kept and found.
 //!
-//! Points in sled are the truth; HNSW segments are derived from them and can always be rebuilt. This crate knows no model:
+//! Points in sled are the truth; HNSW segments and the full-text index are derived from them and can always be rebuilt. This crate knows no model:
 //! vectors come in as `&[f32]` and are compared by cosine.
 
 mod attachment;
@@ -37,9 +37,12 @@ mod store;
 mod stored;
 mod vectors;
 mod verify;
+mod words;
 
 pub use check::content as check_content;
-pub use collection::{Candidate, Collection, Commit, Damage, PayloadChange, RebuildReport, Search, VerifyReport};
+pub use collection::{
+    Candidate, Collection, Commit, Damage, PayloadChange, RebuildReport, Search, TextSearch, VerifyReport,
+};
 pub use config::{
     CollectionConfig, CollectionInfo, Embeds, HnswConfig, Limits, ModelRef, Options, Side, Status, TokenConfig,
     VectorConfig,

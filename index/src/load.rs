@@ -4,7 +4,7 @@
 //! are reported for removal. A live point without its record or one of its vectors is damage. Tokens are not read here: `verify`
 //! and whoever asks for them find what is wrong with them.
 
-use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc};
+use std::{collections::BTreeMap, ops::ControlFlow, path::Path, sync::Arc};
 
 use roaring::RoaringBitmap;
 
@@ -19,6 +19,7 @@ use crate::{
     state::{self, CollectionState},
     store::{Store, Tree},
     stored, vectors,
+    words::Words,
 };
 
 /// A database as it was found.
@@ -33,7 +34,7 @@ pub struct Loaded {
     pub doomed: Vec<u32>,
 }
 
-pub fn database(store: &Store) -> Result<Loaded> {
+pub fn database(dir: &Path, store: &Store) -> Result<Loaded> {
     let mut loaded = Loaded {
         catalog: Catalog { next_number: counter(store, key::next_collection())?, ..Catalog::default() },
         sequence: sequence(store)?,
@@ -43,7 +44,7 @@ pub fn database(store: &Store) -> Result<Loaded> {
     };
     let mut names = BTreeMap::new();
     for (number, name, record) in catalog_records(store)? {
-        let opened = record.map(|record| (collection(store, number, &name, &record), record));
+        let opened = record.map(|record| (collection((dir, store), number, &name, &record), record));
         let entry = match opened {
             Ok((Ok(opened), _)) => {
                 loaded.leftovers.extend(opened.leftovers);
@@ -66,7 +67,7 @@ pub fn empty(number: u32, name: String, record: CollectionRecord) -> CollectionS
     let view = |dim| VectorView { dim, ..VectorView::default() };
     let vectors = record.config.vectors.values().map(|v| view(v.dim)).collect();
     let first = Generation { number: 0, sequence: 0, live: Arc::default(), vectors };
-    CollectionState::new(number, name, record.uuid, record.config, 0, first)
+    CollectionState::new(number, name, record.uuid, record.config, 0, (first, Words::default()))
 }
 
 struct Opened {
@@ -75,7 +76,7 @@ struct Opened {
     leftover_chunks: Vec<Key>,
 }
 
-fn collection(store: &Store, number: u32, name: &str, record: &CollectionRecord) -> Result<Opened> {
+fn collection((dir, store): (&Path, &Store), number: u32, name: &str, record: &CollectionRecord) -> Result<Opened> {
     let next_row = counter(store, key::next_row(number))?;
     let live = live_rows(store, number, next_row)?;
     let Points { with_vector, version, mut leftovers } = points(store, number, &record.config, &live)?;
@@ -94,7 +95,8 @@ fn collection(store: &Store, number: u32, name: &str, record: &CollectionRecord)
     let mut first = Generation { number: 0, sequence: version, live: Arc::new(live), vectors: views };
     first.count_live();
     let CollectionRecord { uuid, config } = record.clone();
-    let state = CollectionState::new(number, name.to_owned(), uuid, config, next_row, first);
+    let state =
+        CollectionState::new(number, name.to_owned(), uuid, config, next_row, (first, Words::find(dir, number)));
     for (place, (is_damaged, next_segment)) in found.into_iter().enumerate() {
         state.set_lost(place, is_damaged);
         state.skip_segments(place, next_segment);

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
-    Candidate, Error, Fields, Limits, Page, Point, PointId, Result, Row, Search, Tokens, check, distance,
+    Candidate, Error, Fields, Limits, Page, Point, PointId, Result, Row, Search, TextSearch, Tokens, check, distance,
     engine::Engine,
     fetch,
     generation::{Generation, SegmentView, VectorView},
@@ -64,6 +64,18 @@ impl Reader {
             }
         }
         Ok(best.into_sorted())
+    }
+
+    /// Points whose texts hold the words, best first by BM25; ties by row. The first search of a collection indexes all its texts; from
+    /// then on that is kept up. What is deleted after the reader was made may be missing.
+    pub fn search_text(&self, search: &TextSearch<'_>) -> Result<Vec<Candidate>> {
+        check::at_most("hits of a search", Limits::MAX_LIMIT, search.limit)?;
+        check::at_most("bytes of a text", Limits::MAX_TEXT_BYTES, search.text.len())?;
+        let TextSearch { text, limit } = *search;
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
+        self.state.words.search((&self.engine, &self.state), &self.generation.live, text, limit)
     }
 
     /// The cosine of a vector, of any length but zero, with the one of that name in a row; none if the row has none, or is not

@@ -15,6 +15,7 @@ use crate::{
     CollectionConfig, PointId, Row,
     generation::Generation,
     key::{self, Key},
+    words::Words,
 };
 
 pub struct CollectionState {
@@ -36,6 +37,7 @@ pub struct CollectionState {
     /// The first row that was never given out. Only the writer thread changes it.
     next_row: Mutex<Row>,
     past: Mutex<Past>,
+    pub words: Words,
 }
 
 /// What is kept for generations that are not current any more.
@@ -69,7 +71,7 @@ impl CollectionState {
         uuid: String,
         config: CollectionConfig,
         next_row: Row,
-        first: Generation,
+        (first, words): (Generation, Words),
     ) -> CollectionState {
         let first = Arc::new(first);
         let past = Past { generations: [(first.number, Arc::downgrade(&first))].into(), ..Past::default() };
@@ -86,6 +88,7 @@ impl CollectionState {
             current: RwLock::new(first),
             next_row: Mutex::new(next_row),
             past: Mutex::new(past),
+            words,
         }
     }
 

@@ -6,18 +6,22 @@ use std::{ops::ControlFlow, sync::atomic::AtomicBool};
 use roaring::RoaringBitmap;
 
 use crate::{
-    Damage, Error, Reader, Result, Row, VerifyReport, attachment, fetch,
+    Damage, Error, Reader, Result, Row, VerifyReport, attachment,
+    engine::Engine,
+    fetch,
     generation::Generation,
     graph, key,
     manifest::{self, Place},
     record,
     state::CollectionState,
     store::{Store, Tree},
-    stored::{self, Prefix},
+    stored::{self, StoredPoint},
+    words,
 };
 
 /// `Error::Damaged` is a finding; other errors end the reading.
-pub fn verify(store: &Store, state: &CollectionState, reader: &Reader) -> Result<VerifyReport> {
+pub fn verify(engine: &Engine, state: &CollectionState, reader: &Reader) -> Result<VerifyReport> {
+    let store = &engine.store;
     let generation = reader.generation();
     let mut report = VerifyReport::default();
     let expected = points(store, state, reader, &mut report)?;
@@ -26,28 +30,37 @@ pub fn verify(store: &Store, state: &CollectionState, reader: &Reader) -> Result
         segments(store, state, place, &mut report)?;
         audit(generation, place, &mut report);
     }
-    for (place, expected) in expected.with_tokens.into_iter().enumerate() {
-        tokens(store, state, place, expected, &mut report)?;
+    for (place, expected) in expected.with_tokens.iter().enumerate() {
+        tokens(store, state, place, expected.clone(), &mut report)?;
     }
     attachments(store, state, &mut report)?;
+    texts(engine, state, &expected.with_words, &mut report)?;
     Ok(report)
 }
 
-/// By their place in the configuration, the rows that have a vector, and those that have tokens.
+/// By their place in the configuration, the rows that have a vector, and those that have tokens; and those whose texts have words.
 struct Expected {
     with_vector: Vec<RoaringBitmap>,
     with_tokens: Vec<RoaringBitmap>,
+    with_words: RoaringBitmap,
 }
 
 /// Checks every live point and the row of its id.
 fn points(store: &Store, state: &CollectionState, reader: &Reader, report: &mut VerifyReport) -> Result<Expected> {
     let none = |n| vec![RoaringBitmap::new(); n];
     let config = &state.config;
-    let mut expected = Expected { with_vector: none(config.vectors.len()), with_tokens: none(config.tokens.len()) };
+    let mut expected = Expected {
+        with_vector: none(config.vectors.len()),
+        with_tokens: none(config.tokens.len()),
+        with_words: RoaringBitmap::new(),
+    };
     for row in reader.generation().live.iter() {
         report.points_checked += 1;
         let checked = reader.record(row).and_then(|record| check_point(store, state, reader, row, &record));
-        if let Some(prefix) = finding(checked, report)? {
+        if let Some(StoredPoint { prefix, texts, .. }) = finding(checked, report)? {
+            if state.words.is_used() && texts.iter().any(|text| words::has_terms(&text.text)) {
+                expected.with_words.insert(row);
+            }
             for place in prefix.vectors.of(config.vectors.len()) {
                 expected.with_vector[place].insert(row);
             }
@@ -59,11 +72,17 @@ fn points(store: &Store, state: &CollectionState, reader: &Reader, report: &mut 
     Ok(expected)
 }
 
-fn check_point(store: &Store, state: &CollectionState, reader: &Reader, row: Row, record: &[u8]) -> Result<Prefix> {
+fn check_point(
+    store: &Store,
+    state: &CollectionState,
+    reader: &Reader,
+    row: Row,
+    record: &[u8],
+) -> Result<StoredPoint> {
     let point = stored::decode(record, true, true)?;
     let on_disk = fetch::row_on_disk(store, state.number, &point.id)?;
     match state.row_in(reader.generation(), &point.id, on_disk) {
-        Some(its_row) if its_row == row => Ok(point.prefix),
+        Some(its_row) if its_row == row => Ok(point),
         other => Err(Error::Damaged {
             what: format!("point {} in row {row}", point.id),
             detail: format!("its id leads to {other:?}"),
@@ -132,6 +151,15 @@ fn attachments(store: &Store, state: &CollectionState, report: &mut VerifyReport
     for name in finding(attachment::names(store, state.number), report)?.unwrap_or_default() {
         report.attachments_checked += 1;
         finding(attachment::read(store, state.number, &name), report)?;
+    }
+    Ok(())
+}
+
+fn texts(engine: &Engine, state: &CollectionState, expected: &RoaringBitmap, report: &mut VerifyReport) -> Result<()> {
+    let Some(checked) = state.words.check(engine, state, expected)? else { return Ok(()) };
+    report.texts_checked = checked.n_rows;
+    for damage in checked.damages {
+        finding(Err::<(), _>(damage), report)?;
     }
     Ok(())
 }

@@ -76,7 +76,8 @@ impl World {
             0..45 => self.upsert(),
             45..60 => self.delete(),
             60..75 => self.set_payload(),
-            75..85 => self.search(),
+            75..83 => self.search(),
+            83..85 => self.search_text(),
             85..90 => self.held = Some((self.collection().reader(), self.model.clone())),
             90..93 => self.compare_held(),
             93..95 => self.reopen(),
@@ -181,6 +182,18 @@ impl World {
             database.close().unwrap();
             assert!(matches!(database.collection("c"), Err(Error::Closed)));
         }
+    }
+
+    /// Every text says whose it is.
+    fn search_text(&mut self) {
+        let id = self.id();
+        let reader = self.collection().reader();
+        let (all, one) = ("text of".to_owned(), id.to_string());
+        let found = reader.search_text(&TextSearch { text: &all, limit: 1000 }).unwrap();
+        assert_eq!(found.len(), self.model.len());
+        let found = reader.search_text(&TextSearch { text: &one, limit: 1000 }).unwrap();
+        let rows: Vec<Row> = reader.row(&id).unwrap().into_iter().collect();
+        assert_eq!(found.iter().map(|candidate| candidate.row).collect::<Vec<_>>(), rows, "{id}");
     }
 
     fn compare_held(&mut self) {
