@@ -136,6 +136,7 @@ fn request(content: Content, using: &str) -> Request {
         content,
         using: Some(using.into()),
         blend: None,
+        full_text: None,
         limit: Some(10),
         offset: 0,
         candidates: None,

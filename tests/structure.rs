@@ -83,7 +83,12 @@ fn files_that_name(word: &str) -> Vec<String> {
 
 #[test]
 fn each_engine_is_named_in_one_place() {
-    for (word, home) in [("sled::", "index/src/store"), ("hnsw_rs::", "index/src/"), ("candle_", "model/src/")] {
+    for (word, home) in [
+        ("sled::", "index/src/store"),
+        ("hnsw_rs::", "index/src/"),
+        ("tantivy::", "index/src/words/"),
+        ("candle_", "model/src/"),
+    ] {
         for file in files_that_name(word) {
             assert!(file.starts_with(home), "{file} names {word}");
         }

@@ -157,6 +157,7 @@ fn ask_of(
         content,
         using: None,
         blend: None,
+        full_text: None,
         limit: Some(limit),
         offset: 0,
         candidates: None,

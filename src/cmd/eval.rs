@@ -53,7 +53,8 @@ pub struct EvalArgs {
 
 const ABOUT: &str = "\
 The report is written as report.html, report.md and results.json, the ranks of each question as questions.jsonl.
-Exact search and the index are measured side by side; with --reranker, so is each number of candidates.";
+Exact search and the index are measured side by side; where texts look for texts, so are words alone (BM25) and words with the index,
+by ranks and by scores; with --reranker, so is each number of candidates.";
 
 #[derive(Debug, clap::Subcommand)]
 enum Other {

@@ -10,7 +10,7 @@ use firn_index::{Fields, PointId, Text};
 use super::{local, remote, table};
 use crate::{
     exit::{Exit, Usage},
-    query::{self, Answer, Content, OnFailure, Request, Rerank, Which},
+    query::{self, Answer, Content, FullText, Limits, Merge, OnFailure, Request, Rerank, Which},
     settings::{self, Settings},
 };
 
@@ -32,6 +32,15 @@ pub struct QueryArgs {
     /// Named vectors to search together and how much each counts, such as image=1,mirror=0.7 [default: the collection's]
     #[arg(long, value_name = "NAME=WEIGHT,...", value_delimiter = ',', value_parser = super::blend::weight)]
     blend: Vec<(String, f32)>,
+    /// Look for words in the texts of points too: these, or those of --text
+    #[arg(long, value_name = "WORDS", num_args = 0..=1, default_missing_value = "")]
+    words: Option<String>,
+    /// How much the words count beside the vectors, above 0, to 1: then only words are looked for
+    #[arg(long, value_name = "SHARE", default_value_t = Limits::DEFAULT_WORDS_WEIGHT, requires = "words")]
+    words_weight: f32,
+    /// How words and vectors are merged: by their ranks, or by their scores
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = Merge::default(), requires = "words")]
+    words_merge: Merge,
     /// Hits wanted, 1 to 1000
     #[arg(long, default_value_t = 10)]
     limit: usize,
@@ -117,6 +126,11 @@ fn request(args: &QueryArgs) -> anyhow::Result<Request> {
         content: content(args)?,
         using: args.using.clone(),
         blend: (!args.blend.is_empty()).then(|| super::blend::weights(&args.blend)).transpose()?,
+        full_text: args.words.as_ref().map(|words| FullText {
+            text: (!words.is_empty()).then(|| words.clone()),
+            weight: args.words_weight,
+            merge: args.words_merge,
+        }),
         limit: Some(args.limit),
         offset: args.offset,
         candidates: args.candidates,
@@ -187,7 +201,9 @@ fn print(answer: &Answer) {
             about.push_str(&format!("  {language}{}", table::shorten(&text.text, 120)));
         }
         let cosines = hit.cosines.iter().map(|(name, cosine)| format!("{name} {cosine:.4}")).collect::<Vec<_>>();
-        let score = if cosines.is_empty() { String::new() } else { format!(" ({})", cosines.join(", ")) };
+        let words = hit.bm25.map(|bm25| format!("cosine {:.4}, words {bm25:.2}", hit.cosine));
+        let parts: Vec<String> = cosines.into_iter().chain(words).collect();
+        let score = if parts.is_empty() { String::new() } else { format!(" ({})", parts.join(", ")) };
         if let Some(relevance) = hit.relevance {
             about = format!("{:.0} % relevant  {about}", 100.0 * relevance);
         }

@@ -16,7 +16,7 @@ use firn_model::{Grid, ModelInfo, Sigmoid, TokenShape};
 
 use super::collection::{CreateArgs, Described, VectorArg};
 use crate::{
-    query::{Answer, Blend, Content, Hit, OnFailure, Request, Rerank, Timings, Truncation, Which},
+    query::{Answer, Blend, Content, FullText, Hit, Merge, OnFailure, Request, Rerank, Timings, Truncation, Which},
     server::settings::MAX_MESSAGE_BYTES,
     settings::{DEFAULT_MODEL, Settings},
 };
@@ -213,6 +213,19 @@ fn query_request(request: &Request) -> v1::QueryRequest {
         }),
         score_threshold: request.score_threshold,
         rerank: Some(rerank(&request.rerank)),
+        full_text: request.full_text.as_ref().map(full_text),
+    }
+}
+
+fn full_text(asked: &FullText) -> v1::FullText {
+    v1::FullText {
+        text: asked.text.clone().unwrap_or_default(),
+        weight: Some(asked.weight),
+        merge: match asked.merge {
+            Merge::Ranks => v1::FullTextMerge::Ranks,
+            Merge::Scores => v1::FullTextMerge::Scores,
+        }
+        .into(),
     }
 }
 
@@ -263,6 +276,7 @@ fn hit(hit: v1::Hit) -> anyhow::Result<Hit> {
         cosines: hit.cosines.into_iter().collect(),
         fusion: hit.fusion,
         relevance: hit.relevance,
+        bm25: hit.bm25,
         payload: hit.payload.map_or_else(|| Ok(Payload::new()), json::from_struct)?,
         texts: hit.texts.into_iter().map(|t| Text { text: t.text, language: t.language }).collect(),
         vectors: hit.vectors.iter().map(|(name, vector)| (name.clone(), firn_client::unpack(vector))).collect(),

@@ -53,12 +53,13 @@ fn verify_one(db: &Database, name: &str) -> anyhow::Result<VerifyReport> {
 
 fn print_report(name: &str, report: &VerifyReport) {
     println!(
-        "{name}: {}, {}, {}, {} and {} read; {} cannot find themselves; {} damages",
+        "{name}: {}, {}, {}, {}, {} and {} read; {} cannot find themselves; {} damages",
         counted(report.points_checked as usize, "point"),
         counted(report.vectors_checked as usize, "vector"),
         counted(report.tokens_checked as usize, "token sequence"),
         counted(report.attachments_checked as usize, "attachment"),
         counted(report.segments_checked as usize, "segment"),
+        counted(report.texts_checked as usize, "point in full text"),
         report.unreachable_vectors,
         report.damages.len()
     );
@@ -74,9 +75,10 @@ pub fn rebuild(args: &RebuildArgs, settings: &Settings) -> anyhow::Result<Exit> 
         let report = db.collection(&name)?.rebuild()?;
         if !settings.json {
             println!(
-                "{name}: {} with {} built in {:.1} s; {} needed new links",
+                "{name}: {} with {} and full text of {} built in {:.1} s; {} needed new links",
                 counted(report.segments_built as usize, "segment"),
                 counted(report.vectors_indexed as usize, "vector"),
+                counted(report.texts_indexed as usize, "point"),
                 report.seconds,
                 report.vectors_repaired
             );

@@ -6,7 +6,7 @@ use std::{
 };
 
 use firn_eval::results::Direction;
-use firn_index::Point;
+use firn_index::{Candidate, Point};
 use firn_model::fusion::{self, Items};
 use rayon::prelude::*;
 
@@ -48,10 +48,16 @@ impl Answered<'_> {
 pub struct Took {
     pub exact: Duration,
     pub index: Duration,
+    pub words: Duration,
     pub rerank: Duration,
 }
 
+/// The text that asks, by its place on its side.
+pub type TextOf<'a> = dyn Fn(usize) -> &'a str + Sync + 'a;
+
 pub struct Asking<'a> {
+    /// Where texts look for texts.
+    pub text: Option<&'a TextOf<'a>>,
     pub askers: &'a Side,
     pub gallery: &'a Side,
     pub direction: Direction,
@@ -80,6 +86,11 @@ impl Asking<'_> {
                 promises: Vec::new(),
                 took: Took { exact: took_exact, index: took_index, ..Took::default() },
             };
+            if let Some(text) = self.text {
+                let (found, took) = timed(|| self.words(&points, &places, text))?;
+                answered.rankings.iter_mut().zip(found).for_each(|(rankings, found)| rankings.extend(found));
+                answered.took.words = took;
+            }
             if let (Some(network), Some(gallery)) = (self.network, &gallery) {
                 let ((), took) = timed(|| self.rerank(network, (&mut points, gallery), &mut answered))?;
                 answered.took.rerank = took;
@@ -90,17 +101,38 @@ impl Asking<'_> {
     }
 
     fn search(&self, askers: &[Point], exact: bool) -> anyhow::Result<Vec<Ranking>> {
-        let reach = Reach { limit: self.ways.depth, ef: self.ways.ef, exact };
         let ranking = |point: &Point| -> anyhow::Result<Ranking> {
-            let names = self.askers.names.iter().zip(&self.gallery.names).zip(self.weights);
-            let parts: Option<Vec<Part>> = names
-                .map(|((asks, using), &weight)| Some(Part { using, weight, vector: point.vectors.get(asks)?.clone() }))
-                .collect();
-            let parts = parts.ok_or_else(|| anyhow::anyhow!("point {} lacks a vector that is compared", point.id))?;
-            let found = query::nearest(&self.gallery.reader, parts, reach)?;
-            Ok(found.iter().map(|candidate| (self.gallery.place(candidate.row), candidate.score)).collect())
+            let found = query::nearest(&self.gallery.reader, self.parts(point)?, self.reach(exact))?;
+            Ok(self.ranking(&found))
         };
         askers.par_iter().map(ranking).collect()
+    }
+
+    /// By each way to look for words.
+    fn words(&self, askers: &[Point], places: &[usize], text: &TextOf) -> anyhow::Result<Vec<Vec<Ranking>>> {
+        let ways = super::words().map(|(_, how)| how);
+        let rankings = |(point, &place): (&Point, &usize)| -> anyhow::Result<Vec<Ranking>> {
+            let (parts, reach) = (self.parts(point)?, self.reach(false));
+            let found = query::nearest_with_words(&self.gallery.reader, parts, (text(place), &ways), reach)?;
+            Ok(found.iter().map(|found| self.ranking(found)).collect())
+        };
+        askers.par_iter().zip(places).map(rankings).collect()
+    }
+
+    fn reach(&self, exact: bool) -> Reach {
+        Reach { limit: self.ways.depth, ef: self.ways.ef, exact }
+    }
+
+    fn parts(&self, point: &Point) -> anyhow::Result<Vec<Part<'_>>> {
+        let names = self.askers.names.iter().zip(&self.gallery.names).zip(self.weights);
+        let parts: Option<Vec<Part>> = names
+            .map(|((asks, using), &weight)| Some(Part { using, weight, vector: point.vectors.get(asks)?.clone() }))
+            .collect();
+        parts.ok_or_else(|| anyhow::anyhow!("point {} lacks a vector that is compared", point.id))
+    }
+
+    fn ranking(&self, found: &[Candidate]) -> Ranking {
+        found.iter().map(|candidate| (self.gallery.place(candidate.row), candidate.score)).collect()
     }
 
     /// Adds a ranking for each number of candidates to every question.

@@ -10,7 +10,7 @@ mod store;
 use std::{path::PathBuf, time::Instant};
 
 use firn_eval::{
-    dataset::Dataset,
+    dataset::{Content, Dataset},
     results::{Direction, Results},
 };
 
@@ -20,6 +20,7 @@ pub use self::{
     side::Network,
     store::{Fill, Items, Lot, Pair, Store, document_items, documents, fill, lots, query_items},
 };
+use crate::query::{FullText, Merge};
 
 /// How a data set is asked.
 pub struct Ways {
@@ -36,13 +37,43 @@ pub struct Ways {
 impl Ways {
     pub const DEFAULT_DEPTH: usize = 100;
 
-    /// In the order of the results: exact search, the index, and each number of re-ranked candidates.
-    fn methods(&self, network: Option<&Network>) -> Vec<String> {
+    /// In the order of the results: exact search, the index, words alone and with the index, and each number of re-ranked candidates.
+    fn methods(&self, with_words: bool, network: Option<&Network>) -> Vec<String> {
         let mut methods = vec!["exact".to_owned(), "hnsw".to_owned()];
+        if with_words {
+            methods.extend(words().map(|(name, _)| name.to_owned()));
+        }
         if network.is_some() {
             methods.extend(self.candidates.iter().map(|n| format!("rerank@{n}")));
         }
         methods
+    }
+}
+
+/// Ways to look for the words of a text in texts.
+fn words() -> [(&'static str, FullText); 3] {
+    let with = |weight, merge| FullText { weight, merge, text: None };
+    let half = FullText::default().weight;
+    [
+        ("words", with(1.0, Merge::Scores)),
+        ("hybrid-ranks", with(half, Merge::Ranks)),
+        ("hybrid-scores", with(half, Merge::Scores)),
+    ]
+}
+
+/// Whether both sides are texts.
+fn are_texts(data: &Dataset) -> bool {
+    data.documents.iter().all(|document| matches!(document.content, Content::Text(_)))
+}
+
+/// The text that asks, by its place on its side.
+fn text_of<'a>(data: &'a Dataset, lot: &Lot, direction: Direction, asker: usize) -> &'a str {
+    match direction {
+        Direction::ToDocument => &data.queries[lot.queries[asker]].text,
+        Direction::ToQuery => match &data.documents[asker].content {
+            Content::Text(text) => text,
+            Content::Picture(_) => "",
+        },
     }
 }
 
@@ -54,7 +85,7 @@ pub fn run(
     report: &mut dyn FnMut(usize, usize),
 ) -> anyhow::Result<Results> {
     let start = Instant::now();
-    let mut gathering = Gathering::new(data, ways, ways.methods(network))?;
+    let mut gathering = Gathering::new(data, ways, ways.methods(are_texts(data), network))?;
     let n_questions = data.queries.len() + store.lots.iter().map(|lot| lot.documents(data).len()).sum::<usize>();
     let documents = Side::new(&store.documents, store.names_of_documents(), network.map(|n| n.reads_documents()))?;
     let mut n_asked = 0;
@@ -66,7 +97,9 @@ pub fn run(
                 Direction::ToDocument => (&queries, &documents),
                 Direction::ToQuery => (&documents, &queries),
             };
-            let asking = Asking { askers, gallery, direction, weights: &store.weights(), network, ways };
+            let text = |asker: usize| text_of(data, lot, direction, asker);
+            let text: Option<&ask::TextOf> = if are_texts(data) { Some(&text) } else { None };
+            let asking = Asking { text, askers, gallery, direction, weights: &store.weights(), network, ways };
             asking.all(&askings, &mut |answered| {
                 n_asked += answered.len();
                 report(n_asked, n_questions);

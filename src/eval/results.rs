@@ -35,8 +35,8 @@ pub struct Gathering<'a> {
     /// By direction, the worst first.
     failures: BTreeMap<Direction, Vec<Failed>>,
     promises: Vec<(f32, bool)>,
-    /// Exact search, the index, the network: seconds, and questions.
-    seconds: [f64; 3],
+    /// Exact search, the index, words, the network.
+    seconds: [f64; 4],
     trec: Option<Trec<'a>>,
 }
 
@@ -53,11 +53,11 @@ impl<'a> Gathering<'a> {
     pub fn new(data: &'a Dataset, ways: &'a Ways, methods: Vec<String>) -> anyhow::Result<Gathering<'a>> {
         let trec = ways.trec.as_deref().map(|folder| Trec::new(folder, data)).transpose()?;
         let (questions, failures, promises) = (Vec::new(), BTreeMap::new(), Vec::new());
-        Ok(Gathering { data, methods, depth: ways.depth, questions, failures, promises, seconds: [0.0; 3], trec })
+        Ok(Gathering { data, methods, depth: ways.depth, questions, failures, promises, seconds: [0.0; 4], trec })
     }
 
     pub fn take(&mut self, lot: &Lot, direction: Direction, answered: Answered) -> anyhow::Result<()> {
-        let took = [answered.took.exact, answered.took.index, answered.took.rerank];
+        let took = [answered.took.exact, answered.took.index, answered.took.words, answered.took.rerank];
         self.seconds.iter_mut().zip(took).for_each(|(sum, took)| *sum += took.as_secs_f64());
         self.promises.extend_from_slice(&answered.promises);
         for (question, rankings) in answered.questions.iter().zip(&answered.rankings) {
@@ -141,7 +141,7 @@ impl<'a> Gathering<'a> {
 
     pub fn results(self, store: &Store, network: Option<&Network>) -> anyhow::Result<Results> {
         let n = self.questions.len();
-        let names = ["exact search", "index search", "re-ranking"];
+        let names = ["exact search", "index search", "words", "re-ranking"];
         let timed = names.into_iter().zip(self.seconds).filter(|(_, seconds)| *seconds > 0.0);
         let stages = timed.map(|(name, seconds)| Stage { name: name.to_owned(), seconds, n }).collect();
         let failures = self.failures.values().flatten().map(|failed| self.shown(failed)).collect();

@@ -59,10 +59,13 @@ pub fn query(
         }
     }
     let itself = match (&request.content, fault) {
-        (Content::Id(id), _) if parts.is_empty() => {
+        (Content::Id(id), _) if parts.is_empty() && !using.weights.is_empty() => {
             return Err(Error::NoVector { id: id.clone(), using: using.names() });
         }
-        (Content::Id(id), _) => reader.row(id)?,
+        (Content::Id(id), _) => {
+            let row = reader.row(id)?;
+            Some(row.ok_or_else(|| firn_index::Error::PointNotFound { id: id.clone() })?)
+        }
         (_, Some(fault)) if parts.is_empty() => return Err(fault),
         _ => None,
     };

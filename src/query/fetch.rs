@@ -21,6 +21,7 @@ pub fn hits(reader: &Reader, ranked: Vec<Ranked>, query: &Query, request: &Reque
             id: point.id,
             score,
             cosine: merged.candidate.score,
+            bm25: merged.bm25,
             cosines: by_name(query, &merged),
             fusion: fusion.map(|fusion| fusion.logit),
             relevance: fusion.and_then(|fusion| fusion.relevance),

@@ -18,7 +18,8 @@ impl Limits {
     pub const MAX_EF: usize = firn_index::Limits::MAX_EF_SEARCH;
     /// Most candidates that a network is asked to look at.
     pub const MAX_RERANKED: usize = 1000;
-    /// Fewest candidates of each vector of a blend.
+    pub const DEFAULT_WORDS_WEIGHT: f32 = 0.5;
+    /// Fewest candidates of each vector of a blend, and of words.
     pub const MIN_BLENDED: usize = 100;
 }
 
@@ -58,6 +59,8 @@ pub struct Request {
     pub using: Option<String>,
     /// Named vectors that are searched together, and how much each counts.
     pub blend: Option<BTreeMap<String, f32>>,
+    /// Words that are looked for too, or alone.
+    pub full_text: Option<FullText>,
     /// None: `Limits::DEFAULT_LIMIT`.
     pub limit: Option<usize>,
     pub offset: usize,
@@ -72,6 +75,32 @@ pub struct Request {
     pub deadline: Option<Instant>,
     /// An answer whose hits take more is given up.
     pub max_bytes: usize,
+}
+
+/// Words that are looked for in the texts of points.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FullText {
+    /// None: those of the text that asks.
+    pub text: Option<String>,
+    /// How much the words count beside the vectors, above 0, to 1: then no vector is searched.
+    pub weight: f32,
+    pub merge: Merge,
+}
+
+impl Default for FullText {
+    fn default() -> FullText {
+        FullText { text: None, weight: Limits::DEFAULT_WORDS_WEIGHT, merge: Merge::default() }
+    }
+}
+
+/// How the list of the words and that of the vectors become one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Merge {
+    /// By how far the cosine lies from the worst of the vectors' list to its best, and by the share of the best BM25.
+    #[default]
+    Scores,
+    /// By their ranks, 1 / (60 + rank) each: reciprocal rank fusion.
+    Ranks,
 }
 
 /// How a network is to re-rank the candidates.
@@ -137,6 +166,13 @@ impl Request {
         if let Some(ef) = self.ef {
             within("ef", ef, 1, Limits::MAX_EF)?;
         }
+        if let Some(FullText { text, weight, .. }) = &self.full_text {
+            if !(*weight > 0.0 && *weight <= 1.0) {
+                return Err(invalid("full_text.weight", "above 0, to 1".into(), weight.to_string()));
+            }
+            let bytes = text.as_ref().map_or(0, String::len);
+            within("bytes of full_text.text", bytes, 0, firn_index::Limits::MAX_TEXT_BYTES)?;
+        }
         let score_threshold = self.score_threshold.unwrap_or(f32::NEG_INFINITY);
         if score_threshold.is_nan() {
             return Err(invalid("score_threshold", "a number".into(), "NaN".into()));
@@ -177,8 +213,11 @@ pub struct Hit {
     pub id: PointId,
     /// What the list is sorted by.
     pub score: f32,
-    /// Of a blend, the weighted mean.
+    /// Of a blend, the weighted mean. 0 if only words were looked for.
     pub cosine: f32,
+    /// If words were looked for and the point is among the best of those that hold any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bm25: Option<f32>,
     /// Of a blend, by the names of the vectors that the point has.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub cosines: BTreeMap<String, f32>,
@@ -241,6 +280,7 @@ mod tests {
             content: Content::Vector(vec![1.0]),
             using: None,
             blend: None,
+            full_text: None,
             limit: None,
             offset: 0,
             candidates: None,

@@ -1,5 +1,5 @@
-//! Fourth stage: the order of the answer. Without a fusion network the score is the cosine, or the blend of several; with one,
-//! what its logit counts is added.
+//! Fourth stage: the order of the answer. Without a fusion network the score is the cosine, the blend of several, or what words and
+//! cosines make; with one, it is the cosine and what its logit counts.
 
 use std::sync::Arc;
 
@@ -126,6 +126,12 @@ fn fit(
     using: &Using,
     request: &Request,
 ) -> Result<(Direction, Reads), String> {
+    if using.weights.is_empty() {
+        return Err("only words are looked for".to_owned());
+    }
+    if request.rerank.which == Which::Active && request.full_text.is_some() {
+        return Err("it was not judged on candidates that words found; hint: name its version".to_owned());
+    }
     let (direction, reads) = match &request.content {
         Content::Text(_) => (Direction::TextToImage, reranker.version.reads.clone()),
         Content::Vector(_) => return Err(LONE_VECTOR.to_owned()),
@@ -192,7 +198,7 @@ pub fn order(
 ) -> Result<Order, Error> {
     let min_relevance = request.rerank.min_relevance.unwrap_or(f32::NEG_INFINITY);
     let by_cosine = |merged: Vec<Merged>, skipped| {
-        let plain = |merged: Merged| Ranked { score: merged.candidate.score, merged, fusion: None };
+        let plain = |merged: Merged| Ranked { score: merged.score, merged, fusion: None };
         Order { ranked: merged.into_iter().map(plain).collect(), min_relevance, reranker: None, skipped }
     };
     let ranker = match network {

@@ -11,8 +11,8 @@ use crate::engine::Loading;
 
 const N: u64 = 400;
 
-struct World {
-    engine: Engine,
+pub(super) struct World {
+    pub engine: Engine,
     points: Vec<(u64, BTreeMap<String, Vec<f32>>)>,
     _dir: tempfile::TempDir,
 }
@@ -29,8 +29,8 @@ fn numbers(seed: u64, n: usize) -> Vec<f32> {
 }
 
 impl World {
-    /// Vectors "a", "b" and "c"; a third of the points lack one of them, some lack two. Some are in segments, some are not.
-    fn new() -> World {
+    /// Each text says what is left of the id by 7 and by 5. Vectors "a", "b" and "c"; a third of the points lack one of them, some lack two. Some are in segments, some are not.
+    pub fn new() -> World {
         let dir = tempfile::tempdir().unwrap();
         let options = Options { min_free_bytes: 0, buffer_limit: 150, ..Options::default() };
         let db = Database::open(dir.path(), options).unwrap();
@@ -52,22 +52,22 @@ impl World {
         World { engine: Engine::new(db, Vec::new(), Loading::Fixed), points, _dir: dir }
     }
 
-    fn collection(&self) -> Collection {
+    pub fn collection(&self) -> Collection {
         self.engine.db().collection("c").unwrap()
     }
 
-    fn ask(&self, request: &Request) -> Vec<(u64, f32)> {
+    pub fn ask(&self, request: &Request) -> Vec<(u64, f32)> {
         let hits = run(&self.engine, request).unwrap().hits;
         hits.iter().map(|hit| (number(&hit.id), hit.score)).collect()
     }
 
-    fn refuses(&self, request: &Request, part: &str) {
+    pub fn refuses(&self, request: &Request, part: &str) {
         let error = run(&self.engine, request).expect_err(part).to_string();
         assert!(error.contains(part), "expected {part:?} in {error}");
     }
 
     /// Every point scored, best first; ties in the order of writing.
-    fn judged(&self, queries: &BTreeMap<String, Vec<f32>>, weights: &[(&str, f32)]) -> Vec<(u64, f32)> {
+    pub fn judged(&self, queries: &BTreeMap<String, Vec<f32>>, weights: &[(&str, f32)]) -> Vec<(u64, f32)> {
         let total: f32 = weights.iter().map(|(_, weight)| weight).sum();
         let score = |vectors: &BTreeMap<String, Vec<f32>>| {
             let part = |(name, weight): &(&str, f32)| match (queries.get(*name), vectors.get(*name)) {
@@ -87,11 +87,12 @@ impl World {
 }
 
 fn new_point((id, vectors): &(u64, BTreeMap<String, Vec<f32>>)) -> NewPoint {
-    let (texts, payload, tokens) = (Vec::new(), Payload::new(), BTreeMap::new());
-    NewPoint { id: PointId::Num(*id), texts, payload, vectors: vectors.clone(), tokens }
+    let text = Text { text: format!("seven{} five{}", id % 7, id % 5), language: String::new() };
+    let (payload, tokens) = (Payload::new(), BTreeMap::new());
+    NewPoint { id: PointId::Num(*id), texts: vec![text], payload, vectors: vectors.clone(), tokens }
 }
 
-fn number(id: &PointId) -> u64 {
+pub(super) fn number(id: &PointId) -> u64 {
     let PointId::Num(number) = id else { panic!("ids are numbers") };
     *number
 }
@@ -101,16 +102,17 @@ fn cosine(a: &[f32], b: &[f32]) -> f32 {
     dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }
 
-fn queries(seed: u64) -> BTreeMap<String, Vec<f32>> {
+pub(super) fn queries(seed: u64) -> BTreeMap<String, Vec<f32>> {
     [("a", 4), ("b", 6), ("c", 3)].map(|(name, dim)| (name.to_owned(), numbers(seed, dim))).into()
 }
 
-fn request(content: Content) -> Request {
+pub(super) fn request(content: Content) -> Request {
     Request {
         collection: "c".into(),
         content,
         using: None,
         blend: None,
+        full_text: None,
         limit: Some(30),
         offset: 0,
         candidates: None,
@@ -124,12 +126,12 @@ fn request(content: Content) -> Request {
     }
 }
 
-fn weighed(weights: &[(&str, f32)], content: Content) -> Request {
+pub(super) fn weighed(weights: &[(&str, f32)], content: Content) -> Request {
     let blend = weights.iter().map(|(name, weight)| ((*name).to_owned(), *weight)).collect();
     Request { blend: Some(blend), ..request(content) }
 }
 
-fn assert_same(received: &[(u64, f32)], expected: &[(u64, f32)]) {
+pub(super) fn assert_same(received: &[(u64, f32)], expected: &[(u64, f32)]) {
     assert_eq!(received.len(), expected.len());
     for (place, (received, expected)) in received.iter().zip(expected).enumerate() {
         assert!((received.1 - expected.1).abs() < 1e-5, "place {place}: expected {expected:?}, received {received:?}");

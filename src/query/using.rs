@@ -15,6 +15,11 @@ pub struct Using {
 }
 
 impl Using {
+    /// None: only words are looked for.
+    pub fn nothing() -> Using {
+        Using { weights: Vec::new(), is_blend: false, is_kept: false }
+    }
+
     /// Of all of them.
     pub fn weight(&self) -> f64 {
         self.weights.iter().map(|(_, weight)| f64::from(*weight)).sum()

@@ -254,6 +254,7 @@ pub fn query_in(request: v1::QueryRequest, max_bytes: usize) -> Result<query::Re
         collection: request.collection_name,
         using: (!request.using.is_empty()).then_some(request.using),
         blend: (!request.blend.is_empty()).then(|| request.blend.into_iter().collect()),
+        full_text: request.full_text.map(full_text_in).transpose()?,
         limit: given(request.limit),
         offset: request.offset as usize,
         candidates: given(request.candidates),
@@ -267,6 +268,23 @@ pub fn query_in(request: v1::QueryRequest, max_bytes: usize) -> Result<query::Re
     };
     request.check()?;
     Ok(request)
+}
+
+fn full_text_in(full_text: v1::FullText) -> Result<query::FullText> {
+    let v1::FullText { text, weight, merge } = full_text;
+    check_text(&text, "full_text.text")?;
+    Ok(query::FullText {
+        text: (!text.is_empty()).then_some(text),
+        weight: weight.unwrap_or(query::Limits::DEFAULT_WORDS_WEIGHT),
+        merge: match v1::FullTextMerge::try_from(merge) {
+            Ok(v1::FullTextMerge::Ranks) => query::Merge::Ranks,
+            Ok(v1::FullTextMerge::Scores) => query::Merge::Scores,
+            Err(_) => {
+                let message = format!("expected 0 or 1, received {merge}");
+                return Err(Problem::invalid("full_text.merge", "OUT_OF_RANGE", message));
+            }
+        },
+    })
 }
 
 fn rerank_in(rerank: v1::Rerank) -> Result<query::Rerank> {
@@ -362,6 +380,7 @@ fn hit_out(hit: query::Hit, fields: Fields) -> v1::Hit {
         cosines: hit.cosines.into_iter().collect(),
         fusion: hit.fusion,
         relevance: hit.relevance,
+        bm25: hit.bm25,
         payload: payload_out(hit.payload, fields),
         texts: texts_out(hit.texts),
         vectors: vectors_out(hit.vectors),
