@@ -92,7 +92,7 @@ fn figures_are_those_worked_out_by_hand() {
     );
 
     // Other tools read the same from the TREC files.
-    let folder = "firn-eval/jsonl-rows/trec";
+    let folder = "firn-eval/jsonl-rows-vectors/trec";
     let files = [format!("{folder}/qrels.to_document.txt"), format!("{folder}/run.to_document.exact.txt")];
     let printed = scratch.ok(&["eval", "trec", &files[0], &files[1]]);
     let of = |name: &str| -> f64 {
@@ -115,8 +115,8 @@ fn figures_are_those_worked_out_by_hand() {
     let questions =
         |folder: &str| std::fs::read_to_string(scratch.path().join(folder).join("questions.jsonl")).unwrap();
     scratch.ok(&[&COMPASS[..], &["--out", "again"]].concat());
-    assert_eq!(questions("again"), questions("firn-eval/jsonl-rows"));
-    let compared = scratch.ok(&["eval", "compare", "again", "firn-eval/jsonl-rows"]);
+    assert_eq!(questions("again"), questions("firn-eval/jsonl-rows-vectors"));
+    let compared = scratch.ok(&["eval", "compare", "again", "firn-eval/jsonl-rows-vectors"]);
     assert!(compared.contains("25.0 ±"), "{compared}");
     for file in ["report.md", "report.html", "results.json"] {
         assert!(scratch.path().join("again").join(file).is_file(), "{file}");
@@ -185,9 +185,64 @@ fn a_published_layout_is_embedded_and_asked() {
     let there = group(&results, "to_document", false);
     assert_near(&measured(there, 0)[..4], &[share(1), share(5), share(10), mrr]);
 
+    // What was embedded once is known: in the next run, elsewhere, in another order, and beside what is new.
+    let embedded = |results: &serde_json::Value| results["stages"][0]["n"].as_u64().unwrap();
+    assert_eq!(embedded(&results), 24);
+    assert_eq!(embedded(&json(&scratch.ok(&["eval", "urban1k", "--data", "Urban1k", "--json"]))), 0);
+    for at in 0..12 {
+        let from = |kind: &str, of: usize| scratch.path().join(format!("Urban1k/{kind}")).join(of.to_string());
+        for (kind, extension) in [("image", "jpg"), ("caption", "txt")] {
+            let bytes = std::fs::read(from(kind, at + 1).with_extension(extension)).unwrap();
+            scratch.write(&format!("other/{kind}/{}.{extension}", 12 - at), bytes);
+        }
+    }
+    scratch.write("other/caption/5.txt", "nothing of the kind\n");
+    let moved = json(&scratch.ok(&["eval", "urban1k", "--data", "other", "--out", "moved", "--json"]));
+    assert_eq!(embedded(&moved), 1);
+    let (here, there) = (group(&results, "to_document", false), group(&moved, "to_document", false));
+    assert!((measured(here, 0)[2] - measured(there, 0)[2]).abs() <= 1.0 / 12.0 + 1e-9);
+
+    // Other tools read of every method what the report says.
+    let asked =
+        ["eval", "urban1k", "--data", "Urban1k", "--reranker", "builtin", "--candidates", "3,8", "--trec", "--json"];
+    let results = json(&scratch.ok(&asked));
+    let folder = "firn-eval/urban1k-first-line-builtin-builtin/trec";
+    for direction in ["to_document", "to_query"] {
+        for (at, method) in ["exact", "hnsw", "rerank@3", "rerank@8"].iter().enumerate() {
+            let files = [format!("{folder}/qrels.{direction}.txt"), format!("{folder}/run.{direction}.{method}.txt")];
+            let read = json(&scratch.ok(&["eval", "trec", &files[0], &files[1], "--json"]));
+            let expected = measured(group(&results, direction, false), at);
+            let of = |name: &str| read["all"][name].as_f64().unwrap();
+            assert_near(
+                &[of("success_1"), of("success_5"), of("recip_rank")],
+                &[expected[0], expected[1], expected[3]],
+            );
+        }
+    }
+
     // One picture that cannot be read ends the run, and names it.
     scratch.write("Urban1k/image/7.jpg", "no picture");
     scratch.fails(1, &["eval", "urban1k", "--data", "Urban1k", "--json"], "7.jpg");
+}
+
+/// Texts among texts: words are asked for too.
+#[test]
+fn words_find_what_was_worked_out_by_hand() {
+    let scratch = Scratch::new();
+    let rows = [
+        value!({ "id": "a", "document": "red kite beach", "text": "the KITE" }),
+        value!({ "id": "b", "document": "blue ball on grass", "text": "nowhere" }),
+        value!({ "id": "c", "document": "red ball beach", "text": "beach, red" }),
+    ];
+    scratch.write("texts.jsonl", rows.map(|row| row.to_string()).join("\n"));
+    let results = json(&scratch.ok(&["eval", "jsonl", "--data", "texts.jsonl", "--json"]));
+    assert_eq!(results["methods"], value!(["exact", "hnsw", "words", "hybrid-ranks", "hybrid-scores"]));
+    // a is found alone; a and c have both words, and as many; nothing has the last.
+    let there = group(&results, "to_document", false);
+    assert_near(&measured(there, 2)[..4], &[1.0 / 3.0, 2.0 / 3.0, 2.0 / 3.0, 1.5 / 3.0]);
+    // Long texts look for short ones: a shares two words with c's and one with its own, c two with its own, b none.
+    let back = group(&results, "to_query", false);
+    assert_near(&measured(back, 2)[..4], &[1.0 / 3.0, 2.0 / 3.0, 2.0 / 3.0, 1.5 / 3.0]);
 }
 
 /// Real vectors of CLIP ViT-B/32: figures that were computed elsewhere.

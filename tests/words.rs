@@ -54,7 +54,7 @@ fn words_are_looked_for_here_and_at_a_server() {
     }
     drop(server);
     let verified = scratch.ok(&["verify"]);
-    assert!(verified.contains("3 points in full text"), "{verified}");
+    assert!(verified.contains("3 indexed texts"), "{verified}");
     let rebuilt = scratch.ok(&["rebuild", "c"]);
     assert!(rebuilt.contains("full text of 3 points"), "{rebuilt}");
 }

@@ -2,6 +2,7 @@
 
 mod fill;
 mod reranker;
+mod reuse;
 
 use std::{
     collections::BTreeMap,
@@ -114,22 +115,25 @@ struct RunArgs {
     /// Answers of each question that are looked at
     #[arg(long, default_value_t = Ways::DEFAULT_DEPTH as u32, value_name = "N", value_parser = clap::value_parser!(u32).range(10..=Limits::MAX_LIMIT as i64))]
     depth: u32,
-    /// Width of the search in the index [default: the collection's, 64]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=Limits::MAX_EF_SEARCH as i64))]
-    ef: Option<u32>,
-    /// Embeddings of the documents instead of a model: .npy, with ids beside it as `firn ingest` reads them
+    /// Width of the search in the index, which is asked for as many answers
+    #[arg(long, default_value_t = Limits::DEFAULT_EF_SEARCH as u32, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=Limits::MAX_EF_SEARCH as i64))]
+    ef: u32,
+    /// Embeddings of the documents instead of a model: .npy, with the documents' ids, one a line, in FILE.ids.txt (or a list in
+    /// FILE.ids.json)
     #[arg(long, value_name = "FILE.npy", requires = "query_vectors")]
     document_vectors: Option<PathBuf>,
-    /// Embeddings of the queries; their ids are those of the data set
+    /// Embeddings of the queries, with ids beside them: DOCUMENT#1 is the first text of a document, DOCUMENT#de#1 where languages
+    /// differ
     #[arg(long, value_name = "FILE.npy", requires = "document_vectors")]
     query_vectors: Option<PathBuf>,
     /// Of `collection`: its name, or an alias
     #[arg(long, value_name = "NAME")]
     collection: Option<String>,
-    /// Of `collection`: the field of the payload that says train, or anything else for points that are asked
-    #[arg(long, default_value = "split", requires = "collection", value_name = "FIELD")]
-    split: String,
-    /// Where the report is written [default: firn-eval/DATASET-PROTOCOL]
+    /// Of `collection`: the field of the payload that says train, or anything else for points that are asked; where it is not there, a
+    /// tenth is [default: split; with --reranker, as the network was parted]
+    #[arg(long, requires = "collection", value_name = "FIELD")]
+    split: Option<String>,
+    /// Where the report is written [default: firn-eval/DATASET-PROTOCOL, then what asks: the model, the network, languages]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Where embeddings are kept for the next run
@@ -278,7 +282,7 @@ fn one(name: &str, args: &RunArgs, settings: &Settings) -> anyhow::Result<()> {
     let Filled { engine, data, store, n } = &filled;
     data.notes.iter().for_each(|note| eprintln!("note: {}", table::printable(note)));
     let stored = Stage { name: "embed and index".to_owned(), seconds: start.elapsed().as_secs_f64(), n: *n };
-    let out = args.out.clone().unwrap_or_else(|| Path::new(HOME).join(slug(&format!("{name}-{}", data.protocol))));
+    let out = args.out.clone().unwrap_or_else(|| Path::new(HOME).join(folder_of(name, &data.protocol, args, settings)));
     let ways = ways(args, network.as_ref(), out.join("trec"));
     let bar = indicatif::ProgressBar::new(0);
     let mut results = eval::run(data, store, (network.as_ref(), &ways), &mut |done, all| {
@@ -307,7 +311,23 @@ fn ways(args: &RunArgs, network: Option<&Network>, trec: PathBuf) -> Ways {
     candidates.sort_unstable();
     candidates.dedup();
     let depth = candidates.last().copied().unwrap_or(0).max(args.depth as usize);
-    Ways { depth, ef: args.ef.map(|ef| ef as usize), candidates, trec: args.trec.then_some(trec) }
+    Ways { depth, ef: args.ef as usize, candidates, trec: args.trec.then_some(trec) }
+}
+
+/// A run of something else gets another folder.
+fn folder_of(name: &str, protocol: &str, args: &RunArgs, settings: &Settings) -> String {
+    let mut parts = vec![name.to_owned(), protocol.to_owned()];
+    if args.document_vectors.is_some() {
+        parts.push("vectors".to_owned());
+    } else if name != COLLECTION {
+        let model = settings.model_or_default();
+        let short = Path::new(model).file_name().map_or(model.into(), |name| name.to_string_lossy());
+        parts.push(short.into_owned());
+    }
+    parts.extend(args.reranker.clone());
+    parts.extend(args.language.iter().cloned());
+    parts.extend(args.qrels.as_ref().map(|_| "judged".to_owned()));
+    slug(&parts.join("-"))
 }
 
 /// A name as a folder's: letters, digits and a few marks.

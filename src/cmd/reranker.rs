@@ -5,10 +5,7 @@ use std::path::{Path, PathBuf};
 use firn_index::Collection;
 use firn_model::fusion::Direction;
 
-use super::{
-    local, table,
-    train::{PartingArgs, Show},
-};
+use super::{local, table, train::Show};
 use crate::{
     engine::Engine,
     exit::Exit,
@@ -91,8 +88,6 @@ pub struct EvaluateArgs {
     /// Decides the folds of the judgement
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    #[command(flatten)]
-    parting: PartingArgs,
 }
 
 pub fn run(command: &RerankerCommand, settings: &Settings) -> anyhow::Result<Exit> {
@@ -128,10 +123,9 @@ pub fn run(command: &RerankerCommand, settings: &Settings) -> anyhow::Result<Exi
 }
 
 fn evaluate(engine: &Engine, collection: &Collection, args: &EvaluateArgs, settings: &Settings) -> anyhow::Result<()> {
-    let (number, parting) = (args.number, args.parting.parting());
     let mut show = Show::new();
     let report = &mut |stage: Stage| show.take(&stage);
-    let version = reranker::evaluate(engine, collection, (number, &parting, args.seed), settings.device, report)?;
+    let version = reranker::evaluate(engine, collection, (args.number, args.seed), settings.device, report)?;
     show.end();
     let version = version.expect("nothing breaks it off");
     print(&version, engine.rerankers().state(collection)?.active, settings)

@@ -8,7 +8,7 @@ mod project;
 mod ridge;
 mod sides;
 
-pub use self::fusion::{PartingArgs, Show};
+pub use self::fusion::Show;
 
 use std::{
     path::{Path, PathBuf},

@@ -59,7 +59,7 @@ fn print_report(name: &str, report: &VerifyReport) {
         counted(report.tokens_checked as usize, "token sequence"),
         counted(report.attachments_checked as usize, "attachment"),
         counted(report.segments_checked as usize, "segment"),
-        counted(report.texts_checked as usize, "point in full text"),
+        counted(report.texts_checked as usize, "indexed text"),
         report.unreachable_vectors,
         report.damages.len()
     );

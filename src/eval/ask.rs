@@ -119,8 +119,10 @@ impl Asking<'_> {
         askers.par_iter().zip(places).map(rankings).collect()
     }
 
+    /// The index is asked for no more than its width: for more it would look further than it is said to.
     fn reach(&self, exact: bool) -> Reach {
-        Reach { limit: self.ways.depth, ef: self.ways.ef, exact }
+        let Ways { depth, ef, .. } = self.ways;
+        Reach { limit: if exact { *depth } else { (*depth).min(*ef) }, ef: Some(*ef), exact }
     }
 
     fn parts(&self, point: &Point) -> anyhow::Result<Vec<Part<'_>>> {

@@ -26,8 +26,8 @@ use crate::query::{FullText, Merge};
 pub struct Ways {
     /// Answers that are looked at.
     pub depth: usize,
-    /// Of the index; none: as the collection is set.
-    pub ef: Option<usize>,
+    /// Width of the search in the index, which gives as many answers.
+    pub ef: usize,
     /// So many of the first answers are re-ranked.
     pub candidates: Vec<usize>,
     /// Where the rankings are written as TREC files, if anywhere.

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fs::{self, File},
     io::{BufWriter, Write as _},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use anyhow::Context as _;
@@ -72,8 +72,7 @@ impl<'a> Gathering<'a> {
             }
             let last = rankings.last().expect("there is a method");
             if asked.ranks.last() != Some(&Some(1)) {
-                let right = *question.grades.keys().next().expect("something belongs");
-                self.fail(lot, direction, (&asked, right), last);
+                self.fail(lot, direction, (&asked, &question.grades), last);
             }
             self.questions.push(asked);
         }
@@ -120,7 +119,13 @@ impl<'a> Gathering<'a> {
     }
 
     /// Keeps the worst of each direction; of a document only one.
-    fn fail(&mut self, lot: &Lot, direction: Direction, (asked, right): (&Question, usize), last: &Ranking) {
+    fn fail(
+        &mut self,
+        lot: &Lot,
+        direction: Direction,
+        (asked, grades): (&Question, &BTreeMap<usize, u32>),
+        last: &Ranking,
+    ) {
         let place = |question: &Question| question.ranks.last().copied().flatten().unwrap_or(u32::MAX);
         let failures = self.failures.entry(direction).or_default();
         let known: BTreeSet<&str> =
@@ -129,7 +134,11 @@ impl<'a> Gathering<'a> {
         if known.contains(asked.cluster.as_str()) || failures.len() == N_FAILURES && place(asked) <= least {
             return;
         }
-        let above = last.iter().take(N_ABOVE).copied().collect();
+        // The first that belongs, or the best of what was not found; what stands above does not belong.
+        let found = last.iter().find(|(place, _)| grades.contains_key(place)).map(|(place, _)| *place);
+        let best = grades.iter().max_by_key(|(place, grade)| (**grade, std::cmp::Reverse(**place)));
+        let right = found.unwrap_or(*best.expect("something belongs").0);
+        let above = last.iter().take_while(|(place, _)| Some(*place) != found).take(N_ABOVE).copied().collect();
         let queries = (direction == Direction::ToQuery).then(|| lot.queries.clone());
         // Where it stands among the questions once it is among them.
         failures.push(Failed { question: self.questions.len(), right, above, queries });
@@ -214,35 +223,42 @@ fn bins(mut promises: Vec<(f32, bool)>) -> Vec<Bin> {
     promises.chunks(promises.len().div_ceil(N_BINS).max(1)).map(bin).collect()
 }
 
-/// Judgements, and a run for each direction and method.
+/// Judgements, and a run for each direction, kind of text and method. Written aside, and put in the place of what was there at the end.
 struct Trec<'a> {
     data: &'a Dataset,
     folder: &'a Path,
+    aside: PathBuf,
     runs: HashMap<String, BufWriter<File>>,
 }
 
 impl<'a> Trec<'a> {
     fn new(folder: &'a Path, data: &'a Dataset) -> anyhow::Result<Trec<'a>> {
-        fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-        let (mut there, mut back) = (Qrels::new(), Qrels::new());
+        let aside = folder.with_extension("new");
+        remove(&aside)?;
+        fs::create_dir_all(&aside).with_context(|| aside.display().to_string())?;
+        let mut of_kind: BTreeMap<String, Qrels> = BTreeMap::new();
         for judged in &data.judgements {
             let (query, document) = (&data.queries[judged.query], &data.documents[judged.document]);
-            there.entry(query.id.clone()).or_default().insert(document.id.clone(), judged.grade as i32);
+            let mut judge = |direction, topic: String, found: &str| {
+                let qrels = of_kind.entry(name_of(direction, query.is_joined)).or_default();
+                qrels.entry(topic).or_default().insert(found.to_owned(), judged.grade as i32);
+            };
+            judge(Direction::ToDocument, query.id.clone(), &document.id);
             let asks = match query.language.as_str() {
                 "" => document.id.clone(),
                 language => format!("{} [{language}]", document.id),
             };
-            if !query.is_joined {
-                back.entry(asks).or_default().insert(query.id.clone(), judged.grade as i32);
-            }
+            judge(Direction::ToQuery, asks, &query.id);
         }
-        for (direction, qrels) in [(Direction::ToDocument, there), (Direction::ToQuery, back)] {
-            let path = folder.join(format!("qrels.{}.txt", name_of(direction)));
+        for (kind, qrels) in of_kind {
+            let path = aside.join(format!("qrels.{kind}.txt"));
             fs::write(&path, qrels_text(&qrels)).with_context(|| path.display().to_string())?;
         }
-        Ok(Trec { data, folder, runs: HashMap::new() })
+        Ok(Trec { data, folder, aside, runs: HashMap::new() })
     }
 
+    /// Other tools sort by the score alone: where it does not fall from place to place, as behind the candidates that were re-ranked, it
+    /// is written a little lower.
     fn write(
         &mut self,
         lot: &Lot,
@@ -250,12 +266,9 @@ impl<'a> Trec<'a> {
         (topic, rankings): (&str, &[Ranking]),
         methods: &[String],
     ) -> anyhow::Result<()> {
-        if lot.is_joined && direction == Direction::ToQuery {
-            return Ok(());
-        }
         for (method, ranking) in methods.iter().zip(rankings) {
-            let name = format!("run.{}.{method}.txt", name_of(direction));
-            let path = self.folder.join(&name);
+            let name = format!("run.{}.{method}.txt", name_of(direction, lot.is_joined));
+            let path = self.aside.join(&name);
             let file = match self.runs.entry(name) {
                 std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
                 std::collections::hash_map::Entry::Vacant(entry) => {
@@ -267,7 +280,12 @@ impl<'a> Trec<'a> {
                 Direction::ToDocument => self.data.documents[place].id.as_str(),
                 Direction::ToQuery => self.data.queries[lot.queries[place]].id.as_str(),
             };
-            let lines = run_text(topic, ranking.iter().map(|&(place, score)| (id(place), score)), method);
+            let mut last = f32::INFINITY;
+            let mut falling = |score: f32| {
+                last = score.min(last.next_down());
+                last
+            };
+            let lines = run_text(topic, ranking.iter().map(|&(place, score)| (id(place), falling(score))), method);
             file.write_all(lines.as_bytes()).with_context(|| path.display().to_string())?;
         }
         Ok(())
@@ -277,13 +295,24 @@ impl<'a> Trec<'a> {
         for (name, mut file) in self.runs {
             file.flush().with_context(|| name)?;
         }
-        Ok(())
+        remove(self.folder)?;
+        fs::rename(&self.aside, self.folder).with_context(|| self.folder.display().to_string())
     }
 }
 
-fn name_of(direction: Direction) -> &'static str {
-    match direction {
+fn remove(folder: &Path) -> anyhow::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| folder.display().to_string())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn name_of(direction: Direction, is_joined: bool) -> String {
+    let direction = match direction {
         Direction::ToDocument => "to_document",
         Direction::ToQuery => "to_query",
-    }
+    };
+    format!("{direction}{}", if is_joined { ".joined" } else { "" })
 }

@@ -14,6 +14,8 @@ use firn_model::{
     fusion::{Cosines, Items, Pairs},
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::{Error, Reads, Report, Stage};
 use crate::engine::Engine;
 
@@ -22,7 +24,7 @@ const PAGE: usize = 1000;
 const TEXTS_AT_ONCE: usize = 256;
 
 /// How points fall into those learnt from and those judged on.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Parting {
     /// The field of the payload that says `train` or anything else; where it is there, it decides.
     pub split: String,

@@ -9,7 +9,7 @@ use firn_index::{Collection, ModelRef};
 use firn_model::fusion::{Calibration, Direction, Gain};
 use serde::{Deserialize, Serialize};
 
-use super::{Error, Verdict, judge::is_better};
+use super::{Error, Parting, Verdict, judge::is_better};
 
 /// The attachment that says what there is.
 const STATE: &str = "rerankers";
@@ -45,6 +45,8 @@ pub struct Version {
     /// What a logit counts beside the cosine when a text looks for images, and when an image looks for texts; 0 if nothing made the
     /// order better.
     pub weights: [f32; 2],
+    /// Which points it learnt from, so that it is never judged on one of them.
+    pub parting: Parting,
     /// Candidates that it was judged with.
     pub candidates: usize,
     /// From score to the probability that a candidate belongs.

@@ -315,14 +315,13 @@ fn member_path(path: &Path, at: usize) -> PathBuf {
 pub fn evaluate(
     engine: &Engine,
     collection: &Collection,
-    (number, parting, seed): (u32, &Parting, u64),
+    (number, seed): (u32, u64),
     device: Device,
     report: &mut Report,
 ) -> Result<Option<Version>, Error> {
-    parting.check()?;
     let state = engine.rerankers().state(collection)?;
     let reranker = Reranker::open(collection, state.version(number)?, device)?;
-    let reads = &reranker.version.reads;
+    let Version { reads, parting, .. } = &reranker.version;
     let blend = blend_of(collection, &reads.image)?;
     let wanted = Wanted { reads, parting, blend: &blend, only_judged: true };
     let Some(gathered) = Gathered::read(engine, collection, &wanted, report)? else { return Ok(None) };
@@ -360,6 +359,7 @@ fn version(
         reads,
         blend,
         weights: verdict.weights,
+        parting: training.parting.clone(),
         candidates: training.candidates,
         calibration: verdict.calibration.clone(),
         judged: verdict.judged.clone(),

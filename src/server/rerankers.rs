@@ -47,10 +47,8 @@ impl v1::rerankers_server::Rerankers for Rerankers {
         &self,
         request: Request<EvaluateRerankerRequest>,
     ) -> Result<Response<EvaluateRerankerResponse>, Status> {
-        let EvaluateRerankerRequest { collection_name, version, parting, seed } = request.into_inner();
+        let EvaluateRerankerRequest { collection_name, version, seed } = request.into_inner();
         let (shared, collection) = (self.0.clone(), self.0.collection(&collection_name)?);
-        let parting = parting_in(parting);
-        parting.check().map_err(Problem::from)?;
         let (seed, name, of) = (seed.unwrap_or(1), collection.name().to_owned(), collection.clone());
         let state = self.0.clone();
         work::run(move || Ok(state.engine()?.rerankers().state(&of)?.version(version).map(drop)?)).await?;
@@ -59,7 +57,7 @@ impl v1::rerankers_server::Rerankers for Rerankers {
             &self.0.gate,
             Box::new(move |report| {
                 let engine = shared.engine().map_err(|_| Error::Closed)?;
-                let judged = reranker::evaluate(engine, &collection, (version, &parting, seed), Device::Auto, report)?;
+                let judged = reranker::evaluate(engine, &collection, (version, seed), Device::Auto, report)?;
                 described(engine, &collection, judged)
             }),
         )?;

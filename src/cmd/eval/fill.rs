@@ -24,7 +24,7 @@ use firn_ingest::{
 };
 use firn_model::Grid;
 
-use super::RunArgs;
+use super::{RunArgs, reuse::Cache};
 use crate::{
     cmd::{
         ingest::{self, progress::Bar, signals},
@@ -43,7 +43,7 @@ pub struct Filled {
     pub engine: Engine,
     pub data: Dataset,
     pub store: Store,
-    /// Points in it.
+    /// Embeddings that were made or brought; others were known.
     pub n: usize,
 }
 
@@ -82,14 +82,18 @@ pub fn of_files(name: &str, args: &RunArgs, network: Option<&Network>, settings:
     let configs = [config(vector)?, config(TEXT_VECTOR)?];
     let place = place(args, &data, &[&info.hash, &format!("{grid:?}"), &path.canonicalize()?.display().to_string()]);
     let engine = open(&place, vec![encoder], settings)?;
+    let cache = Cache::new(engine.db(), &place, format!("{} {grid:?}", info.hash))?;
     let model = engine::model_ref(&info);
     let model = Made { name: info.name.clone(), hash: model.hash };
     let writing = Writing { engine: &engine, folder: &place, settings, model };
     let pairs = vec![Pair { document: vector.to_owned(), query: TEXT_VECTOR.to_owned(), weight: 1.0 }];
-    let documents = document_items(&data);
-    let store =
-        writing.store(&data, configs, Contents { documents, of_lot: &|places| query_items(&data, places) }, pairs)?;
-    let n = data.documents.len() + data.queries.len();
+    let contents = Contents {
+        documents: document_items(&data),
+        of_lot: &|places| query_items(&data, places),
+        cache: Some(&cache),
+    };
+    let store = writing.store(&data, configs, contents, pairs)?;
+    let n = cache.n_embedded();
     Ok(Filled { engine, data, store, n })
 }
 
@@ -190,12 +194,18 @@ fn of_vectors(
     let writing = Writing { engine: &engine, folder: &place, settings, model };
     let pairs = vec![Pair { document: vector.to_owned(), query: TEXT_VECTOR.to_owned(), weight: 1.0 }];
     let configs = [config(vector), config(TEXT_VECTOR)];
-    let store = writing.store(&data, configs, Contents { documents: eval::numbered(taken), of_lot: &of_lot }, pairs)?;
+    let store = writing.store(
+        &data,
+        configs,
+        Contents { documents: eval::numbered(taken), of_lot: &of_lot, cache: None },
+        pairs,
+    )?;
     Ok(Filled { engine, data, store, n })
 }
 
 fn lacking(file: &Path, what: &str, id: &str) -> Usage {
-    Usage(format!("{}: expected a vector of the {what} {id:?}, received none", file.display()))
+    let hint = "hint: rows are called by the lines of FILE.ids.txt, or by FILE.ids.json";
+    Usage(format!("{}: expected a vector of the {what} {id:?}, received none; {hint}", file.display()))
 }
 
 /// The points of a collection that no network learns from.
@@ -223,7 +233,16 @@ pub fn of_collection(args: &RunArgs, network: Option<&Network>, settings: &Setti
         Usage::unless(is_for, || format!("--reranker: {} was made for another model", network.made.name))?;
     }
     let bar = indicatif::ProgressBar::new(0);
-    let parting = Parting { split: args.split.clone(), ..Parting::default() };
+    let parting = match (network, &args.split) {
+        (None, split) => Parting { split: split.clone().unwrap_or(Parting::default().split), ..Parting::default() },
+        (Some(network), split) => {
+            let parting = network.reranker.version.parting.clone();
+            let is_its = split.as_ref().is_none_or(|split| *split == parting.split);
+            let its = &parting.split;
+            Usage::unless(is_its, || format!("--split: {} was parted by the field {its:?}", network.made.name))?;
+            parting
+        }
+    };
     let asked = eval::of_collection(
         &own,
         &eval::Own {
@@ -246,7 +265,7 @@ pub fn of_collection(args: &RunArgs, network: Option<&Network>, settings: &Setti
         |places: &[usize]| -> Items { eval::numbered(places.iter().map(|&place| queries[place].clone()).collect()) };
     let writing = Writing { engine: &engine, folder: &place, settings, model: models(&collection, &blend) };
     let n = data.documents.len() + data.queries.len();
-    let contents = Contents { documents: eval::numbered(documents), of_lot: &of_lot };
+    let contents = Contents { documents: eval::numbered(documents), of_lot: &of_lot, cache: None };
     let store = writing.store(&data, [of_documents, of_queries], contents, pairs)?;
     own.db().close()?;
     Ok(Filled { engine, data, store, n })
@@ -284,6 +303,8 @@ fn open(place: &Path, encoders: Vec<Arc<dyn firn_model::Encoder>>, settings: &Se
 struct Contents<'a> {
     documents: Items,
     of_lot: &'a dyn Fn(&[usize]) -> Items,
+    /// Where embeddings may be known already; none if they are brought.
+    cache: Option<&'a Cache>,
 }
 
 /// Writes collections as `firn ingest` does.
@@ -300,10 +321,14 @@ impl Writing<'_> {
         &self,
         data: &Dataset,
         [of_documents, of_queries]: [CollectionConfig; 2],
-        Contents { documents, of_lot }: Contents,
+        Contents { documents, of_lot, cache }: Contents,
         pairs: Vec<Pair>,
     ) -> anyhow::Result<Store> {
         let fill = |name: &str, config: CollectionConfig, items: Items, n: usize| {
+            let items = match cache {
+                Some(cache) => cache.missing(name, &config, items)?,
+                None => items,
+            };
             eval::fill(self.engine, Fill { name, config, items, n }, &mut |collection, items, n| {
                 self.write(collection, items, n)
             })

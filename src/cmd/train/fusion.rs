@@ -76,7 +76,7 @@ impl std::str::FromStr for Kinds {
 
 /// Who is learnt from, and who is judged on.
 #[derive(Clone, Debug, clap::Args)]
-pub struct PartingArgs {
+struct PartingArgs {
     /// The field of the payload that says train, or anything else for points that are judged on
     #[arg(long, default_value = "split", value_name = "FIELD")]
     split: String,
@@ -92,7 +92,7 @@ pub struct PartingArgs {
 }
 
 impl PartingArgs {
-    pub fn parting(&self) -> Parting {
+    fn parting(&self) -> Parting {
         let PartingArgs { split, group, held_out, among_group } = self.clone();
         Parting { split, group, held_out, among_group, ..Parting::default() }
     }
