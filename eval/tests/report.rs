@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use firn_eval::report::{self, Run};
-use firn_eval::results::{Bin, Direction, Failure, Made, Question, Results, Shown, Stage};
+use firn_eval::results::{Bin, Direction, Failure, IndexSettings, Made, Question, Results, Shown, Stage};
 
 /// Every second question gains by the second method; `n` in each direction.
 fn results(n: usize, languages: &[&str]) -> Results {
@@ -25,9 +25,13 @@ fn results(n: usize, languages: &[&str]) -> Results {
         about: "town scenes".to_owned(),
         n_documents: n,
         n_queries: n,
+        is_as_published: true,
+        own_judgements: false,
+        data_hash: "123abc".to_owned(),
         notes: vec!["592.txt: a blank line".to_owned()],
         model: Made { name: "clip".to_owned(), hash: "abc".to_owned() },
         reranker: Some(Made { name: "net".to_owned(), hash: "def".to_owned() }),
+        index: None,
         depth: 100,
         methods: vec!["exact".to_owned(), "rerank@50".to_owned()],
         stages: vec![Stage { name: "embed".to_owned(), seconds: 1.5, n: 1000 }],
@@ -56,6 +60,20 @@ fn what_is_written_is_read_back() {
     assert_eq!(names, ["questions.jsonl", "report.html", "report.md", "results.json"]);
     let missing = report::read(Path::new("/no/such/folder")).unwrap_err().to_string();
     assert!(missing.contains("results.json") && missing.contains("not there"), "{missing}");
+}
+
+#[test]
+fn a_run_of_before_is_read() {
+    let index = Some(IndexSettings { m: 16, ef_construction: 200, ef: 100, limit: 100 });
+    let (folder, text) = written(&Results { index, ..results(4, &[]) });
+    let mut stored: serde_json::Value = serde_json::from_str(&text("results.json")).unwrap();
+    assert_eq!(stored["index"]["ef_construction"], 200);
+    for name in ["is_as_published", "own_judgements", "data_hash", "index"] {
+        assert!(stored.as_object_mut().unwrap().remove(name).is_some(), "{name}");
+    }
+    std::fs::write(folder.path().join("results.json"), stored.to_string()).unwrap();
+    let expected = Results { is_as_published: false, data_hash: String::new(), ..results(4, &[]) };
+    assert_eq!(report::read(folder.path()).unwrap(), expected);
 }
 
 #[test]
