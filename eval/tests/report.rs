@@ -161,6 +161,35 @@ fn what_is_not_comparable_stands_apart() {
     assert!(xm3600(&names.iter().map(String::as_str).collect::<Vec<_>>()).contains("mSigLIP"));
 }
 
+#[test]
+fn a_part_of_a_data_set_is_beside_no_published_figure() {
+    let check = |of: Results, expected: &str| {
+        let table = report::table(&of);
+        let said = table.split_whitespace().collect::<Vec<&str>>().join(" ");
+        assert!(said.contains(expected) && !table.contains("this run\n"), "{table}");
+        let (_folder, text) = written(&of);
+        let markdown = text("report.md");
+        let (before, after) = markdown.split_once("## Published figures: not comparable").unwrap();
+        let (lead, why) = expected.split_once(": ").unwrap();
+        assert!(lead.ends_with("cannot be compared") && after.contains(&format!("; but {why}")), "{after}");
+        assert!(!before.contains("FLAME B/16") && after.contains("FLAME B/16"), "{markdown}");
+        assert!(text("report.html").contains("Published figures: not comparable"));
+    };
+    let part = Results { is_as_published: false, ..results(12, &[]) };
+    let why = "29 published figures cannot be compared: this run has 12 of 1,000 documents and 12 of 1,000 queries.";
+    check(part.clone(), why);
+    let dci = |protocol: &str| Results { dataset: "dci".to_owned(), protocol: protocol.to_owned(), ..part.clone() };
+    check(dci("flame"), "cannot be compared: this run has 12 of 7,805 documents and 12 of 7,805 queries.");
+    check(dci("long-dci"), "cannot be compared: this run has 12 of 7,000 to 7,805 documents and");
+    // Results of before.
+    let whole = Results { n_documents: 1_000, n_queries: 1_000, ..part };
+    check(whole, "cannot be compared: this run does not say whether its data set is whole.");
+    let judged = Results { own_judgements: true, ..results(12, &[]) };
+    check(judged, "cannot be compared: this run was judged by a file of its own, not by the data set's pairs.");
+    let xm3600 = Results { dataset: "xm3600".to_owned(), protocol: "first".to_owned(), ..results(12, &["en", "de"]) };
+    check(xm3600, "cannot be compared: this run asks in 2 of 36 languages.");
+}
+
 fn shown(id: &str, picture: Option<PathBuf>, text: Option<&str>) -> Shown {
     Shown { id: id.to_owned(), picture, text: text.map(str::to_owned), score: Some(0.25) }
 }
