@@ -72,8 +72,9 @@ pub enum Error {
     Missing { path: PathBuf, expected: String },
     #[error("{path}: expected {expected}, received {received}")]
     Odd { path: PathBuf, expected: String, received: String },
-    #[error("{path}: {source}")]
-    Io { path: PathBuf, source: std::io::Error },
+    /// Not as a source: whoever prints the chain of causes would say it twice.
+    #[error("{path}: {error}")]
+    Io { path: PathBuf, error: std::io::Error },
     #[error("{what}: expected {expected}, received {received}")]
     Choice { what: &'static str, expected: String, received: String },
 }
