@@ -128,6 +128,8 @@ method             R@1          R@5         R@10          MRR      nDCG@10     g
 ---------  -----------  -----------  -----------  -----------  -----------  --------------------  -------
 exact      50.0 ± 15.1  100.0 ± 0.0  100.0 ± 0.0   75.0 ± 7.5   50.0 ± 0.0
 rerank@50  100.0 ± 0.0  100.0 ± 0.0  100.0 ± 0.0  100.0 ± 0.0  100.0 ± 0.0  +50.0 [+25.0, +75.0]  < 0.001
+
+Gains are over exact; p is two-sided, by paired bootstrap over documents.
 ";
     let table = report::table(&some);
     assert!(table.starts_with(expected), "{table}");
@@ -302,7 +304,7 @@ B  rerank@50 of new  clip abc  net def  0.1.0
 Text to image         12  50.0 ± 15.1  100.0 ± 0.0  +50.0 [+25.0, +75.0]  < 0.001
 Image to text         12  50.0 ± 15.1  100.0 ± 0.0  +50.0 [+25.0, +75.0]  < 0.001
 
-R@1 in percent ± standard error; the gain is of B over A, with its 95 % interval.
+R@1 in percent ± standard error; the gain is of B over A, with its 95 % interval; p is two-sided.
 ";
     assert_eq!(said, expected);
     let check = |two: Results, method: usize, expected: [&str; 2]| {
@@ -314,4 +316,11 @@ R@1 in percent ± standard error; the gain is of B over A, with its 95 % interva
     check(Results { n_documents: 9, ..one.clone() }, 0, ["12 documents", "9 documents"]);
     check(Results { questions: one.questions[1..].to_vec(), ..one.clone() }, 0, ["24", "23"]);
     check(one.clone(), 2, ["new", "2 methods"]);
+    check(
+        Results { data_hash: "456def".to_owned(), ..one.clone() },
+        0,
+        ["texts or judgements differ", "123abc and 456def"],
+    );
+    let of_before = Results { data_hash: String::new(), ..one.clone() };
+    assert!(report::compared([run("old", &of_before, 0), run("new", &one, 1)]).is_ok());
 }

@@ -95,6 +95,11 @@ pub fn measured(report: &Report, kind: &Group) -> Vec<Block> {
     let clusters = numbers::counted(kind.n_clusters, "document", "documents");
     blocks.push(Block::Text(format!("{n} about {clusters}; percent ± standard error.")));
     blocks.push(Block::Table(methods_table(report, kind)));
+    if let [plain, _, ..] = &report.results.methods[..] {
+        let plain = name(plain);
+        blocks
+            .push(Block::Text(format!("Gains are over {plain}; p is two-sided, by paired bootstrap over documents.")));
+    }
     for (part, groups) in [("language", report.languages_of(kind)), ("length", report.lengths_of(kind))] {
         if !groups.is_empty() {
             blocks.push(Block::Heading(3, format!("R@1 by {part}")));
