@@ -59,7 +59,7 @@ pub struct Gain {
     pub difference: f64,
     /// 95 %, by paired bootstrap over clusters.
     pub interval: [f64; 2],
-    /// Share of resamples without a gain.
+    /// Two-sided: twice the share of resamples on the rarer side of no difference, at most 1. Who is compared with whom does not matter.
     pub p: f64,
 }
 
@@ -230,14 +230,14 @@ pub fn compare(
     (one, of_one): (&[Question], usize),
     (two, of_two): (&[Question], usize),
 ) -> Result<Vec<Comparison>, String> {
-    let key = |q: &Question| (q.direction, q.is_joined, q.id.clone());
-    let second: BTreeMap<_, &Question> = two.iter().map(|q| (key(q), q)).collect();
-    if one.len() != second.len() {
-        return Err(format!("expected the same questions, received {} and {}", one.len(), second.len()));
+    // In the order of their ids, whichever run is first: resamples are drawn by place.
+    let [first, second] = [one, two].map(by_id);
+    if first.len() != second.len() {
+        return Err(format!("expected the same questions, received {} and {}", first.len(), second.len()));
     }
     let mut kinds: BTreeMap<(Direction, bool), Vec<(&Question, &Question)>> = BTreeMap::new();
-    for question in one {
-        let other = second.get(&key(question)).ok_or_else(|| format!("{:?} is asked in one run only", question.id))?;
+    for (key, question) in first {
+        let other = second.get(&key).ok_or_else(|| format!("{:?} is asked in one run only", question.id))?;
         kinds.entry((question.direction, question.is_joined)).or_default().push((question, other));
     }
     let compared = |((direction, is_joined), pairs): ((Direction, bool), Vec<(&Question, &Question)>)| {
@@ -249,6 +249,10 @@ pub fn compare(
         Comparison { direction, is_joined, n_questions: pairs.len(), at_1, gain }
     };
     Ok(kinds.into_iter().map(compared).collect())
+}
+
+fn by_id(questions: &[Question]) -> BTreeMap<(Direction, bool, &str), &Question> {
+    questions.iter().map(|q| ((q.direction, q.is_joined, q.id.as_str()), q)).collect()
 }
 
 /// Which questions are about one document.
@@ -323,9 +327,14 @@ impl Clusters {
             })
             .collect();
         means.sort_by(f64::total_cmp);
-        let share = |part: f64| means[((N_RESAMPLES as f64 * part) as usize).min(N_RESAMPLES - 1)];
-        let p = means.iter().filter(|&&mean| mean <= 0.0).count() as f64 / N_RESAMPLES as f64;
-        Gain { difference, interval: [share(0.025), share(0.975)], p }
+        // As far from one end as from the other, so that the other way round is the same with its sign turned.
+        let outside = N_RESAMPLES / 40;
+        let share = |is_there: &dyn Fn(f64) -> bool| {
+            means.iter().filter(|&&mean| is_there(mean)).count() as f64 / N_RESAMPLES as f64
+        };
+        let rarer = share(&|mean| mean <= 0.0).min(share(&|mean| mean >= 0.0));
+        let interval = [means[outside], means[N_RESAMPLES - 1 - outside]];
+        Gain { difference, interval, p: (2.0 * rarer).min(1.0) }
     }
 }
 
@@ -386,6 +395,13 @@ mod tests {
         let (clear, doubtful) = (of(20, 2), of(6, 5));
         assert!((clear.difference - 0.18).abs() < 1e-12 && clear.interval[0] > 0.0 && clear.p < 0.01, "{clear:?}");
         assert!(doubtful.interval[0] < 0.0 && doubtful.p > 0.1, "{doubtful:?}");
+        // Near the sign test, which says 0.125 of 6 in 7, whichever way.
+        for (gained, lost) in [(6, 1), (1, 6)] {
+            let seven = of(gained, lost);
+            assert!((0.02..0.2).contains(&seven.p), "{seven:?}");
+        }
+        assert_eq!(of(20, 2).p, of(2, 20).p);
+        assert!((0.8..=1.0).contains(&of(4, 4).p));
     }
 
     #[test]
@@ -394,6 +410,20 @@ mod tests {
         let two: Vec<Question> = one.iter().rev().map(|q| Question { ranks: vec![Some(1)], ..q.clone() }).collect();
         let compared = compare((&one, 0), (&two, 0)).unwrap();
         assert_eq!((compared.len(), compared[0].n_questions, compared[0].gain.difference), (1, 8, 0.5));
+        // The other way round says the same, though the questions stand in another order.
+        let mixed: Vec<Question> = (0..40)
+            .flat_map(|at| {
+                let ranks = if at % 5 == 0 { [Some(1), Some(2)] } else { [Some(1 + at % 2), Some(1)] };
+                [0, 1].map(|n| Question { id: format!("{at}#{n}"), ..question(&format!("d{}", at % 17), ranks) })
+            })
+            .collect();
+        let other: Vec<Question> = mixed.iter().rev().cloned().collect();
+        let there = compare((&mixed, 0), (&other, 1)).unwrap()[0].gain;
+        let back = compare((&other, 1), (&mixed, 0)).unwrap()[0].gain;
+        assert_eq!((there.p, there.difference), (back.p, -back.difference));
+        let [low, high] = back.interval;
+        assert_eq!(there.interval, [-high, -low]);
+        assert!(there.p > 0.0 && there.p < 1.0, "{there:?}");
         assert!(compare((&one, 0), (&two[1..], 0)).unwrap_err().contains("8 and 7"));
         let mut other = two.clone();
         other[0].id = "x".to_owned();

@@ -3,7 +3,10 @@
 //! A reader gathers documents and their texts; what all data sets share (ids, joined texts, languages, counts) is `finish`'s.
 //! What cannot be read is an error that names the file; what is odd but readable is a note.
 
-use std::path::{Path, PathBuf};
+use std::{
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+};
 
 use crate::dataset::{Dataset, Error};
 use catalog::Published;
@@ -73,6 +76,13 @@ pub fn find_in(root: &Path) -> Result<Vec<(&'static str, PathBuf)>, Error> {
     }
     let named = data_sets().iter().map(|data_set| (data_set.name, root.join(data_set.name)));
     Ok(named.filter(|(_, path)| path.is_dir()).collect())
+}
+
+/// How many documents and texts are published for a protocol of a data set; none if it is not known.
+pub fn published_counts(data_set: &str, protocol: &str) -> Option<(RangeInclusive<usize>, RangeInclusive<usize>)> {
+    let data_set = data_sets().iter().find(|known| known.name == data_set)?;
+    let protocol = data_set.protocols.iter().find(|known| known.name == protocol)?;
+    protocol.published.clone().map(|Published { documents, texts }| (documents, texts))
 }
 
 /// A data set by its name; `Error::Choice` says which there are.

@@ -2,6 +2,7 @@
 //!
 //! Everything is said of a [`Results`] and nothing else, so a report can be written again from what was stored.
 
+mod beside;
 mod compared;
 mod content;
 mod failures;

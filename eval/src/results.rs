@@ -14,11 +14,23 @@ pub struct Results {
     pub about: String,
     pub n_documents: usize,
     pub n_queries: usize,
+    /// The data set is whole: the counts are those that its protocol publishes.
+    #[serde(default)]
+    pub is_as_published: bool,
+    /// Judged by a file of the user's own, not by the data set's pairs.
+    #[serde(default)]
+    pub own_judgements: bool,
+    /// Of all ids, texts and judgements, as [`crate::dataset::Dataset::hash`] makes it; empty in files of before it was kept.
+    #[serde(default)]
+    pub data_hash: String,
     /// What was odd in the files and how it was read.
     pub notes: Vec<String>,
     pub model: Made,
     /// The network that re-ranked, if one did.
     pub reranker: Option<Made>,
+    /// How the index was made and asked; none if none was, and in files of before it was kept.
+    #[serde(default)]
+    pub index: Option<IndexSettings>,
     /// Answers of a question that are looked at: what belongs further down is not found.
     pub depth: usize,
     /// Ways to answer, the plain one first: "exact", "hnsw", "rerank@50".
@@ -39,6 +51,17 @@ pub struct Made {
     pub name: String,
     /// Of what it is made of, so that two runs can be told apart.
     pub hash: String,
+}
+
+/// By the letters of the HNSW paper.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IndexSettings {
+    pub m: usize,
+    pub ef_construction: usize,
+    /// Candidates that a search looked at.
+    pub ef: usize,
+    /// Hits that it was asked for.
+    pub limit: usize,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

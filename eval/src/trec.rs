@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fmt::Write as _,
-    fs,
+    fs, io,
     path::Path,
 };
 
@@ -37,7 +37,7 @@ pub fn escaped(id: &str) -> String {
 pub fn read_qrels(path: &Path) -> Result<Qrels, Error> {
     let mut qrels = Qrels::new();
     let expected = "`topic 0 document grade`";
-    for_each_line(path, |fields| {
+    for_each_line(path, "TREC judgements", |fields| {
         let [topic, _, document, grade] = fields else { return Err(expected) };
         let grade = grade.parse().map_err(|_| expected)?;
         match qrels.entry((*topic).to_owned()).or_default().insert((*document).to_owned(), grade) {
@@ -51,7 +51,7 @@ pub fn read_qrels(path: &Path) -> Result<Qrels, Error> {
 pub fn read_run(path: &Path) -> Result<Run, Error> {
     let mut run = Run::new();
     let expected = "`topic Q0 document rank score run`";
-    for_each_line(path, |fields| {
+    for_each_line(path, "a TREC run", |fields| {
         let [topic, _, document, _, score, _] = fields else { return Err(expected) };
         let score: f32 = score.parse().ok().filter(|score: &f32| !score.is_nan()).ok_or(expected)?;
         run.entry((*topic).to_owned()).or_default().push(Ranked { document: (*document).to_owned(), score });
@@ -71,9 +71,12 @@ pub fn read_run(path: &Path) -> Result<Run, Error> {
 }
 
 /// The fields of each line, without comments.
-fn for_each_line(path: &Path, mut take: impl FnMut(&[&str]) -> Result<(), &'static str>) -> Result<(), Error> {
-    let bytes = fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
-    let text = String::from_utf8_lossy(&bytes);
+fn for_each_line(
+    path: &Path,
+    what: &str,
+    mut take: impl FnMut(&[&str]) -> Result<(), &'static str>,
+) -> Result<(), Error> {
+    let text = text(path, what)?;
     for (at, line) in text.lines().enumerate() {
         // Ids may have a # in them; a field that begins with one begins a comment.
         let fields: Vec<&str> = line.split_whitespace().take_while(|field| !field.starts_with('#')).collect();
@@ -86,6 +89,14 @@ fn for_each_line(path: &Path, mut take: impl FnMut(&[&str]) -> Result<(), &'stat
         })?;
     }
     Ok(())
+}
+
+fn text(path: &Path, what: &str) -> Result<String, Error> {
+    let bytes = fs::read(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => Error::Missing { path: path.to_owned(), expected: what.to_owned() },
+        _ => Error::Io { path: path.to_owned(), error },
+    })?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// The lines of a qrels file.
@@ -275,6 +286,19 @@ mod tests {
         check(&qrels, "out.test.a", 51);
         check(&qrels, "out.test.aq", 198);
         check(&data("qrels.test.with-comments").unwrap(), "out.test", 29);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_named_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let missing = dir.path().join("nowhere");
+        let check = |error: Error, said: &str| {
+            assert!(std::error::Error::source(&error).is_none(), "{error:?}");
+            assert_eq!(error.to_string().replace(&dir.path().display().to_string(), "DIR"), said);
+        };
+        check(read_qrels(&missing).unwrap_err(), "DIR/nowhere: expected TREC judgements, it is not there");
+        check(read_run(&missing).unwrap_err(), "DIR/nowhere: expected a TREC run, it is not there");
+        check(read_run(dir.path()).unwrap_err(), "DIR: Is a directory (os error 21)");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use firn_eval::report::{self, Run};
-use firn_eval::results::{Bin, Direction, Failure, Made, Question, Results, Shown, Stage};
+use firn_eval::results::{Bin, Direction, Failure, IndexSettings, Made, Question, Results, Shown, Stage};
 
 /// Every second question gains by the second method; `n` in each direction.
 fn results(n: usize, languages: &[&str]) -> Results {
@@ -25,9 +25,13 @@ fn results(n: usize, languages: &[&str]) -> Results {
         about: "town scenes".to_owned(),
         n_documents: n,
         n_queries: n,
+        is_as_published: true,
+        own_judgements: false,
+        data_hash: "123abc".to_owned(),
         notes: vec!["592.txt: a blank line".to_owned()],
         model: Made { name: "clip".to_owned(), hash: "abc".to_owned() },
         reranker: Some(Made { name: "net".to_owned(), hash: "def".to_owned() }),
+        index: None,
         depth: 100,
         methods: vec!["exact".to_owned(), "rerank@50".to_owned()],
         stages: vec![Stage { name: "embed".to_owned(), seconds: 1.5, n: 1000 }],
@@ -56,6 +60,20 @@ fn what_is_written_is_read_back() {
     assert_eq!(names, ["questions.jsonl", "report.html", "report.md", "results.json"]);
     let missing = report::read(Path::new("/no/such/folder")).unwrap_err().to_string();
     assert!(missing.contains("results.json") && missing.contains("not there"), "{missing}");
+}
+
+#[test]
+fn a_run_of_before_is_read() {
+    let index = Some(IndexSettings { m: 16, ef_construction: 200, ef: 100, limit: 100 });
+    let (folder, text) = written(&Results { index, ..results(4, &[]) });
+    let mut stored: serde_json::Value = serde_json::from_str(&text("results.json")).unwrap();
+    assert_eq!(stored["index"]["ef_construction"], 200);
+    for name in ["is_as_published", "own_judgements", "data_hash", "index"] {
+        assert!(stored.as_object_mut().unwrap().remove(name).is_some(), "{name}");
+    }
+    std::fs::write(folder.path().join("results.json"), stored.to_string()).unwrap();
+    let expected = Results { is_as_published: false, data_hash: String::new(), ..results(4, &[]) };
+    assert_eq!(report::read(folder.path()).unwrap(), expected);
 }
 
 #[test]
@@ -110,6 +128,8 @@ method             R@1          R@5         R@10          MRR      nDCG@10     g
 ---------  -----------  -----------  -----------  -----------  -----------  --------------------  -------
 exact      50.0 ± 15.1  100.0 ± 0.0  100.0 ± 0.0   75.0 ± 7.5   50.0 ± 0.0
 rerank@50  100.0 ± 0.0  100.0 ± 0.0  100.0 ± 0.0  100.0 ± 0.0  100.0 ± 0.0  +50.0 [+25.0, +75.0]  < 0.001
+
+Gains are over exact; p is two-sided, by paired bootstrap over documents.
 ";
     let table = report::table(&some);
     assert!(table.starts_with(expected), "{table}");
@@ -141,6 +161,35 @@ fn what_is_not_comparable_stands_apart() {
     assert!(!xm3600(&["en", "de"]).contains("mSigLIP"));
     let names: Vec<String> = (0..36).map(|at| format!("l{at}")).collect();
     assert!(xm3600(&names.iter().map(String::as_str).collect::<Vec<_>>()).contains("mSigLIP"));
+}
+
+#[test]
+fn a_part_of_a_data_set_is_beside_no_published_figure() {
+    let check = |of: Results, expected: &str| {
+        let table = report::table(&of);
+        let said = table.split_whitespace().collect::<Vec<&str>>().join(" ");
+        assert!(said.contains(expected) && !table.contains("this run\n"), "{table}");
+        let (_folder, text) = written(&of);
+        let markdown = text("report.md");
+        let (before, after) = markdown.split_once("## Published figures: not comparable").unwrap();
+        let (lead, why) = expected.split_once(": ").unwrap();
+        assert!(lead.ends_with("cannot be compared") && after.contains(&format!("; but {why}")), "{after}");
+        assert!(!before.contains("FLAME B/16") && after.contains("FLAME B/16"), "{markdown}");
+        assert!(text("report.html").contains("Published figures: not comparable"));
+    };
+    let part = Results { is_as_published: false, ..results(12, &[]) };
+    let why = "29 published figures cannot be compared: this run has 12 of 1,000 documents and 12 of 1,000 queries.";
+    check(part.clone(), why);
+    let dci = |protocol: &str| Results { dataset: "dci".to_owned(), protocol: protocol.to_owned(), ..part.clone() };
+    check(dci("flame"), "cannot be compared: this run has 12 of 7,805 documents and 12 of 7,805 queries.");
+    check(dci("long-dci"), "cannot be compared: this run has 12 of 7,000 to 7,805 documents and");
+    // Results of before.
+    let whole = Results { n_documents: 1_000, n_queries: 1_000, ..part };
+    check(whole, "cannot be compared: this run does not say whether its data set is whole.");
+    let judged = Results { own_judgements: true, ..results(12, &[]) };
+    check(judged, "cannot be compared: this run was judged by a file of its own, not by the data set's pairs.");
+    let xm3600 = Results { dataset: "xm3600".to_owned(), protocol: "first".to_owned(), ..results(12, &["en", "de"]) };
+    check(xm3600, "cannot be compared: this run asks in 2 of 36 languages.");
 }
 
 fn shown(id: &str, picture: Option<PathBuf>, text: Option<&str>) -> Shown {
@@ -255,7 +304,7 @@ B  rerank@50 of new  clip abc  net def  0.1.0
 Text to image         12  50.0 ± 15.1  100.0 ± 0.0  +50.0 [+25.0, +75.0]  < 0.001
 Image to text         12  50.0 ± 15.1  100.0 ± 0.0  +50.0 [+25.0, +75.0]  < 0.001
 
-R@1 in percent ± standard error; the gain is of B over A, with its 95 % interval.
+R@1 in percent ± standard error; the gain is of B over A, with its 95 % interval; p is two-sided.
 ";
     assert_eq!(said, expected);
     let check = |two: Results, method: usize, expected: [&str; 2]| {
@@ -267,4 +316,11 @@ R@1 in percent ± standard error; the gain is of B over A, with its 95 % interva
     check(Results { n_documents: 9, ..one.clone() }, 0, ["12 documents", "9 documents"]);
     check(Results { questions: one.questions[1..].to_vec(), ..one.clone() }, 0, ["24", "23"]);
     check(one.clone(), 2, ["new", "2 methods"]);
+    check(
+        Results { data_hash: "456def".to_owned(), ..one.clone() },
+        0,
+        ["texts or judgements differ", "123abc and 456def"],
+    );
+    let of_before = Results { data_hash: String::new(), ..one.clone() };
+    assert!(report::compared([run("old", &of_before, 0), run("new", &one, 1)]).is_ok());
 }

@@ -47,7 +47,7 @@ pub fn find_folder(data: &Path, names: &[&str], has: &str, what: &str) -> Result
 
 /// A file's bytes, unpacked if it is a gzip file, without the mark that some editors put first.
 pub fn open(path: &Path, what: &str) -> Result<Box<dyn BufRead>, Error> {
-    let io = |source| Error::Io { path: path.to_owned(), source };
+    let io = |error| Error::Io { path: path.to_owned(), error };
     let mut file = match File::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(missing(path, what)),
         file => BufReader::new(file.map_err(io)?),
@@ -124,7 +124,7 @@ impl Lines {
     fn line(&mut self) -> Result<Option<String>, Error> {
         let mut bytes = Vec::new();
         let read = (&mut self.from).take(LONGEST + 1).read_until(b'\n', &mut bytes);
-        if read.map_err(|source| Error::Io { path: self.path.clone(), source })? == 0 {
+        if read.map_err(|error| Error::Io { path: self.path.clone(), error })? == 0 {
             return Ok(None);
         }
         self.n += 1;
@@ -182,7 +182,7 @@ impl<T: DeserializeOwned> Iterator for JsonLines<T> {
 pub fn text(path: &Path, what: &str) -> Result<String, Error> {
     let mut bytes = Vec::new();
     let read = open(path, what)?.take(LONGEST + 1).read_to_end(&mut bytes);
-    read.map_err(|source| Error::Io { path: path.to_owned(), source })?;
+    read.map_err(|error| Error::Io { path: path.to_owned(), error })?;
     text_of(bytes).map_err(|received| odd(path, what, received))
 }
 
@@ -195,7 +195,7 @@ fn text_of(bytes: Vec<u8>) -> Result<String, String> {
 
 /// The names of a folder's files with an ending such as ".txt", but hidden ones; numbers in the order of their size.
 pub fn names(folder: &Path, ending: &str, what: &str) -> Result<Vec<String>, Error> {
-    let io = |source| Error::Io { path: folder.to_owned(), source };
+    let io = |error| Error::Io { path: folder.to_owned(), error };
     if !folder.is_dir() {
         return Err(missing(folder, what));
     }
@@ -237,7 +237,7 @@ pub fn odd(path: &Path, expected: &str, received: impl Into<String>) -> Error {
 fn json_error(path: &Path, what: &str, place: &str, error: serde_json::Error) -> Error {
     let said = error.to_string();
     if error.is_io() {
-        return Error::Io { path: path.to_owned(), source: error.into() };
+        return Error::Io { path: path.to_owned(), error: error.into() };
     }
     // A line is a value of its own: that the mistake is in its line 1 misleads.
     let at = format!(" at line {} column {}", error.line(), error.column());

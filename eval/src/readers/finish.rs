@@ -30,6 +30,7 @@ pub fn finish(
         name: data_set.name.to_owned(),
         protocol: protocol.name.to_owned(),
         about: about(&gathered, protocol, counts, options),
+        is_as_published: is_whole(&gathered, protocol, counts, options),
         notes: notes(&gathered, protocol, counts),
         ..Dataset::default()
     };
@@ -203,6 +204,12 @@ fn n_shared(gathered: &Gathered) -> usize {
         }
     }
     shared.len()
+}
+
+/// As published, with no language left out.
+fn is_whole(gathered: &Gathered, protocol: &Protocol, (documents, texts): (usize, usize), options: &Options) -> bool {
+    let has_counts = protocol.published.as_ref().is_some_and(|published| is_as_published(published, documents, texts));
+    has_counts && said(gathered).all(|said| is_asked_for(&said.language, options))
 }
 
 fn is_as_published(published: &Published, documents: usize, texts: usize) -> bool {

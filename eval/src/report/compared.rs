@@ -5,6 +5,9 @@ use crate::report::table::{Block, Table};
 use crate::report::{Report, markdown, numbers};
 use crate::results::{Made, Results};
 
+/// Letters of a hash that is shown.
+const N_HASH_LETTERS: usize = 12;
+
 /// A run to compare, and which of its methods.
 #[derive(Clone, Copy, Debug)]
 pub struct Run<'a> {
@@ -21,6 +24,7 @@ pub fn compared(runs: [Run; 2]) -> Result<String, String> {
     same("protocols", [&first.results.protocol, &second.results.protocol])?;
     let documents = runs.map(|run| numbers::counted(run.results.n_documents, "document", "documents"));
     same("documents", [&documents[0], &documents[1]])?;
+    same_data([&first.results.data_hash, &second.results.data_hash])?;
     let [of_first, of_second] = [method(&first)?, method(&second)?];
     let found =
         measures::compare((&first.results.questions, first.method), (&second.results.questions, second.method))?;
@@ -28,8 +32,8 @@ pub fn compared(runs: [Run; 2]) -> Result<String, String> {
     let said = [format!("{of_first} of {}", first.name), format!("{of_second} of {}", second.name)];
     let mut blocks = vec![Block::Heading(2, title), Block::Table(runs_table(runs, &said))];
     blocks.push(Block::Table(gains_table(&first, &found)));
-    blocks
-        .push(Block::Text("R@1 in percent ± standard error; the gain is of B over A, with its 95 % interval.".into()));
+    let said = "R@1 in percent ± standard error; the gain is of B over A, with its 95 % interval; p is two-sided.";
+    blocks.push(Block::Text(said.to_owned()));
     Ok(markdown::plain(&blocks))
 }
 
@@ -38,6 +42,15 @@ fn same(what: &str, [one, two]: [&String; 2]) -> Result<(), String> {
         return Ok(());
     }
     Err(format!("runs of different {what} are not comparable: {one} and {two}"))
+}
+
+/// Questions of the same ids may ask with other texts, or be judged otherwise; what is empty was written before it was kept.
+fn same_data(hashes: [&String; 2]) -> Result<(), String> {
+    let [one, two] = hashes.map(|hash| hash.chars().take(N_HASH_LETTERS).collect::<String>());
+    if hashes[0] == hashes[1] || hashes.iter().any(|hash| hash.is_empty()) {
+        return Ok(());
+    }
+    Err(format!("runs of different data are not comparable: ids, texts or judgements differ (hashes {one} and {two})"))
 }
 
 fn method<'a>(run: &Run<'a>) -> Result<&'a str, String> {

@@ -1,10 +1,9 @@
 //! What a report says, section by section, before it is known how it will look.
 
 use crate::measures::{Group, NDCG_AT};
-use crate::report::published::{self, Asked, Figure, Row};
 use crate::report::table::{Block, Table};
-use crate::report::{Report, numbers};
-use crate::results::{Direction, Made, Results};
+use crate::report::{Report, beside, numbers};
+use crate::results::{Made, Results};
 
 /// Methods side by side in a table of languages or lengths: more do not fit; the first and the last ones do.
 const N_SIDE_BY_SIDE: usize = 5;
@@ -20,8 +19,8 @@ const N_ROWS: usize = 100;
 pub fn full(report: &Report) -> Vec<Block> {
     let mut blocks = summary(report);
     report.kinds().for_each(|kind| blocks.extend(measured(report, kind)));
-    blocks.extend(published(report));
-    blocks.extend(others(report));
+    blocks.extend(beside::comparable(report));
+    blocks.extend(beside::others(report));
     blocks.extend(calibration(report));
     blocks.extend(stages(report));
     blocks
@@ -32,12 +31,8 @@ pub fn brief(report: &Report) -> Vec<Block> {
     let mut blocks = vec![Block::Heading(1, title(report))];
     blocks.extend(summary(report));
     report.kinds().for_each(|kind| blocks.extend(measured(report, kind)));
-    blocks.extend(published(report));
-    let n_others = published_for(report).1.iter().map(|(_, rows)| rows.len()).sum::<usize>();
-    if n_others > 0 {
-        let said = numbers::counted(n_others, "published figure", "published figures");
-        blocks.push(Block::Text(format!("{said} by another protocol, not comparable: see report.md.")));
-    }
+    blocks.extend(beside::comparable(report));
+    blocks.extend(beside::others_in_brief(report));
     blocks.extend(calibration(report));
     blocks.extend(stages(report));
     blocks
@@ -100,6 +95,11 @@ pub fn measured(report: &Report, kind: &Group) -> Vec<Block> {
     let clusters = numbers::counted(kind.n_clusters, "document", "documents");
     blocks.push(Block::Text(format!("{n} about {clusters}; percent ± standard error.")));
     blocks.push(Block::Table(methods_table(report, kind)));
+    if let [plain, _, ..] = &report.results.methods[..] {
+        let plain = name(plain);
+        blocks
+            .push(Block::Text(format!("Gains are over {plain}; p is two-sided, by paired bootstrap over documents.")));
+    }
     for (part, groups) in [("language", report.languages_of(kind)), ("length", report.lengths_of(kind))] {
         if !groups.is_empty() {
             blocks.push(Block::Heading(3, format!("R@1 by {part}")));
@@ -113,7 +113,7 @@ fn methods_table(report: &Report, kind: &Group) -> Table {
     let ndcg = format!("nDCG@{NDCG_AT}");
     let mut table = Table::new(["method", "R@1", "R@5", "R@10", "MRR", &ndcg, "gain in R@1, 95 %", "p"]);
     for (place, (name, measured)) in report.results.methods.iter().zip(&kind.methods).enumerate() {
-        let mut row = vec![cut(name, N_NAME_LETTERS)];
+        let mut row = vec![self::name(name)];
         row.extend([measured.at_1, measured.at_5, measured.at_10, measured.mrr, measured.ndcg].map(numbers::estimate));
         let p = kind.gains.get(place).map_or("-".to_owned(), |gain| numbers::p(gain.p));
         row.extend(if place == 0 { [String::new(), String::new()] } else { [gain(kind, place), p] });
@@ -127,13 +127,13 @@ fn parts_table(report: &Report, part: &str, groups: &[&Group]) -> Table {
     let from = names.len().saturating_sub(N_SIDE_BY_SIDE - 1).max(1);
     let shown: Vec<usize> = (0..names.len().min(1)).chain(from..names.len()).collect();
     let mut table = Table::new([part, "questions"]);
-    table.head.extend(shown.iter().map(|&place| cut(&names[place], N_NAME_LETTERS)));
+    table.head.extend(shown.iter().map(|&place| name(&names[place])));
     if names.len() > 1 {
         table.head.push("gain of the last, 95 %".to_owned());
     }
     for group in groups {
         let name = group.length.map_or(group.language.as_str(), |length| length.in_words());
-        let mut row = vec![cut(name, N_NAME_LETTERS), numbers::count(group.n_questions)];
+        let mut row = vec![self::name(name), numbers::count(group.n_questions)];
         row.extend(shown.iter().map(|&place| at_1(group, place)));
         if names.len() > 1 {
             row.push(gain(group, names.len() - 1));
@@ -149,66 +149,6 @@ fn at_1(group: &Group, method: usize) -> String {
 
 fn gain(group: &Group, method: usize) -> String {
     group.gains.get(method).map_or("-".to_owned(), |&gain| numbers::gain(gain))
-}
-
-/// This run among what is published by the same protocol.
-pub fn published(report: &Report) -> Vec<Block> {
-    let (rows, _) = published_for(report);
-    if rows.is_empty() {
-        return Vec::new();
-    }
-    let mut table = published_table();
-    for (place, name) in report.results.methods.iter().enumerate() {
-        let said = |direction| {
-            let kind = report.kinds().find(|kind| kind.direction == direction && !kind.is_joined);
-            kind.and_then(|kind| kind.methods.get(place)).map_or(String::new(), |m| numbers::percent(m.at_1.value))
-        };
-        let [to_query, to_document] = [Direction::ToQuery, Direction::ToDocument].map(said);
-        table.rows.push(vec![cut(name, N_NAME_LETTERS), to_query, to_document, "this run".to_owned()]);
-    }
-    table.rows.extend(rows.iter().map(|row| published_row(row)));
-    let said = format!("R@1 of others by the same protocol: {}.", rows[0].asked.about);
-    vec![Block::Heading(2, "Published figures".to_owned()), Block::Text(said), Block::Table(table)]
-}
-
-/// What is published of the data set by other protocols, and why it is not comparable.
-pub fn others(report: &Report) -> Vec<Block> {
-    let (_, others) = published_for(report);
-    if others.is_empty() {
-        return Vec::new();
-    }
-    let mut blocks = vec![Block::Heading(2, "Published by another protocol: not comparable".to_owned())];
-    for (asked, rows) in others {
-        let said = if asked.protocol.is_empty() { "None of firn's protocols" } else { asked.protocol };
-        blocks.push(Block::Text(format!("{said}: {}.", asked.about)));
-        let mut table = published_table();
-        table.rows.extend(rows.iter().map(|row| published_row(row)));
-        blocks.push(Block::Table(table));
-    }
-    blocks
-}
-
-type Others = Vec<(Asked, Vec<&'static Row>)>;
-
-/// What is comparable with the run, and what is not: a mean over 36 languages is only with all of them.
-fn published_for(report: &Report) -> (Vec<&'static Row>, Others) {
-    let Results { dataset, protocol, .. } = report.results;
-    let mut rows = published::comparable(dataset, protocol);
-    let mut others = published::of_other_protocols(dataset, protocol);
-    let has_all = |kind: &Group| report.languages_of(kind).len() == published::XM3600_LANGUAGES;
-    if dataset == "xm3600" && !rows.is_empty() && !report.kinds().all(has_all) {
-        others.insert(0, (rows[0].asked, std::mem::take(&mut rows)));
-    }
-    (rows, others)
-}
-
-fn published_table() -> Table {
-    Table { ends_in_words: true, ..Table::new(["method", "image to text", "text to image", "source"]) }
-}
-
-fn published_row(row: &Row) -> Vec<String> {
-    let said = |figure: Option<Figure>| figure.map_or("-".to_owned(), |figure| figure.in_words());
-    vec![row.method.to_owned(), said(row.to_query), said(row.to_document), row.source.to_owned()]
 }
 
 /// How far the promised relevance can be trusted; nothing if none was promised.
@@ -238,10 +178,15 @@ pub fn stages(report: &Report) -> Vec<Block> {
     let mut table = Table::new(["stage", "time", "items", "time of one"]);
     for stage in stages.iter().take(N_ROWS) {
         let each = if stage.n > 0 { numbers::time(stage.seconds / stage.n as f64) } else { "-".to_owned() };
-        let row = [cut(&stage.name, N_NAME_LETTERS), numbers::time(stage.seconds), numbers::count(stage.n), each];
+        let row = [name(&stage.name), numbers::time(stage.seconds), numbers::count(stage.n), each];
         table.rows.push(row.to_vec());
     }
     vec![Block::Heading(2, "Time".to_owned()), Block::Table(table)]
+}
+
+/// A name as it fits into a table.
+pub fn name(of: &str) -> String {
+    cut(of, N_NAME_LETTERS)
 }
 
 /// The first letters of a text, with a mark if there are more.

@@ -2,7 +2,7 @@
 
 use crate::report::plots::{self, Plot};
 use crate::report::table::{Block, Table};
-use crate::report::{Report, content, failures};
+use crate::report::{Report, beside, content, failures};
 
 const STYLE: &str = include_str!("html/style.css");
 
@@ -24,8 +24,8 @@ fn body(report: &Report) -> String {
     for kind in report.kinds() {
         body.push_str(&section(&content::measured(report, kind), plots::of_kind(report, kind)));
     }
-    body.push_str(&section(&content::published(report), Vec::new()));
-    body.push_str(&section(&content::others(report), Vec::new()));
+    body.push_str(&section(&beside::comparable(report), Vec::new()));
+    body.push_str(&section(&beside::others(report), Vec::new()));
     body.push_str(&section(&content::calibration(report), plots::calibration(report).into_iter().collect()));
     body.push_str(&section(&content::stages(report), plots::stages(report).into_iter().collect()));
     body.push_str(&failures::section(report));

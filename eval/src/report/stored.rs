@@ -63,7 +63,7 @@ pub fn read(folder: &Path) -> Result<Results, Error> {
     let path = folder.join("results.json");
     let mut text = String::new();
     io::Read::read_to_string(&mut open(&path, "the results of a run")?, &mut text)
-        .map_err(|source| Error::Io { path: path.clone(), source })?;
+        .map_err(|error| Error::Io { path: path.clone(), error })?;
     let odd = |error: serde_json::Error| odd(&path, "the results of a run".to_owned(), error.to_string());
     let mut results: Results = serde_json::from_str(&text).map_err(odd)?;
     let Counted { n_questions } = serde_json::from_str(&text).map_err(odd)?;
@@ -78,7 +78,7 @@ pub fn read(folder: &Path) -> Result<Results, Error> {
 fn read_questions(path: &Path, n_methods: usize) -> Result<Vec<Question>, Error> {
     let file = open(path, "a run's questions")?;
     let parsed = |(place, line): (usize, io::Result<String>)| {
-        let line = line.map_err(|source| Error::Io { path: path.to_owned(), source })?;
+        let line = line.map_err(|error| Error::Io { path: path.to_owned(), error })?;
         let odd = |received: String| odd(path, format!("a question on line {}", place + 1), received);
         let question: Question = serde_json::from_str(&line).map_err(|error| odd(error.to_string()))?;
         if question.ranks.len() != n_methods || question.ndcg.len() != n_methods {
@@ -94,9 +94,9 @@ fn read_questions(path: &Path, n_methods: usize) -> Result<Vec<Question>, Error>
 }
 
 fn open(path: &Path, expected: &str) -> Result<BufReader<File>, Error> {
-    File::open(path).map(BufReader::new).map_err(|source| match source.kind() {
+    File::open(path).map(BufReader::new).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => Error::Missing { path: path.to_owned(), expected: expected.to_owned() },
-        _ => Error::Io { path: path.to_owned(), source },
+        _ => Error::Io { path: path.to_owned(), error },
     })
 }
 

@@ -39,6 +39,15 @@ fn urban1k_is_found_in_its_archives_folder_and_counted() {
     let about = "Urban1k: image/{n}.jpg and the first line of caption/{n}.txt; 1,000 pairs, as published";
     assert_eq!(dataset.about, about);
     assert_eq!(dataset.documents[998].id, "999.jpg");
+    assert!(dataset.is_as_published);
+    let elsewhere = Options { data: folder.path("Urban1k"), without_pictures: true, ..Options::default() };
+    assert_eq!(ask("urban1k", &elsewhere).unwrap().hash(), dataset.hash());
+    std::fs::remove_file(folder.path("Urban1k/image/1000.jpg")).unwrap();
+    std::fs::remove_file(folder.path("Urban1k/caption/1000.txt")).unwrap();
+    let part = ask("urban1k", &folder.options("first-line")).unwrap();
+    assert!(!part.is_as_published && part.hash() != dataset.hash());
+    folder.put("Urban1k/caption/1000.txt", b"Street 1000.");
+    folder.put("Urban1k/image/1000.jpg", b"");
     std::fs::remove_file(folder.path("Urban1k/image/7.jpg")).unwrap();
     let error =
         "error: Urban1k/image/7.jpg: expected a picture, the only one of 1,000 that is missing, it is not there";

@@ -19,7 +19,8 @@ const COCO: Asked = asked("coco", "clip-benchmark", "Karpathy's 5,000 test image
 const COCO_VAL: Asked = asked("coco", "", "all 5,000 images of val2017, not Karpathy's test split");
 const COCO_UNSAID: Asked = asked("coco", "", "which split and files is not known");
 const FLICKR: Asked = asked("flickr30k", "clip-benchmark", "Karpathy's 1,000 test images, files of CLIP benchmark");
-const FLICKR_31K: Asked = asked("flickr30k", "karpathy-31k", "all 31,000 images: far more that can be mistaken");
+const FLICKR_31K: Asked =
+    asked("flickr30k", "", "all 31,783 images of results_20130124.token; Karpathy's list, of karpathy-31k, has 31,014");
 const FLICKR_UNSAID: Asked = asked("flickr30k", "", "which split and files is not known");
 const XM3600: Asked = asked("xm3600", "first", "mean of 36 languages, the first caption of each image");
 const XM3600_UNSAID: Asked = asked("xm3600", "", "mean of 36 languages; which captions is not known");
