@@ -216,10 +216,12 @@ fn look_around(engine: &Engine) {
     remove_doomed(engine);
     for entry in engine.catalog().collections.into_values() {
         let Entry::Serving(collection) = entry else { continue };
-        if let Err(error) = catch(|| collection.words.keep_up(engine, &collection))
-            && !matches!(error, Error::Closed)
-        {
-            tracing::error!(collection = collection.name, %error, "full text");
+        let kept_up = catch(|| {
+            collection.words.keep_up(engine, &collection);
+            Ok(())
+        });
+        if kept_up.is_err() {
+            tracing::error!(collection = collection.name, "keeping up full text panicked");
         }
         for place in 0..collection.config.vectors.len() {
             while let Some(task) = engine.next_task(&collection, place) {

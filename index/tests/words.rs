@@ -188,7 +188,8 @@ fn a_damaged_index_is_seen_and_built_anew() {
     let files = || -> Vec<_> {
         let in_folder = |f: fs::DirEntry| fs::read_dir(f.path()).unwrap().flatten().map(|f| f.path());
         let all = fs::read_dir(&folder).unwrap().flatten().flat_map(in_folder);
-        all.filter(|path| path.extension().is_none_or(|extension| extension != "lock")).collect()
+        let is_lock = |path: &Path| path.extension().is_some_and(|extension| extension == "lock");
+        all.filter(|path| !is_lock(path) && fs::metadata(path).unwrap().len() > 0).collect()
     };
     let mut rng = ChaCha8Rng::seed_from_u64(seed());
     for round in 0..30 {

@@ -118,6 +118,9 @@ struct RunArgs {
     /// Width of the search in the index, which is asked for as many answers
     #[arg(long, default_value_t = Limits::DEFAULT_EF_SEARCH as u32, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=Limits::MAX_EF_SEARCH as i64))]
     ef: u32,
+    /// How much words count beside vectors where texts look for texts, above 0 and below 1
+    #[arg(long, default_value_t = query::Limits::DEFAULT_WORDS_WEIGHT, value_name = "SHARE", value_parser = share)]
+    words_weight: f32,
     /// Embeddings of the documents instead of a model: .npy, with the documents' ids, one a line, in FILE.ids.txt (or a list in
     /// FILE.ids.json)
     #[arg(long, value_name = "FILE.npy", requires = "query_vectors")]
@@ -303,6 +306,11 @@ fn one(name: &str, args: &RunArgs, settings: &Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn share(text: &str) -> Result<f32, String> {
+    let inside = |share: &f32| *share > 0.0 && *share < 1.0;
+    text.parse().ok().filter(inside).ok_or_else(|| "expected a number above 0 and below 1".to_owned())
+}
+
 fn ways(args: &RunArgs, network: Option<&Network>, trec: PathBuf) -> Ways {
     let mut candidates: Vec<usize> = args.candidates.iter().map(|&n| n as usize).collect();
     if let (Some(network), true) = (network, candidates.is_empty()) {
@@ -311,7 +319,7 @@ fn ways(args: &RunArgs, network: Option<&Network>, trec: PathBuf) -> Ways {
     candidates.sort_unstable();
     candidates.dedup();
     let depth = candidates.last().copied().unwrap_or(0).max(args.depth as usize);
-    Ways { depth, ef: args.ef as usize, candidates, trec: args.trec.then_some(trec) }
+    Ways { words_weight: args.words_weight, depth, ef: args.ef as usize, candidates, trec: args.trec.then_some(trec) }
 }
 
 /// A run of something else gets another folder.

@@ -110,7 +110,7 @@ impl Asking<'_> {
 
     /// By each way to look for words.
     fn words(&self, askers: &[Point], places: &[usize], text: &TextOf) -> anyhow::Result<Vec<Vec<Ranking>>> {
-        let ways = super::words().map(|(_, how)| how);
+        let ways = self.ways.words().map(|(_, how)| how);
         let rankings = |(point, &place): (&Point, &usize)| -> anyhow::Result<Vec<Ranking>> {
             let (parts, reach) = (self.parts(point)?, self.reach(false));
             let found = query::nearest_with_words(&self.gallery.reader, parts, (text(place), &ways), reach)?;
@@ -121,8 +121,8 @@ impl Asking<'_> {
 
     /// The index is asked for no more than its width: for more it would look further than it is said to.
     fn reach(&self, exact: bool) -> Reach {
-        let Ways { depth, ef, .. } = self.ways;
-        Reach { limit: if exact { *depth } else { (*depth).min(*ef) }, ef: Some(*ef), exact }
+        let Ways { depth, ef, .. } = *self.ways;
+        Reach { limit: if exact { depth } else { depth.min(ef) }, ef: Some(ef), exact }
     }
 
     fn parts(&self, point: &Point) -> anyhow::Result<Vec<Part<'_>>> {

@@ -11,8 +11,10 @@ use std::{path::PathBuf, time::Instant};
 
 use firn_eval::{
     dataset::{Content, Dataset},
-    results::{Direction, Results},
+    results::{Direction, IndexSettings, Results},
 };
+
+use firn_index::HnswConfig;
 
 use self::{ask::Asking, results::Gathering, side::Side};
 pub use self::{
@@ -28,6 +30,8 @@ pub struct Ways {
     pub depth: usize,
     /// Width of the search in the index, which gives as many answers.
     pub ef: usize,
+    /// How much words count beside vectors.
+    pub words_weight: f32,
     /// So many of the first answers are re-ranked.
     pub candidates: Vec<usize>,
     /// Where the rankings are written as TREC files, if anywhere.
@@ -37,28 +41,33 @@ pub struct Ways {
 impl Ways {
     pub const DEFAULT_DEPTH: usize = 100;
 
+    /// How far the index is searched.
+    fn index(&self, hnsw: &HnswConfig) -> IndexSettings {
+        let HnswConfig { m, ef_construction, .. } = *hnsw;
+        IndexSettings { m, ef_construction, ef: self.ef, limit: self.depth.min(self.ef) }
+    }
+
+    /// To look for the words of a text in texts.
+    fn words(&self) -> [(&'static str, FullText); 3] {
+        let with = |weight, merge| FullText { weight, merge, text: None };
+        [
+            ("words", with(1.0, Merge::Scores)),
+            ("hybrid-ranks", with(self.words_weight, Merge::Ranks)),
+            ("hybrid-scores", with(self.words_weight, Merge::Scores)),
+        ]
+    }
+
     /// In the order of the results: exact search, the index, words alone and with the index, and each number of re-ranked candidates.
     fn methods(&self, with_words: bool, network: Option<&Network>) -> Vec<String> {
         let mut methods = vec!["exact".to_owned(), "hnsw".to_owned()];
         if with_words {
-            methods.extend(words().map(|(name, _)| name.to_owned()));
+            methods.extend(self.words().map(|(name, _)| name.to_owned()));
         }
         if network.is_some() {
             methods.extend(self.candidates.iter().map(|n| format!("rerank@{n}")));
         }
         methods
     }
-}
-
-/// Ways to look for the words of a text in texts.
-fn words() -> [(&'static str, FullText); 3] {
-    let with = |weight, merge| FullText { weight, merge, text: None };
-    let half = FullText::default().weight;
-    [
-        ("words", with(1.0, Merge::Scores)),
-        ("hybrid-ranks", with(half, Merge::Ranks)),
-        ("hybrid-scores", with(half, Merge::Scores)),
-    ]
 }
 
 /// Whether both sides are texts.

@@ -31,6 +31,7 @@ pub struct Gathering<'a> {
     data: &'a Dataset,
     methods: Vec<String>,
     depth: usize,
+    ways: &'a Ways,
     questions: Vec<Question>,
     /// By direction, the worst first.
     failures: BTreeMap<Direction, Vec<Failed>>,
@@ -53,7 +54,7 @@ impl<'a> Gathering<'a> {
     pub fn new(data: &'a Dataset, ways: &'a Ways, methods: Vec<String>) -> anyhow::Result<Gathering<'a>> {
         let trec = ways.trec.as_deref().map(|folder| Trec::new(folder, data)).transpose()?;
         let (questions, failures, promises) = (Vec::new(), BTreeMap::new(), Vec::new());
-        Ok(Gathering { data, methods, depth: ways.depth, questions, failures, promises, seconds: [0.0; 4], trec })
+        Ok(Gathering { data, methods, depth: ways.depth, ways, questions, failures, promises, seconds: [0.0; 4], trec })
     }
 
     pub fn take(&mut self, lot: &Lot, direction: Direction, answered: Answered) -> anyhow::Result<()> {
@@ -169,6 +170,10 @@ impl<'a> Gathering<'a> {
             model: store.model.clone(),
             reranker: network.map(|network| network.made.clone()),
             depth: self.depth,
+            is_as_published: self.data.is_as_published,
+            own_judgements: self.data.own_judgements,
+            index: Some(self.ways.index(&store.documents.config().hnsw)),
+            data_hash: self.data.hash(),
             methods: self.methods,
             stages,
             calibration: bins(self.promises),

@@ -14,7 +14,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::{
-        Mutex, RwLock, RwLockWriteGuard,
+        Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -51,6 +51,8 @@ const MAX_DEAD: u64 = 5;
 pub struct Words {
     /// Whether it was ever asked for.
     is_used: AtomicBool,
+    /// Whether keeping up failed last.
+    is_failing: AtomicBool,
     opened: RwLock<Option<Opened>>,
     /// One at a time fills the buffer.
     filling: Mutex<()>,
@@ -90,9 +92,8 @@ impl Words {
         text: &str,
         limit: usize,
     ) -> Result<Vec<Candidate>> {
-        self.fill((engine, state), true)?;
-        let opened = self.opened.read().unwrap_or_else(|e| e.into_inner());
-        let opened = opened.as_ref().ok_or(Error::Closed)?;
+        let opened = self.filled((engine, state))?;
+        let opened = opened.as_ref().expect("it is filled");
         let (asked, statistics) = opened.weigh(text)?;
         let mut best = Best::new(limit);
         opened.buffer.search(&asked, &statistics, live, &mut best);
@@ -100,11 +101,22 @@ impl Words {
         Ok(best.into_sorted())
     }
 
-    /// What the indexer does, if anybody has ever searched.
-    pub fn keep_up(&self, engine: &Engine, state: &CollectionState) -> Result<()> {
+    /// What the indexer does, if anybody has ever searched. The first failure of a row is told.
+    pub fn keep_up(&self, engine: &Engine, state: &CollectionState) {
         if !self.is_used() || state.is_deleted() {
-            return Ok(());
+            return;
         }
+        match self.catch_up(engine, state) {
+            Ok(()) => self.is_failing.store(false, Ordering::Release),
+            Err(Error::Closed) => {}
+            Err(error) if self.is_failing.swap(true, Ordering::AcqRel) => {
+                tracing::debug!(collection = state.name, %error, "full text");
+            }
+            Err(error) => tracing::error!(collection = state.name, %error, "full text"),
+        }
+    }
+
+    fn catch_up(&self, engine: &Engine, state: &CollectionState) -> Result<()> {
         self.fill((engine, state), false)?;
         while self.is_waiting(engine, state, 1) {
             self.write(engine, state)?;
@@ -134,10 +146,8 @@ impl Words {
         if !self.is_used() {
             return Ok(None);
         }
-        self.fill((engine, state), true)?;
-        let _writing = self.writing.lock().unwrap_or_else(|e| e.into_inner());
-        let opened = self.opened.read().unwrap_or_else(|e| e.into_inner());
-        let opened = opened.as_ref().ok_or(Error::Closed)?;
+        let opened = self.filled((engine, state))?;
+        let opened = opened.as_ref().expect("it is filled");
         let dir = folder(&engine.dir, state.number);
         let mut damages = Vec::from_iter(opened.disk.check(&dir).err());
         let missing = expected - (opened.disk.rows() | opened.buffer.rows());
@@ -146,6 +156,17 @@ impl Words {
             damages.push(Error::Damaged { what: format!("texts of the point in row {first}"), detail });
         }
         Ok(Some(Check { n_rows: expected.len(), damages }))
+    }
+
+    /// With all that is written, to be read. A rebuild may take it away in between: then once more.
+    fn filled(&self, of: (&Engine, &CollectionState)) -> Result<RwLockReadGuard<'_, Option<Opened>>> {
+        loop {
+            self.fill(of, true)?;
+            let opened = self.opened.read().unwrap_or_else(|e| e.into_inner());
+            if opened.is_some() {
+                return Ok(opened);
+            }
+        }
     }
 
     /// Puts all rows that are not on disk into the buffer; whoever may `write` makes room first if they are many.

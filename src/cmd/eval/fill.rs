@@ -258,7 +258,14 @@ pub fn of_collection(args: &RunArgs, network: Option<&Network>, settings: &Setti
         },
     )?;
     bar.finish_and_clear();
-    let eval::Asked { data, documents: (of_documents, documents), queries: (of_queries, queries), pairs } = asked;
+    let eval::Asked { mut data, documents: (of_documents, documents), queries: (of_queries, queries), pairs } = asked;
+    if let Some(network) = network {
+        data.notes.push(format!(
+            "what a logit of {} counts, and its relevance, were fitted on held-out points such as these: `firn reranker show` has \
+             figures for which they were chosen on other points",
+            network.made.name
+        ));
+    }
     let place = place(args, &data, &[collection.uuid(), &format!("{pairs:?}")]);
     let engine = open(&place, Vec::new(), settings)?;
     let of_lot =
