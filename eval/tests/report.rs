@@ -77,6 +77,25 @@ fn a_run_of_before_is_read() {
 }
 
 #[test]
+fn other_programs_find_gains_of_every_measure() {
+    let one = Results { questions: results(1, &[]).questions, ..results(1, &[]) };
+    let group = |of: &Results| -> serde_json::Value {
+        let (_folder, text) = written(of);
+        serde_json::from_str::<serde_json::Value>(&text("results.json")).unwrap()["groups"][0].clone()
+    };
+    let of_twelve = group(&results(12, &[]));
+    assert_eq!(of_twelve["gains"][1]["difference"], 0.5);
+    assert_eq!(of_twelve["gains_in_mrr"][1]["difference"], 0.25);
+    assert_eq!(of_twelve["gains_at_5"][1], serde_json::json!({"difference": 0.0, "interval": [0.0, 0.0], "p": 1.0}));
+    assert_eq!(of_twelve["gains_at_10"].as_array().unwrap().len(), 2);
+    // One document has no error, which people see as a dash.
+    let of_one = group(&one);
+    assert!(of_one["methods"][1]["at_1"]["error"].is_null() && of_one["gains"][1]["p"].is_null());
+    let table = report::table(&one);
+    assert!(table.contains("100.0 ± - ") && !table.contains("100.0 ± 0.0"), "{table}");
+}
+
+#[test]
 fn damage_is_named() {
     let check = |name: &str, damage: &dyn Fn(&str) -> String, expected: &str| {
         let (folder, text) = written(&results(4, &[]));
