@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::results::{Direction, Question};
 
@@ -32,15 +32,15 @@ pub fn ndcg(ranking: &[usize], grades: &BTreeMap<usize, u32>, cut: usize) -> f64
     if best > 0.0 { reached / best } else { 0.0 }
 }
 
-/// A mean over questions, and its standard error.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// A mean over questions, and its standard error, which is NaN (null in JSON) if all are about one document.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Estimate {
     pub value: f64,
     pub error: f64,
 }
 
 /// What one method reached; shares of questions from 0 to 1.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Measured {
     /// What belongs is among the first 1, 5, 10.
     pub at_1: Estimate,
@@ -52,10 +52,9 @@ pub struct Measured {
     pub ndcg: Estimate,
 }
 
-/// How much better one answers than another, on the same questions.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// How much better one answers than another, on the same questions. Interval and p are NaN (null in JSON) if all are about one document.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Gain {
-    /// In R@1.
     pub difference: f64,
     /// 95 %, by paired bootstrap over clusters.
     pub interval: [f64; 2],
@@ -64,7 +63,7 @@ pub struct Gain {
 }
 
 /// Words of the text that asks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Length {
     /// Up to 16.
@@ -100,7 +99,7 @@ impl Length {
 }
 
 /// Questions of one kind.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Group {
     pub direction: Direction,
     /// Whether all texts of a document ask as one; of documents that ask, no.
@@ -113,8 +112,11 @@ pub struct Group {
     pub n_clusters: usize,
     /// By method.
     pub methods: Vec<Measured>,
-    /// Of each method over the first.
+    /// Of each method over the first, in R@1.
     pub gains: Vec<Gain>,
+    pub gains_at_5: Vec<Gain>,
+    pub gains_at_10: Vec<Gain>,
+    pub gains_in_mrr: Vec<Gain>,
 }
 
 /// By direction, and whether texts are joined: all, then each language if there are several, then each length if there are several.
@@ -168,11 +170,13 @@ fn group(
             at_1: within(1),
             at_5: within(5),
             at_10: within(10),
-            mrr: share(&|q: &Question| rank(q, method).map_or(0.0, |rank| 1.0 / f64::from(rank))),
+            mrr: share(&|q: &Question| worth(q, method)[3]),
             ndcg: share(&|q: &Question| q.ndcg.get(method).copied().unwrap_or(0.0)),
         }
     };
-    let gain = |method: usize| clusters.gain(questions, &|q| hit(q, method, 1) - hit(q, 0, 1));
+    let gains = |method: usize| clusters.gains(questions.iter().map(|q| minus(worth(q, method), worth(q, 0))));
+    let gains: Vec<[Gain; 4]> = (0..n_methods).map(gains).collect();
+    let gains_in = |measure: usize| gains.iter().map(|of| of[measure]).collect();
     Some(Group {
         direction,
         is_joined,
@@ -181,7 +185,10 @@ fn group(
         n_questions: questions.len(),
         n_clusters: clusters.n(),
         methods: (0..n_methods).map(measured).collect(),
-        gains: (0..n_methods).map(gain).collect(),
+        gains: gains_in(0),
+        gains_at_5: gains_in(1),
+        gains_at_10: gains_in(2),
+        gains_in_mrr: gains_in(3),
     })
 }
 
@@ -192,6 +199,16 @@ fn rank(question: &Question, method: usize) -> Option<u32> {
 /// 1 if what belongs is among the first `cut`, else 0.
 fn hit(question: &Question, method: usize, cut: u32) -> f64 {
     f64::from(u8::from(rank(question, method).is_some_and(|rank| rank <= cut)))
+}
+
+/// What an answer adds to R@1, R@5, R@10 and MRR.
+fn worth(question: &Question, method: usize) -> [f64; 4] {
+    let hit = |cut: u32| hit(question, method, cut);
+    [hit(1), hit(5), hit(10), rank(question, method).map_or(0.0, |rank| 1.0 / f64::from(rank))]
+}
+
+fn minus(a: [f64; 4], b: [f64; 4]) -> [f64; 4] {
+    std::array::from_fn(|at| a[at] - b[at])
 }
 
 /// R@k for k from 1 to `longest`.
@@ -214,15 +231,18 @@ pub fn curve<'a>(questions: impl Iterator<Item = &'a Question>, method: usize, l
 }
 
 /// How two runs differ.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Comparison {
     pub direction: Direction,
     pub is_joined: bool,
     pub n_questions: usize,
     /// R@1 of each.
     pub at_1: [Estimate; 2],
-    /// Of the second over the first.
+    /// Of the second over the first, in R@1.
     pub gain: Gain,
+    pub gain_at_5: Gain,
+    pub gain_at_10: Gain,
+    pub gain_in_mrr: Gain,
 }
 
 /// Two runs over the same questions, a method of each; `Err` says where they are not the same.
@@ -243,10 +263,11 @@ pub fn compare(
     let compared = |((direction, is_joined), pairs): ((Direction, bool), Vec<(&Question, &Question)>)| {
         let first: Vec<&Question> = pairs.iter().map(|pair| pair.0).collect();
         let clusters = Clusters::of(&first);
-        let hits: Vec<[f64; 2]> = pairs.iter().map(|(a, b)| [hit(a, of_one, 1), hit(b, of_two, 1)]).collect();
-        let at_1 = [0, 1].map(|run| clusters.estimate_of(hits.iter().map(|hit| hit[run])));
-        let gain = clusters.gain_of(hits.iter().map(|[a, b]| b - a));
-        Comparison { direction, is_joined, n_questions: pairs.len(), at_1, gain }
+        let worths: Vec<[[f64; 4]; 2]> = pairs.iter().map(|(a, b)| [worth(a, of_one), worth(b, of_two)]).collect();
+        let at_1 = [0, 1].map(|run| clusters.estimate_of(worths.iter().map(|worth| worth[run][0])));
+        let gains = clusters.gains(worths.iter().map(|[a, b]| minus(*b, *a)));
+        let [gain, gain_at_5, gain_at_10, gain_in_mrr] = gains;
+        Comparison { direction, is_joined, n_questions: pairs.len(), at_1, gain, gain_at_5, gain_at_10, gain_in_mrr }
     };
     Ok(kinds.into_iter().map(compared).collect())
 }
@@ -282,9 +303,11 @@ impl Clusters {
         self.sizes.len()
     }
 
-    fn sums(&self, values: impl Iterator<Item = f64>) -> Vec<f64> {
-        let mut sums = vec![0.0; self.sizes.len()];
-        self.of.iter().zip(values).for_each(|(&cluster, value)| sums[cluster] += value);
+    fn sums<const N: usize>(&self, values: impl Iterator<Item = [f64; N]>) -> Vec<[f64; N]> {
+        let mut sums = vec![[0.0; N]; self.sizes.len()];
+        for (&cluster, values) in self.of.iter().zip(values) {
+            sums[cluster].iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
+        }
         sums
     }
 
@@ -294,48 +317,53 @@ impl Clusters {
 
     /// The mean and its standard error as a ratio of sums over clusters (Cochran 1977, 6.3).
     fn estimate_of(&self, values: impl Iterator<Item = f64>) -> Estimate {
-        let sums = self.sums(values);
+        let sums = self.sums(values.map(|value| [value]));
         let n: f64 = self.sizes.iter().sum();
-        let value = sums.iter().sum::<f64>() / n;
-        let squares: f64 = sums.iter().zip(&self.sizes).map(|(sum, size)| (sum - value * size).powi(2)).sum();
+        let value = sums.iter().map(|[sum]| sum).sum::<f64>() / n;
+        let squares: f64 = sums.iter().zip(&self.sizes).map(|([sum], size)| (sum - value * size).powi(2)).sum();
         let clusters = self.sizes.len() as f64;
-        let error = if clusters > 1.0 { (squares * clusters / (clusters - 1.0)).sqrt() / n } else { 0.0 };
+        let error = if clusters > 1.0 { (squares * clusters / (clusters - 1.0)).sqrt() / n } else { f64::NAN };
         Estimate { value, error }
     }
 
-    fn gain(&self, questions: &[&Question], difference: &dyn Fn(&Question) -> f64) -> Gain {
-        self.gain_of(questions.iter().map(|question| difference(question)))
-    }
-
-    fn gain_of(&self, differences: impl Iterator<Item = f64>) -> Gain {
+    /// Of several measures, by the same resamples.
+    fn gains<const N: usize>(&self, differences: impl Iterator<Item = [f64; N]>) -> [Gain; N] {
         let sums = self.sums(differences);
-        let (n, clusters) = (self.sizes.iter().sum::<f64>(), self.sizes.len());
-        let difference = sums.iter().sum::<f64>() / n;
-        if sums.iter().all(|&sum| sum == 0.0) {
-            return Gain { difference, interval: [0.0; 2], p: 1.0 };
+        let n: f64 = self.sizes.iter().sum();
+        let difference = |measure: usize| sums.iter().map(|sums| sums[measure]).sum::<f64>() / n;
+        if sums.len() < 2 {
+            let unknown = |measure| Gain { difference: difference(measure), interval: [f64::NAN; 2], p: f64::NAN };
+            return std::array::from_fn(unknown);
+        }
+        if sums.iter().flatten().all(|&sum| sum == 0.0) {
+            return [Gain { difference: 0.0, interval: [0.0; 2], p: 1.0 }; N];
         }
         let mut rng = ChaCha8Rng::seed_from_u64(1);
-        let mut means: Vec<f64> = (0..N_RESAMPLES)
-            .map(|_| {
-                let (mut sum, mut size) = (0.0, 0.0);
-                for _ in 0..clusters {
-                    let picked = rng.random_range(0..clusters);
-                    sum += sums[picked];
-                    size += self.sizes[picked];
-                }
-                sum / size
-            })
-            .collect();
-        means.sort_by(f64::total_cmp);
-        // As far from one end as from the other, so that the other way round is the same with its sign turned.
-        let outside = N_RESAMPLES / 40;
-        let share = |is_there: &dyn Fn(f64) -> bool| {
-            means.iter().filter(|&&mean| is_there(mean)).count() as f64 / N_RESAMPLES as f64
-        };
-        let rarer = share(&|mean| mean <= 0.0).min(share(&|mean| mean >= 0.0));
-        let interval = [means[outside], means[N_RESAMPLES - 1 - outside]];
-        Gain { difference, interval, p: (2.0 * rarer).min(1.0) }
+        let means: Vec<[f64; N]> = (0..N_RESAMPLES).map(|_| self.resampled(&sums, &mut rng)).collect();
+        std::array::from_fn(|at| gain(difference(at), means.iter().map(|means| means[at]).collect()))
     }
+
+    /// The means over as many clusters, drawn with replacement.
+    fn resampled<const N: usize>(&self, sums: &[[f64; N]], rng: &mut ChaCha8Rng) -> [f64; N] {
+        let (mut drawn, mut size) = ([0.0; N], 0.0);
+        for _ in 0..sums.len() {
+            let picked = rng.random_range(0..sums.len());
+            drawn.iter_mut().zip(sums[picked]).for_each(|(sum, value)| *sum += value);
+            size += self.sizes[picked];
+        }
+        drawn.map(|sum| sum / size)
+    }
+}
+
+fn gain(difference: f64, mut means: Vec<f64>) -> Gain {
+    means.sort_by(f64::total_cmp);
+    // As far from one end as from the other, so that the other way round is the same with its sign turned.
+    let outside = N_RESAMPLES / 40;
+    let share = |is_there: &dyn Fn(f64) -> bool| {
+        means.iter().filter(|&&mean| is_there(mean)).count() as f64 / N_RESAMPLES as f64
+    };
+    let rarer = share(&|mean| mean <= 0.0).min(share(&|mean| mean >= 0.0));
+    Gain { difference, interval: [means[outside], means[N_RESAMPLES - 1 - outside]], p: (2.0 * rarer).min(1.0) }
 }
 
 #[cfg(test)]
@@ -402,6 +430,39 @@ mod tests {
         }
         assert_eq!(of(20, 2).p, of(2, 20).p);
         assert!((0.8..=1.0).contains(&of(4, 4).p));
+    }
+
+    #[test]
+    fn other_measures_gain_too() {
+        // From place 7 or 3 to 2 or 3: nothing in R@1 and in R@10.
+        let all: Vec<Question> = (0..60)
+            .map(|at| {
+                question(&at.to_string(), [Some(if at < 10 { 7 } else { 3 }), Some(if at % 2 == 0 { 2 } else { 3 })])
+            })
+            .collect();
+        let group = &groups(&all, 2)[0];
+        assert_eq!((group.gains[1].difference, group.gains[1].p), (0.0, 1.0));
+        assert!((group.gains_at_5[1].difference - 10.0 / 60.0).abs() < 1e-12 && group.gains_at_5[1].p < 0.01);
+        assert_eq!(group.gains_at_10[1], Gain { difference: 0.0, interval: [0.0; 2], p: 1.0 });
+        let mrr = group.gains_in_mrr[1];
+        assert!((mrr.difference - (group.methods[1].mrr.value - group.methods[0].mrr.value)).abs() < 1e-12, "{mrr:?}");
+        assert!(
+            mrr.interval[0] > 0.0 && mrr.interval[0] < mrr.difference && mrr.difference < mrr.interval[1],
+            "{mrr:?}"
+        );
+        // Two runs say the same, but for which resamples are drawn.
+        let two = compare((&all, 0), (&all, 1)).unwrap().remove(0);
+        let near = |a: Gain, b: Gain| (a.difference - b.difference).abs() < 1e-12 && (a.p - b.p).abs() < 0.01;
+        assert!(near(two.gain_at_5, group.gains_at_5[1]) && near(two.gain_in_mrr, mrr), "{two:?}");
+        assert_eq!(two.gain_at_10, group.gains_at_10[1]);
+    }
+
+    #[test]
+    fn one_document_has_no_error() {
+        let all = vec![question("a", [Some(2), Some(1)]), question("a", [Some(3), Some(1)])];
+        let group = &groups(&all, 2)[0];
+        assert!(group.methods[1].at_1.value == 1.0 && group.methods[1].at_1.error.is_nan());
+        assert!(group.gains[1].difference == 1.0 && group.gains[1].p.is_nan() && group.gains[1].interval[0].is_nan());
     }
 
     #[test]

@@ -69,13 +69,48 @@ pub fn data_sets() -> &'static [DataSet] {
     &catalog::DATA_SETS
 }
 
-/// The data sets that lie under a folder, each in a sub-folder of its name, in the order of `data_sets`.
+/// Other names that folders of data sets have, without marks between letters.
+const ALSO_NAMED: [(&str, &str); 5] = [
+    ("denselycaptionedimages", "dci"),
+    ("imageinwords", "iiw"),
+    ("mscoco", "coco"),
+    ("crossmodal3600", "xm3600"),
+    ("share4v", "sharegpt4v"),
+];
+
+/// The data sets that lie under a folder, each in a sub-folder of its name, in the order of `data_sets`. Neither case nor marks matter:
+/// "Urban-1k" is "urban1k" unless a folder of just that name is there too.
 pub fn find_in(root: &Path) -> Result<Vec<(&'static str, PathBuf)>, Error> {
+    let folders = folders_in(root)?;
+    let named = data_sets().iter().filter_map(|data_set| {
+        let of_set = |folder: &&String| name_of(folder) == Some(data_set.name);
+        let exact = folders.iter().find(|folder| *folder == data_set.name);
+        exact.or(folders.iter().find(of_set)).map(|folder| (data_set.name, root.join(folder)))
+    });
+    Ok(named.collect())
+}
+
+/// The sub-folders that `find_in` takes for no data set.
+pub fn unknown_in(root: &Path) -> Result<Vec<String>, Error> {
+    let mut folders = folders_in(root)?;
+    let found = find_in(root)?;
+    folders.retain(|folder| found.iter().all(|(_, path)| *path != root.join(folder)));
+    Ok(folders)
+}
+
+fn folders_in(root: &Path) -> Result<Vec<String>, Error> {
     if !root.is_dir() {
         return Err(files::missing(root, "a folder with data sets"));
     }
-    let named = data_sets().iter().map(|data_set| (data_set.name, root.join(data_set.name)));
-    Ok(named.filter(|(_, path)| path.is_dir()).collect())
+    files::folders(root)
+}
+
+/// The data set that a folder is named after.
+fn name_of(folder: &str) -> Option<&'static str> {
+    let letters = |name: &str| name.chars().filter(|l| l.is_alphanumeric()).collect::<String>().to_lowercase();
+    let folder = letters(folder);
+    let also = ALSO_NAMED.iter().find(|(also, _)| *also == folder).map(|(_, name)| *name);
+    data_sets().iter().map(|data_set| data_set.name).find(|name| letters(name) == folder).or(also)
 }
 
 /// How many documents and texts are published for a protocol of a data set; none if it is not known.

@@ -64,6 +64,9 @@ pub struct IndexSettings {
     pub limit: usize,
 }
 
+/// The stage that all others of asking are part of.
+pub const ALL_QUESTIONS: &str = "all questions";
+
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Stage {
     /// Such as "embed", "exact search", "rerank".

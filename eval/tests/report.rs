@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use firn_eval::report::{self, Run};
-use firn_eval::results::{Bin, Direction, Failure, IndexSettings, Made, Question, Results, Shown, Stage};
+use firn_eval::results::{
+    ALL_QUESTIONS, Bin, Direction, Failure, IndexSettings, Made, Question, Results, Shown, Stage,
+};
 
 /// Every second question gains by the second method; `n` in each direction.
 fn results(n: usize, languages: &[&str]) -> Results {
@@ -34,7 +36,10 @@ fn results(n: usize, languages: &[&str]) -> Results {
         index: None,
         depth: 100,
         methods: vec!["exact".to_owned(), "rerank@50".to_owned()],
-        stages: vec![Stage { name: "embed".to_owned(), seconds: 1.5, n: 1000 }],
+        stages: vec![
+            Stage { name: "embed".to_owned(), seconds: 1.5, n: 1000 },
+            Stage { name: ALL_QUESTIONS.to_owned(), seconds: 9.0, n: 24 },
+        ],
         calibration: vec![Bin { n: 3, promised: 0.25, found: 0.5 }, Bin { n: 1, promised: 0.75, found: 0.5 }],
         failures: Vec::new(),
         questions: of(Direction::ToDocument).chain(of(Direction::ToQuery)).collect(),
@@ -77,6 +82,25 @@ fn a_run_of_before_is_read() {
 }
 
 #[test]
+fn other_programs_find_gains_of_every_measure() {
+    let one = Results { questions: results(1, &[]).questions, ..results(1, &[]) };
+    let group = |of: &Results| -> serde_json::Value {
+        let (_folder, text) = written(of);
+        serde_json::from_str::<serde_json::Value>(&text("results.json")).unwrap()["groups"][0].clone()
+    };
+    let of_twelve = group(&results(12, &[]));
+    assert_eq!(of_twelve["gains"][1]["difference"], 0.5);
+    assert_eq!(of_twelve["gains_in_mrr"][1]["difference"], 0.25);
+    assert_eq!(of_twelve["gains_at_5"][1], serde_json::json!({"difference": 0.0, "interval": [0.0, 0.0], "p": 1.0}));
+    assert_eq!(of_twelve["gains_at_10"].as_array().unwrap().len(), 2);
+    // One document has no error, which people see as a dash.
+    let of_one = group(&one);
+    assert!(of_one["methods"][1]["at_1"]["error"].is_null() && of_one["gains"][1]["p"].is_null());
+    let table = report::table(&one);
+    assert!(table.contains("100.0 ± - ") && !table.contains("100.0 ± 0.0"), "{table}");
+}
+
+#[test]
 fn damage_is_named() {
     let check = |name: &str, damage: &dyn Fn(&str) -> String, expected: &str| {
         let (folder, text) = written(&results(4, &[]));
@@ -101,7 +125,8 @@ fn damage_is_named() {
 
 #[test]
 fn a_terminal_gets_aligned_columns() {
-    let some = Results { dataset: "unknown".to_owned(), ..results(12, &["en"]) };
+    let index = Some(IndexSettings { m: 16, ef_construction: 200, ef: 100, limit: 100 });
+    let some = Results { dataset: "unknown".to_owned(), index, ..results(12, &["en"]) };
     let expected = "\
 unknown, protocol first-line
 ============================
@@ -110,6 +135,7 @@ about   town scenes
 counts  12 documents, 12 queries; looked at to place 100
 model   clip (abc)
 network net (def)
+index   m 16, ef_construction 200, ef 100, 100 hits
 firn    0.1.0
 
 Notes:
@@ -129,12 +155,16 @@ method             R@1          R@5         R@10          MRR      nDCG@10     g
 exact      50.0 ± 15.1  100.0 ± 0.0  100.0 ± 0.0   75.0 ± 7.5   50.0 ± 0.0
 rerank@50  100.0 ± 0.0  100.0 ± 0.0  100.0 ± 0.0  100.0 ± 0.0  100.0 ± 0.0  +50.0 [+25.0, +75.0]  < 0.001
 
-Gains are over exact; p is two-sided, by paired bootstrap over documents.
+Gains are over exact; p is two-sided, by paired bootstrap over documents. Re-ranked are the first candidates
+of exact search: what the index loses is not part of it.
 ";
     let table = report::table(&some);
     assert!(table.starts_with(expected), "{table}");
     assert!(table.contains("Expected calibration error 25.0 % over 4 candidates."), "{table}");
-    assert!(table.contains("embed  1.50 s  1,000      1.50 ms"), "{table}");
+    assert!(table.contains("candidates  promised, %  found, %\n"), "{table}");
+    assert!(table.contains("embed          1.50 s  1,000       1.50 ms"), "{table}");
+    assert!(table.contains("all questions  9.00 s     24        375 ms\n\n\"all questions\" is the whole"), "{table}");
+    assert!(table.contains("is not how long one of them waits"), "{table}");
     for (dataset, protocol) in [("urban1k", "first-line"), ("dci", "flame"), ("xm3600", "first"), ("sharegpt4v", "1k")]
     {
         let of = Results { dataset: dataset.to_owned(), protocol: protocol.to_owned(), ..results(6, &["en", "de"]) };
@@ -225,6 +255,9 @@ fn a_page_needs_nothing_but_itself() {
     // Curves and gains by language in both directions, gains by length in one, calibration, time.
     assert_eq!((count("<svg "), count("</svg>"), count("role=\"img\"")), (7, 7, 7));
     assert_eq!(count("font-family=\""), count("font-family=\"sans-serif\""));
+    // The total is no bar beside its parts.
+    let (_, time) = page.split_once("aria-label=\"Time of each stage\"").unwrap();
+    assert!(time.contains("embed") && !time.contains("all questions"), "{time}");
     for title in ["Text to image: R@k", "gain of rerank@50 by text length", "promised against found", "Time of each"] {
         assert!(page.contains(title), "{title}");
     }

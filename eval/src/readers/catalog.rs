@@ -60,13 +60,13 @@ pub(super) static DATA_SETS: [DataSet; 10] = [
         protocols: &[
             Protocol {
                 name: "test",
-                about: "the split test, line breaks as spaces",
+                about: "docci_descriptions.jsonlines, the split test, line breaks as spaces",
                 published: pairs(5_000),
                 read: docci::test,
             },
             Protocol {
                 name: "test-and-qual",
-                about: "the splits test and qual_test, line breaks as spaces, as GOAL does",
+                about: "docci_descriptions.jsonlines or docci_test.json, test and qual_test, line breaks as spaces, as GOAL does",
                 published: pairs(5_100),
                 read: docci::test_and_qual,
             },
@@ -96,25 +96,25 @@ pub(super) static DATA_SETS: [DataSet; 10] = [
         protocols: &[
             Protocol {
                 name: "all",
-                about: "DCI-Test, DOCCI-Test and IIW-400, sentences joined anew, as LoTLIP does",
+                about: "{DCI_Test,DOCCI_Test,IIW-400}/data.jsonl, sentences joined anew, as LoTLIP does",
                 published: pairs(612),
                 read: iiw::all,
             },
             Protocol {
                 name: "dci-test",
-                about: "DCI-Test alone, sentences joined anew",
+                about: "DCI_Test/data.jsonl alone, sentences joined anew",
                 published: pairs(112),
                 read: iiw::dci_test,
             },
             Protocol {
                 name: "docci-test",
-                about: "DOCCI-Test alone, sentences joined anew",
+                about: "DOCCI_Test/data.jsonl alone, sentences joined anew",
                 published: pairs(100),
                 read: iiw::docci_test,
             },
             Protocol {
                 name: "iiw-400",
-                about: "IIW-400 alone, sentences joined anew",
+                about: "IIW-400/data.jsonl alone, sentences joined anew",
                 published: pairs(400),
                 read: iiw::iiw_400,
             },
@@ -186,13 +186,13 @@ pub(super) static DATA_SETS: [DataSet; 10] = [
         protocols: &[
             Protocol {
                 name: "first",
-                about: "the first caption in each language, as CLIP_benchmark does",
+                about: "captions.jsonl, the first caption in each language, as CLIP_benchmark does",
                 published: published(3_600, 3_600 * 36),
                 read: xm3600::first,
             },
             Protocol {
                 name: "all",
-                about: "all captions in each language",
+                about: "captions.jsonl, all captions in each language",
                 published: published(3_600, 261_375),
                 read: xm3600::all,
             },

@@ -211,6 +211,21 @@ pub fn names(folder: &Path, ending: &str, what: &str) -> Result<Vec<String>, Err
     Ok(names)
 }
 
+/// The names of a folder's sub-folders, but hidden ones, sorted.
+pub fn folders(folder: &Path) -> Result<Vec<String>, Error> {
+    let io = |error| Error::Io { path: folder.to_owned(), error };
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).map_err(io)? {
+        let path = entry.map_err(io)?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if !name.starts_with('.') && path.is_dir() {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
 fn by_number(a: &str, b: &str) -> Ordering {
     let number = |name: &str| name.split('.').next().and_then(|stem| stem.parse::<u64>().ok()).unwrap_or(u64::MAX);
     number(a).cmp(&number(b)).then_with(|| a.cmp(b))

@@ -11,8 +11,16 @@ use crate::dataset::Error;
 const WHAT: &str = "Karpathy's list of `images` with `filename`, `split` and `sentences`";
 /// Some pictures have more; whoever compares asks with these.
 const SENTENCES: usize = 5;
-pub const FLICKR30K_FOLDERS: [&str; 4] = ["flickr30k-images", "flickr30k_images", "Images", "images"];
-pub const COCO_FOLDERS: [&str; 2] = ["val2014", "images"];
+/// Archives that are unpacked into a folder of their name have it twice.
+pub const FLICKR30K_FOLDERS: [&str; 6] = [
+    "flickr30k-images",
+    "flickr30k_images",
+    "Images",
+    "images",
+    "flickr30k_images/flickr30k_images",
+    "flickr30k-images/flickr30k-images",
+];
+pub const COCO_FOLDERS: [&str; 4] = ["val2014", "images", "images/val2014", "val2014/val2014"];
 
 #[derive(Deserialize)]
 struct All {
@@ -34,19 +42,21 @@ struct Sentence {
 }
 
 pub fn flickr30k_test(options: &Options) -> Result<Gathered, Error> {
-    read(options, "dataset_flickr30k.json", &FLICKR30K_FOLDERS, |split| split == "test")
+    read(options, "flickr30k", &FLICKR30K_FOLDERS, |split| split == "test")
 }
 
 pub fn flickr30k_all(options: &Options) -> Result<Gathered, Error> {
-    read(options, "dataset_flickr30k.json", &FLICKR30K_FOLDERS, |_| true)
+    read(options, "flickr30k", &FLICKR30K_FOLDERS, |_| true)
 }
 
 pub fn coco_test(options: &Options) -> Result<Gathered, Error> {
-    read(options, "dataset_coco.json", &COCO_FOLDERS, |split| split == "test")
+    read(options, "coco", &COCO_FOLDERS, |split| split == "test")
 }
 
-fn read(options: &Options, file: &str, folders: &[&str], keeps: fn(&str) -> bool) -> Result<Gathered, Error> {
-    let found = files::find(options, &[file, &format!("karpathy/{file}")], WHAT)?;
+fn read(options: &Options, name: &str, folders: &[&str], keeps: fn(&str) -> bool) -> Result<Gathered, Error> {
+    let file = |folder: &str| format!("{folder}dataset_{name}.json");
+    let names = ["", "karpathy/", "caption_datasets/", "annotations/"].map(file);
+    let found = files::find(options, &names.each_ref().map(String::as_str), WHAT)?;
     let pictures = Pictures::of(options, &found.folder, folders);
     let All { images } = files::json(&found.file, WHAT)?;
     let mut gathered = Gathered::from(&found.file);

@@ -74,7 +74,7 @@ fn runs_table(runs: [Run; 2], said: &[String; 2]) -> Table {
 fn gains_table(run: &Run, found: &[Comparison]) -> Table {
     let report = Report { results: run.results, groups: Vec::new() };
     let mut table = Table::new(["", "questions", "R@1 of A", "R@1 of B", "gain", "p"]);
-    for Comparison { direction, is_joined, n_questions, at_1, gain } in found {
+    for Comparison { direction, is_joined, n_questions, at_1, gain, .. } in found {
         table.rows.push(vec![
             report.title_of(*direction, *is_joined),
             numbers::count(*n_questions),

@@ -3,7 +3,7 @@
 use crate::measures::{Group, NDCG_AT};
 use crate::report::table::{Block, Table};
 use crate::report::{Report, beside, numbers};
-use crate::results::{Made, Results};
+use crate::results::{ALL_QUESTIONS, IndexSettings, Made, Results};
 
 /// Methods side by side in a table of languages or lengths: more do not fit; the first and the last ones do.
 const N_SIDE_BY_SIDE: usize = 5;
@@ -44,20 +44,23 @@ pub fn title(report: &Report) -> String {
 
 /// What was asked of whom, and what came out in a sentence for each way of asking.
 pub fn summary(report: &Report) -> Vec<Block> {
-    let Results { about, firn, model, reranker, n_documents, n_queries, depth, notes, .. } = report.results;
+    let Results { about, firn, model, reranker, index, n_documents, n_queries, depth, notes, .. } = report.results;
     let made = |of: &Made| format!("{} ({})", of.name, of.hash);
     let counts = format!(
         "{}, {}",
         numbers::counted(*n_documents, "document", "documents"),
         numbers::counted(*n_queries, "query", "queries")
     );
-    let facts = vec![
+    let mut facts = vec![
         ("about", about.clone()),
         ("counts", format!("{counts}; looked at to place {}", numbers::count(*depth))),
         ("model", made(model)),
         ("network", reranker.as_ref().map_or("none".to_owned(), made)),
         ("firn", firn.clone()),
     ];
+    if let Some(index) = index {
+        facts.insert(facts.len() - 1, ("index", settings(index)));
+    }
     let mut blocks = vec![Block::Facts(facts)];
     if !notes.is_empty() {
         blocks.push(Block::Text("Notes:".to_owned()));
@@ -66,6 +69,11 @@ pub fn summary(report: &Report) -> Vec<Block> {
     let said: Vec<String> = report.kinds().map(|kind| sentence(report, kind)).collect();
     blocks.push(if said.is_empty() { Block::Text("No question was asked.".to_owned()) } else { Block::List(said) });
     blocks
+}
+
+fn settings(IndexSettings { m, ef_construction, ef, limit }: &IndexSettings) -> String {
+    let limit = numbers::counted(*limit, "hit", "hits");
+    format!("m {m}, ef_construction {ef_construction}, ef {ef}, {limit}")
 }
 
 fn first_notes(notes: &[String]) -> Vec<String> {
@@ -95,11 +103,7 @@ pub fn measured(report: &Report, kind: &Group) -> Vec<Block> {
     let clusters = numbers::counted(kind.n_clusters, "document", "documents");
     blocks.push(Block::Text(format!("{n} about {clusters}; percent ± standard error.")));
     blocks.push(Block::Table(methods_table(report, kind)));
-    if let [plain, _, ..] = &report.results.methods[..] {
-        let plain = name(plain);
-        blocks
-            .push(Block::Text(format!("Gains are over {plain}; p is two-sided, by paired bootstrap over documents.")));
-    }
+    blocks.extend(explained(report));
     for (part, groups) in [("language", report.languages_of(kind)), ("length", report.lengths_of(kind))] {
         if !groups.is_empty() {
             blocks.push(Block::Heading(3, format!("R@1 by {part}")));
@@ -107,6 +111,16 @@ pub fn measured(report: &Report, kind: &Group) -> Vec<Block> {
         }
     }
     blocks
+}
+
+/// What gains are over, and what is re-ranked.
+fn explained(report: &Report) -> Option<Block> {
+    let [plain, _, ..] = &report.results.methods[..] else { return None };
+    let mut said = format!("Gains are over {}; p is two-sided, by paired bootstrap over documents.", name(plain));
+    if report.results.reranker.is_some() {
+        said += " Re-ranked are the first candidates of exact search: what the index loses is not part of it.";
+    }
+    Some(Block::Text(said))
 }
 
 fn methods_table(report: &Report, kind: &Group) -> Table {
@@ -161,7 +175,7 @@ pub fn calibration(report: &Report) -> Vec<Block> {
     let error = bins.iter().map(|bin| bin.n as f64 * (bin.promised - bin.found).abs()).sum::<f64>() / n as f64;
     let candidates = numbers::counted(n, "candidate", "candidates");
     let said = format!("Expected calibration error {} % over {candidates}.", numbers::percent(error));
-    let mut table = Table { n_words: 0, ..Table::new(["candidates", "promised", "found"]) };
+    let mut table = Table { n_words: 0, ..Table::new(["candidates", "promised, %", "found, %"]) };
     for bin in bins.iter().filter(|bin| bin.n > 0).take(N_ROWS) {
         let shares = [bin.promised, bin.found].map(numbers::percent);
         table.rows.push([numbers::count(bin.n)].into_iter().chain(shares).collect());
@@ -175,13 +189,18 @@ pub fn stages(report: &Report) -> Vec<Block> {
     if stages.is_empty() {
         return Vec::new();
     }
-    let mut table = Table::new(["stage", "time", "items", "time of one"]);
+    let mut table = Table::new(["stage", "time", "items", "time / items"]);
     for stage in stages.iter().take(N_ROWS) {
         let each = if stage.n > 0 { numbers::time(stage.seconds / stage.n as f64) } else { "-".to_owned() };
         let row = [name(&stage.name), numbers::time(stage.seconds), numbers::count(stage.n), each];
         table.rows.push(row.to_vec());
     }
-    vec![Block::Heading(2, "Time".to_owned()), Block::Table(table)]
+    let said = "Wall time, while several questions are asked at once: time / items is not how long one of them waits.";
+    let mut blocks = vec![Block::Heading(2, "Time".to_owned()), Block::Text(said.to_owned()), Block::Table(table)];
+    if stages.iter().any(|stage| stage.name == ALL_QUESTIONS) {
+        blocks.push(Block::Text(format!("\"{ALL_QUESTIONS}\" is the whole of the searches and of re-ranking.")));
+    }
+    blocks
 }
 
 /// A name as it fits into a table.

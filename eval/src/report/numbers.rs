@@ -9,19 +9,21 @@ pub fn percent(share: f64) -> String {
 
 /// In percent with its standard error: "57.4 ± 1.2".
 pub fn estimate(of: Estimate) -> String {
-    match (of.value.is_finite(), of.error.is_finite()) {
-        (false, _) => "-".to_owned(),
-        (true, false) => percent(of.value),
-        (true, true) => format!("{} ± {}", percent(of.value), percent(of.error)),
+    match of.value.is_finite() {
+        true => format!("{} ± {}", percent(of.value), percent(of.error)),
+        false => "-".to_owned(),
     }
 }
 
 /// In points with its 95 % interval: "+5.3 [+3.1, +7.5]".
 pub fn gain(of: Gain) -> String {
-    if !of.difference.is_finite() {
-        return "-".to_owned();
+    match (of.difference.is_finite(), of.interval.iter().all(|end| end.is_finite())) {
+        (false, _) => "-".to_owned(),
+        (true, false) => format!("{} [-]", points(of.difference)),
+        (true, true) => {
+            format!("{} [{}, {}]", points(of.difference), points(of.interval[0]), points(of.interval[1]))
+        }
     }
-    format!("{} [{}, {}]", points(of.difference), points(of.interval[0]), points(of.interval[1]))
 }
 
 /// Percentage points with their sign.
@@ -94,10 +96,11 @@ mod tests {
             (percent(0.5744), "57.4"),
             (percent(f64::NAN), "-"),
             (estimate(Estimate { value: 0.574, error: 0.012 }), "57.4 ± 1.2"),
-            (estimate(Estimate { value: 0.574, error: f64::INFINITY }), "57.4"),
+            (estimate(Estimate { value: 0.574, error: f64::NAN }), "57.4 ± -"),
             (estimate(Estimate { value: f64::NAN, error: 0.0 }), "-"),
             (gain(Gain { difference: 0.053, interval: [-0.0001, 0.075], p: 0.0 }), "+5.3 [+0.0, +7.5]"),
             (gain(Gain { difference: f64::NAN, interval: [0.0; 2], p: 0.0 }), "-"),
+            (gain(Gain { difference: 0.053, interval: [f64::NAN; 2], p: 0.0 }), "+5.3 [-]"),
             (p(0.0), "< 0.001"),
             (p(0.0123), "0.012"),
             (p(f64::NAN), "-"),

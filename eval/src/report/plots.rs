@@ -10,7 +10,7 @@ use plotters::style::{IntoFont, IntoTextStyle, TextStyle};
 use crate::measures::{self, Group};
 use crate::report::content::cut;
 use crate::report::{Report, numbers};
-use crate::results::Question;
+use crate::results::{ALL_QUESTIONS, Question};
 use bars::Bar;
 use lines::Line;
 
@@ -105,9 +105,9 @@ pub fn calibration(report: &Report) -> Option<Plot> {
     lines::plot("Calibration: promised against found".to_owned(), &axes, &[right, found])
 }
 
-/// Seconds of each stage.
+/// Seconds of each stage, without the total of some of them.
 pub fn stages(report: &Report) -> Option<Plot> {
-    let stages = report.results.stages.iter().take(N_BARS);
+    let stages = report.results.stages.iter().filter(|stage| stage.name != ALL_QUESTIONS).take(N_BARS);
     let bars: Vec<Bar> = stages
         .map(|stage| Bar {
             label: label(&stage.name),

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fs};
 
-use firn_eval::readers::{data_sets, find_in};
+use firn_eval::readers::{data_sets, find_in, unknown_in};
 
 use crate::{Folder, check};
 
@@ -33,8 +33,45 @@ fn data_sets_are_found_by_their_folders() {
     let found = find_in(&folder.path("")).unwrap();
     let expected = ["urban1k", "docci", "jsonl"].map(|name| (name, folder.path(name)));
     assert_eq!(found, expected);
+    assert_eq!(unknown_in(&folder.path("")).unwrap(), ["other"]);
     let error = find_in(&folder.path("nowhere")).unwrap_err().to_string();
     assert!(error.ends_with("nowhere: expected a folder with data sets, it is not there"), "{error}");
+}
+
+#[test]
+fn folders_are_found_however_their_names_are_spelt() {
+    let names = ["DCI", "Urban-1k", "Urban1K", "docci", "DOCCI_old", "IIW_Text", "Crossmodal-3600", ".coco", "MS-COCO"];
+    let folder = Folder::with(&[]);
+    names.iter().for_each(|name| folder.put(&format!("{name}/x"), b""));
+    let found = find_in(&folder.path("")).unwrap();
+    let expected = [
+        ("urban1k", "Urban-1k"),
+        ("dci", "DCI"),
+        ("docci", "docci"),
+        ("iiw-text", "IIW_Text"),
+        ("coco", "MS-COCO"),
+        ("xm3600", "Crossmodal-3600"),
+    ];
+    assert_eq!(found, expected.map(|(name, path)| (name, folder.path(path))));
+    assert_eq!(unknown_in(&folder.path("")).unwrap(), ["DOCCI_old", "Urban1K"]);
+    // A folder of just the name is before others.
+    folder.put("urban1k/x", b"");
+    assert_eq!(find_in(&folder.path("")).unwrap()[0].1, folder.path("urban1k"));
+    assert_eq!(unknown_in(&folder.path("")).unwrap(), ["DOCCI_old", "Urban-1k", "Urban1K"]);
+}
+
+#[test]
+fn protocols_name_their_files() {
+    for (name, file) in [
+        ("docci", "docci_descriptions.jsonlines"),
+        ("iiw", "data.jsonl"),
+        ("flickr30k", "flickr30k"),
+        ("coco", "coco"),
+        ("xm3600", "captions.jsonl"),
+    ] {
+        let data_set = data_sets().iter().find(|data_set| data_set.name == name).unwrap();
+        data_set.protocols.iter().for_each(|protocol| assert!(protocol.about.contains(file), "{}", protocol.about));
+    }
 }
 
 #[test]

@@ -219,6 +219,36 @@ fn sharegpt4v_stops_after_the_entries_of_its_protocol() {
     assert!(error.contains("received entry 1: only 1 conversations"), "{error}");
 }
 
+#[test]
+fn sharegpt4v_is_found_as_it_is_put_by_its_repository_and_by_lotlip() {
+    let entry = r#"{"image": "IMAGE", "conversations": [{"value": "?"}, {"value": "Words."}]}"#;
+    let texts = |image: &str| format!("[{}]", entry.replace("IMAGE", image));
+    let file = "share-captioner_coco_lcs_sam_1246k_1107.json";
+    let picture = |data: &str, images: &str, file: &str, image: &str, picture: &str| {
+        let folder = Folder::with(&[(file, &texts(image))]).pictures(&[picture]);
+        let images = (!images.is_empty()).then(|| folder.path(images));
+        let options = Options { data: folder.path(data), images, ..Options::default() };
+        let shown = folder.read_with("sharegpt4v", &options);
+        let found = shown.lines().next().unwrap().split(" = ").nth(1).unwrap_or_else(|| panic!("{shown}")).to_owned();
+        let found = std::fs::canonicalize(folder.path(&found)).unwrap();
+        assert_eq!(found, std::fs::canonicalize(folder.path(picture)).unwrap());
+    };
+    let (image, of_repository) = ("sam/images/sa_1.jpg", format!("data/sharegpt4v/{file}"));
+    for data in ["", "data", &of_repository] {
+        picture(data, "", &of_repository, image, "data/sam/images/sa_1.jpg");
+    }
+    picture("", "data/sam", &of_repository, image, "data/sam/images/sa_1.jpg");
+    picture("", "", file, image, "sam/images/sa_1.jpg");
+    picture("data", "", &format!("data/{file}"), image, "data/sam/images/sa_1.jpg");
+    // A folder for each archive of SA-1B, named by the entry or not.
+    picture("", "", file, image, "sa_000050/images/sa_1.jpg");
+    picture("", "", file, image, "data/sam/sa_000007/sa_1.jpg");
+    picture("", "SA-1B", file, image, "SA-1B/sa_000007/images/sa_1.jpg");
+    let of_lotlip = "sa_000000/images/sa_1.jpg";
+    picture("", "SA-1B", "dataloaders/share4v/share4v_sam_10k.json", of_lotlip, "SA-1B/sa_000000/images/sa_1.jpg");
+    picture("", "", "share4v_sam_10k.json", of_lotlip, "data/sam/images/sa_1.jpg");
+}
+
 fn iiw() -> Folder {
     Folder::with(&[
         (

@@ -98,6 +98,31 @@ fn coco_is_read_from_either_file() {
     assert!(error.contains("received a caption of image 9, which is not listed"), "{error}");
 }
 
+#[test]
+fn pictures_are_found_where_archives_are_unpacked_to() {
+    let of_coco = r#"{"images": [{"id": 1, "file_name": "COCO_val2014_1.jpg"}],
+        "annotations": [{"id": 5, "image_id": 1, "caption": "a"}]}"#;
+    let karpathy = |file: &str, filepath: &str| {
+        format!(r#"{{"images": [{{{filepath}"filename": "{file}", "split": "test", "sentences": [{{"raw": "a"}}]}}]}}"#)
+    };
+    let check = |(data_set, protocol): (&str, &str), (file, text): (&str, &str), pictures: &[&str]| {
+        for picture in pictures {
+            let folder = Folder::with(&[(file, text)]).pictures(&[picture]);
+            let shown = folder.read(data_set, protocol);
+            assert!(shown.contains(&format!(" = {picture}\n")), "{shown}");
+        }
+    };
+    let flickr = ["flickr30k_images/flickr30k_images/1.jpg", "flickr30k-images/1.jpg", "flickr30k_images/1.jpg"];
+    let of_flickr = karpathy("1.jpg", "");
+    check(("flickr30k", ""), ("dataset_flickr30k.json", &of_flickr), &flickr);
+    check(("flickr30k", ""), ("caption_datasets/dataset_flickr30k.json", &of_flickr), &flickr);
+    check(("flickr30k", "clip-benchmark"), ("flickr30k_test_karpathy.txt", "image,caption\n1.jpg,A.\n"), &flickr);
+    let coco = ["val2014/COCO_val2014_1.jpg", "images/val2014/COCO_val2014_1.jpg", "images/COCO_val2014_1.jpg"];
+    check(("coco", "clip-benchmark"), ("coco_test_karpathy.json", of_coco), &coco);
+    let by_karpathy = karpathy("COCO_val2014_1.jpg", r#""filepath": "val2014", "#);
+    check(("coco", ""), ("dataset_coco.json", &by_karpathy), &coco);
+}
+
 const XM: &str = r#"{"image/key": "000411001ff7dd4f", "image/locale": "ar", "de": {"caption": ["Ein Haus.", "Häuser am See"], "caption/tokenized": ["Ein Haus ."]}, "quz": {"caption": ["wasi"]}}
 {"image/key": "b", "image/locale": "de", "de": {"caption": ["Ein Haus."]}, "quz": {"caption": [""]}}
 "#;

@@ -1,7 +1,7 @@
 //! Lines over a common axis, each with its own colour and mark.
 
-use plotters::chart::SeriesLabelPosition::{LowerRight, UpperLeft};
 use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::{Canvas, INK, PALETTE, Plot, SOFT, drawn, text};
 
@@ -19,7 +19,14 @@ pub struct Axes {
     pub is_share: bool,
 }
 
-const SIZE: (u32, u32) = (640, 420);
+const WIDTH: u32 = 640;
+/// Without the legend.
+const HEIGHT: u32 = 400;
+/// A row of the legend, the sign before a name in it, and about how wide a letter is.
+const ROW_PX: i32 = 22;
+const SIGN_PX: i32 = 24;
+const LETTER_PX: f64 = 7.5;
+const MARGIN_PX: i32 = 24;
 /// Points of a long line that get a mark.
 const MARKED: [f64; 8] = [1.0, 5.0, 10.0, 20.0, 30.0, 40.0, 50.0, 100.0];
 
@@ -32,7 +39,40 @@ pub fn plot(title: String, axes: &Axes, lines: &[Line]) -> Option<Plot> {
         .collect();
     let lowest = lines.iter().flat_map(|line| &line.points).map(|point| point.1).reduce(f64::min)?;
     let caption = title.clone();
-    drawn(title, SIZE, |canvas| draw(canvas, &caption, axes, lowest, &lines))
+    let legend = legend(&lines);
+    let height = HEIGHT + (legend.last().map_or(0, |(_, (_, y))| y + ROW_PX)) as u32;
+    drawn(title, (WIDTH, height), |canvas| {
+        let (above, below) = canvas.split_vertically(HEIGHT);
+        draw(&above, &caption, axes, lowest, &lines)?;
+        draw_legend(&below, &legend)
+    })
+}
+
+/// Each line's name and where its sign begins, in rows below the axes: inside them it would cover a line, wherever lines are.
+fn legend(lines: &[Line]) -> Vec<(&str, (i32, i32))> {
+    let (mut x, mut y) = (MARGIN_PX, ROW_PX / 2);
+    let place = |Line { label, .. }: &Line| {
+        let width = SIGN_PX + 8 + (label.chars().count() as f64 * LETTER_PX) as i32 + 16;
+        if x > MARGIN_PX && x + width > WIDTH as i32 - MARGIN_PX / 2 {
+            (x, y) = (MARGIN_PX, y + ROW_PX);
+        }
+        let at = (x, y);
+        x += width;
+        at
+    };
+    let places: Vec<(i32, i32)> = lines.iter().map(place).collect();
+    lines.iter().map(|line| line.label.as_str()).zip(places).collect()
+}
+
+fn draw_legend(canvas: &Canvas, legend: &[(&str, (i32, i32))]) -> Result<(), Box<dyn std::error::Error>> {
+    for (place, &(label, (x, y))) in legend.iter().enumerate() {
+        let colour = PALETTE[place % PALETTE.len()];
+        canvas.draw(&PathElement::new([(x, y), (x + SIGN_PX, y)], colour.stroke_width(2)))?;
+        canvas.draw(&mark(place, (x + SIGN_PX / 2, y)))?;
+        let style = text(14.0).pos(Pos::new(HPos::Left, VPos::Center));
+        canvas.draw(&Text::new(label, (x + SIGN_PX + 8, y), style))?;
+    }
+    Ok(())
 }
 
 fn draw(
@@ -64,25 +104,11 @@ fn draw(
         .draw()?;
     for (place, line) in lines.iter().enumerate() {
         let colour = PALETTE[place % PALETTE.len()];
-        let drawn = chart.draw_series(LineSeries::new(line.points.clone(), colour.stroke_width(2)))?;
-        drawn.label(&line.label).legend(move |(x, y)| {
-            EmptyElement::at((x, y))
-                + PathElement::new([(0, 0), (24, 0)], colour.stroke_width(2))
-                + mark(place, (12, 0))
-        });
+        chart.draw_series(LineSeries::new(line.points.clone(), colour.stroke_width(2)))?;
         let is_marked = |&&(x, _): &&(f64, f64)| axes.is_share || MARKED.contains(&x);
         let marked: Vec<(f64, f64)> = line.points.iter().filter(is_marked).copied().collect();
         chart.draw_series(marked.into_iter().map(|at| EmptyElement::at(at) + mark(place, (0, 0))))?;
     }
-    chart
-        .configure_series_labels()
-        .position(if axes.is_share { UpperLeft } else { LowerRight })
-        .margin(12)
-        .legend_area_size(32)
-        .background_style(WHITE.mix(0.9))
-        .border_style(SOFT)
-        .label_font(text(14.0))
-        .draw()?;
     Ok(())
 }
 
