@@ -154,7 +154,7 @@ pub fn run(args: &EvalArgs, settings: &Settings) -> anyhow::Result<Exit> {
         (Some(Other::Trec { qrels, run, each }), _) => measure(qrels, run, *each, settings),
         (None, Some(ALL)) => all(&args.run, settings),
         (None, what) => {
-            one(what.unwrap_or_default(), &args.run, settings)?;
+            print!("{}", one(what.unwrap_or_default(), &args.run, settings)?);
             Ok(Exit::Ok)
         }
     }
@@ -248,18 +248,30 @@ fn all(args: &RunArgs, settings: &Settings) -> anyhow::Result<Exit> {
         let (root, names) = (root.display(), names.join(", "));
         return Err(Usage(format!("{root}: expected a folder named as one of {names}, received none")).into());
     }
-    let (mut n_done, mut failed) = (0, Vec::new());
+    let unknown = readers::unknown_in(root)?;
+    if !unknown.is_empty() {
+        eprintln!("note: no data sets by their names: {}", table::printable(&unknown.join(", ")));
+    }
+    let (mut done, mut failed) = (serde_json::Map::new(), Vec::new());
     for (name, path) in found {
         eprintln!("{name}:");
         let out = args.out.as_ref().map(|out| out.join(name));
         let args = RunArgs { data: Some(path), out, protocol: None, ..args.clone() };
         match one(name, &args, settings) {
-            Ok(()) => n_done += 1,
+            Ok(said) if settings.json => drop(done.insert(name.to_owned(), serde_json::from_str(&said)?)),
+            Ok(said) => {
+                print!("{said}");
+                done.insert(name.to_owned(), serde_json::Value::Null);
+            }
             Err(error) => {
                 eprintln!("error: {name}: {}", table::printable(&format!("{error:#}")));
                 failed.push(name);
             }
         }
+    }
+    let n_done = done.len();
+    if settings.json {
+        println!("{}", serde_json::Value::Object(done));
     }
     match failed.is_empty() {
         true => Ok(Exit::Ok),
@@ -271,8 +283,8 @@ fn all(args: &RunArgs, settings: &Settings) -> anyhow::Result<Exit> {
     }
 }
 
-/// Runs one data set, writes its report and prints it.
-fn one(name: &str, args: &RunArgs, settings: &Settings) -> anyhow::Result<()> {
+/// Runs one data set, writes its report and gives what is printed of it.
+fn one(name: &str, args: &RunArgs, settings: &Settings) -> anyhow::Result<String> {
     let names: Vec<&str> = readers::data_sets().iter().map(|set| set.name).chain([COLLECTION, ALL]).collect();
     Usage::unless(names.contains(&name), || format!("expected one of {}, received {name:?}", names.join(", ")))?;
     let network = args.reranker.as_deref().map(|which| reranker::open(which, name == COLLECTION, args, settings));
@@ -299,11 +311,7 @@ fn one(name: &str, args: &RunArgs, settings: &Settings) -> anyhow::Result<()> {
     report.write(&out).with_context(|| out.display().to_string())?;
     engine.db().close()?;
     eprintln!("the report is in {}", out.join("report.html").display());
-    match settings.json {
-        true => println!("{}", report.json()),
-        false => print!("{}", report.table()),
-    }
-    Ok(())
+    Ok(if settings.json { format!("{}\n", report.json()) } else { report.table() })
 }
 
 fn share(text: &str) -> Result<f32, String> {

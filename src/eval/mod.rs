@@ -118,7 +118,7 @@ pub fn run(
     }
     let mut results = gathering.results(store, network)?;
     results.stages.push(firn_eval::results::Stage {
-        name: "all questions".to_owned(),
+        name: firn_eval::results::ALL_QUESTIONS.to_owned(),
         seconds: start.elapsed().as_secs_f64(),
         n: n_questions,
     });

@@ -14,7 +14,8 @@ const DOCCI: Asked = asked("docci", "test", "the 5,000 images of the test split"
 const DOCCI_GOAL: Asked =
     asked("docci", "test-and-qual", "5,100 images, test and qual_test; models are fine-tuned on the train split first");
 const S4V_1K: Asked = asked("sharegpt4v", "1k", "the first 1,000 entries");
-const S4V_10K: Asked = asked("sharegpt4v", "10k", "the first 10,000 entries");
+const S4V_10K: Asked =
+    asked("sharegpt4v", "", "the first 10,000 entries, captions cut into sentences and joined anew by \". \"");
 const COCO: Asked = asked("coco", "clip-benchmark", "Karpathy's 5,000 test images, files of CLIP benchmark");
 const COCO_VAL: Asked = asked("coco", "", "all 5,000 images of val2017, not Karpathy's test split");
 const COCO_UNSAID: Asked = asked("coco", "", "which split and files is not known");
