@@ -7,7 +7,7 @@ mod reuse;
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
@@ -299,12 +299,9 @@ fn one(name: &str, args: &RunArgs, settings: &Settings) -> anyhow::Result<String
     let stored = Stage { name: "embed and index".to_owned(), seconds: start.elapsed().as_secs_f64(), n: *n };
     let out = args.out.clone().unwrap_or_else(|| Path::new(HOME).join(folder_of(name, &data.protocol, args, settings)));
     let ways = ways(args, network.as_ref(), out.join("trec"));
-    let bar = indicatif::ProgressBar::new(0);
-    let mut results = eval::run(data, store, (network.as_ref(), &ways), &mut |done, all| {
-        bar.set_length(all as u64);
-        bar.set_position(done as u64);
-    })?;
-    bar.finish_and_clear();
+    let mut shown = Shown::new();
+    let mut results = eval::run(data, store, (network.as_ref(), &ways), &mut |done, all| shown.take(done, all))?;
+    shown.bar.finish_and_clear();
     results.stages.insert(0, stored);
     anyhow::ensure!(!results.questions.is_empty(), "{}: no text belongs to a document", data.name);
     let report = Report::of(&results);
@@ -312,6 +309,29 @@ fn one(name: &str, args: &RunArgs, settings: &Settings) -> anyhow::Result<String
     engine.db().close()?;
     eprintln!("the report is in {}", out.join("report.html").display());
     Ok(if settings.json { format!("{}\n", report.json()) } else { report.table() })
+}
+
+/// How many questions are asked: a bar at a terminal, else a line every few seconds.
+struct Shown {
+    bar: indicatif::ProgressBar,
+    told: Instant,
+}
+
+impl Shown {
+    const LINE_EVERY: Duration = Duration::from_secs(5);
+
+    fn new() -> Shown {
+        Shown { bar: indicatif::ProgressBar::new(0), told: Instant::now() }
+    }
+
+    fn take(&mut self, done: usize, all: usize) {
+        self.bar.set_length(all as u64);
+        self.bar.set_position(done as u64);
+        if self.bar.is_hidden() && self.told.elapsed() > Shown::LINE_EVERY {
+            eprintln!("{done} of {all} questions asked");
+            self.told = Instant::now();
+        }
+    }
 }
 
 fn share(text: &str) -> Result<f32, String> {

@@ -47,6 +47,11 @@ impl Ways {
         IndexSettings { m, ef_construction, ef: self.ef, limit: self.depth.min(self.ef) }
     }
 
+    /// What the names of the methods do not say.
+    fn note(&self, data: &Dataset) -> Option<String> {
+        are_texts(data).then(|| format!("words count {} beside vectors in the hybrid methods", self.words_weight))
+    }
+
     /// To look for the words of a text in texts.
     fn words(&self) -> [(&'static str, FullText); 3] {
         let with = |weight, merge| FullText { weight, merge, text: None };

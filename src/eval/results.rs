@@ -166,7 +166,7 @@ impl<'a> Gathering<'a> {
             about: about.clone(),
             n_documents: documents.len(),
             n_queries: queries.len(),
-            notes: notes.clone(),
+            notes: notes.iter().cloned().chain(self.ways.note(self.data)).collect(),
             model: store.model.clone(),
             reranker: network.map(|network| network.made.clone()),
             depth: self.depth,
