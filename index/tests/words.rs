@@ -245,3 +245,40 @@ fn what_is_deleted_takes_its_index_with_it() {
     assert!(database.disk_bytes() > 0);
     assert_eq!(fs::read_dir(dir.path().join("text")).unwrap().count(), 1, "only that of the second is left");
 }
+
+#[test]
+fn what_is_acknowledged_is_found_whatever_else_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let database = open(dir.path());
+    let made = collection(&database);
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let write = |writer: u64| {
+            let collection = made.clone();
+            move || {
+                for n in 0..150 {
+                    let (id, word) = (writer * 1000 + n % 40, format!("w{writer}n{n}"));
+                    collection.upsert(vec![point(id, &format!("{word} all"))]).unwrap();
+                    let found = search(&collection, &word, 10);
+                    assert_eq!(found.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [id], "{word}");
+                    if n % 7 == 0 {
+                        collection.delete(&[PointId::Num(id)]).unwrap();
+                        assert!(search(&collection, &word, 10).is_empty(), "{word}");
+                    }
+                }
+            }
+        };
+        let writers: Vec<_> = (0..4).map(|writer| scope.spawn(write(writer))).collect();
+        scope.spawn(|| {
+            while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                made.rebuild().unwrap();
+                assert_eq!(made.verify().unwrap().damages, []);
+            }
+        });
+        let panicked = writers.into_iter().filter_map(|writer| writer.join().err()).count();
+        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(panicked, 0);
+    });
+    let n = made.reader().count() as usize;
+    assert_eq!(search(&made, "all", 10_000).len(), n);
+}
