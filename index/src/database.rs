@@ -170,6 +170,11 @@ impl Handle {
         self.engine.indexer.stop();
         self.engine.refuse_requests();
         let joined = running.indexer.join().and(running.writer.join());
+        for entry in self.engine.catalog().collections.into_values() {
+            if let Entry::Serving(collection) = entry {
+                collection.words.close();
+            }
+        }
         self.engine.store.close()?;
         joined.map_err(|_| Error::Storage("a background thread panicked".to_owned()))
     }

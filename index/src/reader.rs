@@ -67,7 +67,7 @@ impl Reader {
     }
 
     /// Points whose texts hold the words, best first by BM25; ties by row. The first search of a collection indexes all its texts; from
-    /// then on that is kept up. What is deleted after the reader was made may be missing.
+    /// then on that is kept up.
     pub fn search_text(&self, search: &TextSearch<'_>) -> Result<Vec<Candidate>> {
         check::at_most("hits of a search", Limits::MAX_LIMIT, search.limit)?;
         check::at_most("bytes of a text", Limits::MAX_TEXT_BYTES, search.text.len())?;

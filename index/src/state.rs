@@ -11,6 +11,8 @@ use std::{
     },
 };
 
+use roaring::RoaringBitmap;
+
 use crate::{
     CollectionConfig, PointId, Row,
     generation::Generation,
@@ -38,6 +40,13 @@ pub struct CollectionState {
     next_row: Mutex<Row>,
     past: Mutex<Past>,
     pub words: Words,
+}
+
+/// Generations that are held, so that what they need stays on disk.
+pub struct Held {
+    /// Live in any of them.
+    pub rows: RoaringBitmap,
+    _generations: Vec<Arc<Generation>>,
 }
 
 /// What is kept for generations that are not current any more.
@@ -189,6 +198,15 @@ impl CollectionState {
             keys.extend(past.forget(self, garbage));
         }
         keys
+    }
+
+    /// All generations that somebody holds, and the current one.
+    pub fn held(&self) -> Held {
+        let past = self.past();
+        let generations: Vec<_> =
+            past.generations.iter().filter_map(|(_, held)| held.upgrade()).chain([self.current()]).collect();
+        let rows = generations.iter().fold(RoaringBitmap::new(), |rows, generation| rows | &*generation.live);
+        Held { rows, _generations: generations }
     }
 
     /// Whether somebody other than the collection itself holds a generation.

@@ -9,8 +9,11 @@ use std::{
 use roaring::RoaringBitmap;
 use serde::{Deserialize, Serialize};
 use tantivy::{
-    DocAddress, Index, IndexReader, ReloadPolicy, Searcher, TantivyDocument, TantivyError, Term,
-    collector::TopDocs,
+    DocAddress, Index, IndexReader, Order, ReloadPolicy, Searcher, TantivyDocument, TantivyError, Term,
+    collector::{
+        TopDocs,
+        sort_key::{SortBySimilarityScore, SortByStaticFastValue},
+    },
     columnar::Column,
     directory::MmapDirectory,
     error::DataCorruption,
@@ -25,6 +28,9 @@ use crate::{Error, Result, Row, select::Best};
 
 /// Grows when terms are made otherwise: an older index is built anew.
 const FORMAT: u32 = 1;
+
+/// The field of a document's row.
+const ROW: &str = "row";
 
 const WRITER_BYTES: usize = 64 << 20;
 
@@ -82,7 +88,7 @@ impl Disk {
 
     fn open_checked(dir: &Path, uuid: &str) -> tantivy::Result<Disk> {
         let mut schema = Schema::builder();
-        let row = schema.add_u64_field("row", FAST | INDEXED);
+        let row = schema.add_u64_field(ROW, FAST | INDEXED);
         let frequencies = TextFieldIndexing::default().set_index_option(IndexRecordOption::WithFreqs);
         let text = schema.add_text_field("text", TextOptions::default().set_indexing_options(frequencies));
         let index = Index::builder().schema(schema.build()).open_or_create(MmapDirectory::open(dir)?)?;
@@ -144,22 +150,44 @@ impl Disk {
         best: &mut Best,
     ) -> Result<()> {
         let n_dead = (&self.rows - live).len() as usize;
-        let query = self.query(asked);
-        let searcher = self.searcher();
-        let rows = self.row_columns(&searcher).map_err(failed)?;
+        let (query, searcher) = (self.query(asked), self.searcher());
         let mut depth = limit + n_dead.min(limit);
         loop {
-            let collector = TopDocs::with_limit(depth).order_by_score();
-            let found = searcher.search_with_statistics_provider(&query, &collector, statistics).map_err(failed)?;
-            let row = |at: DocAddress| rows[at.segment_ord as usize].first(at.doc_id).unwrap_or(u64::MAX) as Row;
-            let live_ones: Vec<(Row, f32)> =
-                found.iter().map(|(score, at)| (row(*at), *score)).filter(|(row, _)| live.contains(*row)).collect();
-            if live_ones.len() >= limit || found.len() < depth || depth >= limit + n_dead {
-                live_ones.into_iter().for_each(|(row, score)| best.offer(row, score));
+            let found = self.first(&searcher, (&query, statistics), depth)?;
+            let n_live = found.iter().filter(|(row, _)| live.contains(*row)).count();
+            if n_live >= limit || found.len() < depth || depth >= limit + n_dead {
+                found
+                    .into_iter()
+                    .filter(|(row, _)| live.contains(*row))
+                    .for_each(|(row, score)| best.offer(row, score));
                 return Ok(());
             }
             depth = (depth * 2).min(limit + n_dead);
         }
+    }
+
+    /// The first rows by score, ties by row.
+    fn first(
+        &self,
+        searcher: &Searcher,
+        (query, statistics): (&BooleanQuery, &Statistics),
+        depth: usize,
+    ) -> Result<Vec<(Row, f32)>> {
+        let one_more = TopDocs::with_limit(depth + 1).order_by_score();
+        let mut found = searcher.search_with_statistics_provider(query, &one_more, statistics).map_err(failed)?;
+        let is_cut_clean = |last: &[(f32, DocAddress)]| last[0].0 > last[1].0;
+        if found.len() <= depth || is_cut_clean(&found[depth - 1..]) {
+            found.truncate(depth);
+            let rows = self.row_columns(searcher).map_err(failed)?;
+            let row = |at: DocAddress| rows[at.segment_ord as usize].first(at.doc_id).unwrap_or(u64::MAX) as Row;
+            return Ok(found.into_iter().map(|(score, at)| (row(at), score)).collect());
+        }
+        // Which of equals come first, only a search that looks at all of them can tell: it passes over nothing.
+        let by_score = (SortBySimilarityScore, Order::Desc);
+        let by_row = (SortByStaticFastValue::<u64>::for_field(ROW), Order::Asc);
+        let collector = TopDocs::with_limit(depth).order_by((by_score, by_row));
+        let found = searcher.search_with_statistics_provider(query, &collector, statistics).map_err(failed)?;
+        Ok(found.into_iter().map(|((score, row), _)| (row.unwrap_or(u64::MAX) as Row, score)).collect())
     }
 
     /// Compares the checksums of all files.
@@ -182,7 +210,7 @@ impl Disk {
     }
 
     fn row_columns(&self, searcher: &Searcher) -> tantivy::Result<Vec<Column<u64>>> {
-        searcher.segment_readers().iter().map(|segment| segment.fast_fields().u64("row")).collect()
+        searcher.segment_readers().iter().map(|segment| segment.fast_fields().u64(ROW)).collect()
     }
 
     fn read_rows(&self) -> tantivy::Result<RoaringBitmap> {

@@ -2,7 +2,7 @@
 //!
 //! Derived from the points, and made when it is first asked for; from then on the indexer keeps it up. Like vectors, young rows wait in
 //! a `Buffer`, and the others are on disk; a search reads both, so whatever is written is found at once. What a row holds never
-//! changes: dead rows are passed over, and removed when they are a fifth.
+//! changes: rows that are dead to whoever reads are passed over, and removed when they are a fifth.
 
 mod bm25;
 mod buffer;
@@ -42,6 +42,9 @@ const MAX_BUFFERS: u64 = 4;
 
 /// Different terms of one search; of more, the rarest.
 const MAX_ASKED: usize = 1024;
+
+/// Terms of a point; what follows is not looked for.
+const MAX_TERMS: usize = 1 << 16;
 
 /// Dead rows are removed when they are more than one in so many.
 const MAX_DEAD: u64 = 5;
@@ -101,6 +104,12 @@ impl Words {
         Ok(best.into_sorted())
     }
 
+    /// Waits for what is being written; nothing is written any more once the indexer has stopped.
+    pub fn close(&self) {
+        let _writing = self.writing.lock().unwrap_or_else(|e| e.into_inner());
+        *self.opened() = None;
+    }
+
     /// What the indexer does, if anybody has ever searched. The first failure of a row is told.
     pub fn keep_up(&self, engine: &Engine, state: &CollectionState) {
         if !self.is_used() || state.is_deleted() {
@@ -117,9 +126,10 @@ impl Words {
     }
 
     fn catch_up(&self, engine: &Engine, state: &CollectionState) -> Result<()> {
-        self.fill((engine, state), false)?;
-        while self.is_waiting(engine, state, 1) {
-            self.write(engine, state)?;
+        let held = state.held();
+        self.fill((engine, state), &held.rows, false)?;
+        while self.is_waiting(engine, &held.rows, 1) {
+            self.write((engine, state), &held.rows)?;
         }
         Ok(())
     }
@@ -136,9 +146,10 @@ impl Words {
             remove(&engine.dir, state.number)?;
         }
         drop(filling);
-        self.fill((engine, state), true)?;
-        self.write(engine, state)?;
-        Ok(self.rows().len())
+        let held = state.held();
+        self.fill((engine, state), &held.rows, true)?;
+        self.write((engine, state), &held.rows)?;
+        Ok((self.rows() & &*state.current().live).len())
     }
 
     /// Compares checksums, and what is indexed with `expected`, the live rows that have texts. None if nobody has ever searched.
@@ -146,8 +157,14 @@ impl Words {
         if !self.is_used() {
             return Ok(None);
         }
-        let opened = self.filled((engine, state))?;
-        let opened = opened.as_ref().expect("it is filled");
+        self.fill((engine, state), &state.held().rows, true)?;
+        // Files come and go while something is written.
+        let _writing = self.writing.lock().unwrap_or_else(|e| e.into_inner());
+        let opened = self.opened.read().unwrap_or_else(|e| e.into_inner());
+        // Taken away by a rebuild meanwhile: then what is there now is new.
+        let Some(opened) = opened.as_ref() else {
+            return Ok(Some(Check { n_rows: expected.len(), damages: Vec::new() }));
+        };
         let dir = folder(&engine.dir, state.number);
         let mut damages = Vec::from_iter(opened.disk.check(&dir).err());
         let missing = expected - (opened.disk.rows() | opened.buffer.rows());
@@ -161,7 +178,7 @@ impl Words {
     /// With all that is written, to be read. A rebuild may take it away in between: then once more.
     fn filled(&self, of: (&Engine, &CollectionState)) -> Result<RwLockReadGuard<'_, Option<Opened>>> {
         loop {
-            self.fill(of, true)?;
+            self.fill(of, &of.1.held().rows, true)?;
             let opened = self.opened.read().unwrap_or_else(|e| e.into_inner());
             if opened.is_some() {
                 return Ok(opened);
@@ -169,20 +186,19 @@ impl Words {
         }
     }
 
-    /// Puts all rows that are not on disk into the buffer; whoever may `write` makes room first if they are many.
-    fn fill(&self, (engine, state): (&Engine, &CollectionState), may_write: bool) -> Result<()> {
+    /// Puts all of these rows that are not on disk into the buffer; whoever may `write` makes room first if they are many.
+    fn fill(&self, (engine, state): (&Engine, &CollectionState), rows: &RoaringBitmap, may_write: bool) -> Result<()> {
         let _filling = self.filling.lock().unwrap_or_else(|e| e.into_inner());
         self.is_used.store(true, Ordering::Release);
         self.open(engine, state)?;
-        while self.is_waiting(engine, state, MAX_BUFFERS) {
+        while self.is_waiting(engine, rows, MAX_BUFFERS) {
             if !may_write {
                 return Ok(());
             }
-            self.write(engine, state)?;
+            self.write((engine, state), rows)?;
         }
-        let generation = state.current();
         let Some(next) = self.opened().as_ref().map(|opened| opened.next) else { return Ok(()) };
-        for row in generation.live.range(next..) {
+        for row in rows.range(next..) {
             if engine.indexer.is_stopped() {
                 return Err(Error::Closed);
             }
@@ -203,6 +219,9 @@ impl Words {
         let mut opened = self.opened();
         if opened.is_some() {
             return Ok(());
+        }
+        if engine.indexer.is_stopped() {
+            return Err(Error::Closed);
         }
         if state.is_deleted() {
             return Err(Error::CollectionNotFound { name: state.name.clone() });
@@ -230,40 +249,47 @@ impl Words {
         Ok(disk)
     }
 
-    /// Puts the first rows that are not on disk there. Searches go on meanwhile, in what was before.
-    fn write(&self, engine: &Engine, state: &CollectionState) -> Result<()> {
+    /// Puts the first of these rows that are not on disk there. Searches go on meanwhile, in what was before.
+    fn write(&self, (engine, state): (&Engine, &CollectionState), rows: &RoaringBitmap) -> Result<()> {
         let _writing = self.writing.lock().unwrap_or_else(|e| e.into_inner());
-        let generation = state.current();
-        let writer = match &*self.opened.read().unwrap_or_else(|e| e.into_inner()) {
-            Some(opened) => opened.disk.writer(),
+        if engine.indexer.is_stopped() {
+            return Err(Error::Closed);
+        }
+        let (writer, next) = match &*self.opened.read().unwrap_or_else(|e| e.into_inner()) {
+            Some(opened) => (opened.disk.writer(), opened.next),
             None => return Ok(()),
         };
-        let rows = Vec::from_iter(
-            generation.live.range(writer.next()..).take(engine.options.buffer_limit * MAX_BUFFERS as usize),
-        );
-        let Some(last) = rows.last() else { return Ok(()) };
-        engine.check_free_space(rows.len() as u64 * 1024, engine.options.min_free_bytes)?;
-        let mut documents = rows.iter().filter_map(|&row| match terms_of(&engine.store, state, row) {
+        let first =
+            Vec::from_iter(rows.range(writer.next()..).take(engine.options.buffer_limit * MAX_BUFFERS as usize));
+        engine.check_free_space(first.len() as u64 * 1024, engine.options.min_free_bytes)?;
+        let mut documents = first.iter().filter_map(|&row| match terms_of(&engine.store, state, row) {
             Ok(terms) => (!terms.is_empty()).then_some(Ok(Document { row, terms })),
             Err(error) => Some(Err(error)),
         });
-        let dead = writer.rows() - &*generation.live;
+        // None of whoever still reads: rows that were held when this began may have been let go, never the other way round.
+        let dead = writer.rows() - state.held().rows;
         let dead = if dead.len() * MAX_DEAD > writer.rows().len() { dead } else { RoaringBitmap::new() };
-        let changes = Changes { documents: &mut documents, dead, next: last + 1 };
+        // If all that is buffered is dead by now, the commit goes past it.
+        let next = first.last().map_or(next, |last| last + 1);
+        let changes = Changes { documents: &mut documents, dead, next };
         let written = writer.commit(&state.uuid, changes, &|| engine.indexer.is_stopped())?;
-        if let Some(opened) = self.opened().as_mut() {
-            opened.disk.install(written)?;
-            opened.buffer.drop_below(opened.disk.next());
-            opened.next = opened.next.max(opened.disk.next());
+        let mut guard = self.opened();
+        let Some(opened) = guard.as_mut() else { return Ok(()) };
+        if let Err(error) = opened.disk.install(written) {
+            // It is on disk, and cannot be shown: whoever comes next opens it anew.
+            *guard = None;
+            return Err(error);
         }
+        opened.buffer.drop_below(opened.disk.next());
+        opened.next = opened.next.max(opened.disk.next());
         Ok(())
     }
 
     /// Whether so many buffers' worth of rows, or of buffered terms, are not on disk.
-    fn is_waiting(&self, engine: &Engine, state: &CollectionState, n_buffers: u64) -> bool {
+    fn is_waiting(&self, engine: &Engine, rows: &RoaringBitmap, n_buffers: u64) -> bool {
         let opened = self.opened.read().unwrap_or_else(|e| e.into_inner());
         let Some(opened) = &*opened else { return false };
-        let n_rows = state.current().live.range_cardinality(opened.disk.next()..);
+        let n_rows = rows.range_cardinality(opened.disk.next()..);
         n_rows >= n_buffers * engine.options.buffer_limit as u64 || opened.buffer.n_terms() >= n_buffers * BUFFER_TERMS
     }
 
@@ -301,7 +327,7 @@ fn terms_of(store: &Store, state: &CollectionState, row: Row) -> Result<Vec<Stri
     let record =
         fetch::record_on_disk(store, state.number, row).and_then(|record| stored::decode(&record, true, false));
     match record {
-        Ok(point) => Ok(point.texts.iter().flat_map(|text| terms::terms(&text.text)).collect()),
+        Ok(point) => Ok(point.texts.iter().flat_map(|text| terms::terms(&text.text)).take(MAX_TERMS).collect()),
         Err(error @ Error::Damaged { .. }) => {
             tracing::error!(collection = state.name, row, %error, "a damaged point is left out of the full-text index");
             Ok(Vec::new())
