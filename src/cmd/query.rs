@@ -14,7 +14,7 @@ use crate::{
     settings::{self, Settings},
 };
 
-/// Find the points nearest to a text, an image, a point or a vector
+/// Find the points nearest to a text, an image, a point or a vector, or whose texts hold words
 ///
 /// Example: firn query photos --text "a red kite over a beach" --limit 5
 #[derive(Debug, clap::Args)]
@@ -47,7 +47,7 @@ pub struct QueryArgs {
     /// Hits to skip
     #[arg(long, default_value_t = 0)]
     offset: usize,
-    /// Candidates retrieved before the best are taken [default: limit]
+    /// Candidates retrieved before the best are taken [default: offset + limit; with --words at least 100 of each]
     #[arg(long)]
     candidates: Option<usize>,
     /// Compare with every vector: slow, and right by definition
@@ -56,7 +56,7 @@ pub struct QueryArgs {
     /// Candidates the graph search looks at [default: the collection's]
     #[arg(long)]
     ef: Option<usize>,
-    /// Leave out hits below this score
+    /// Leave out hits below this score, which is the cosine, or what a network or words made of it
     #[arg(long, value_name = "SCORE", allow_negative_numbers = true)]
     score_threshold: Option<f32>,
     /// The network that re-ranks: active, none, or a version [default: active]

@@ -14,7 +14,7 @@ pub struct VerifyArgs {
     collections: Vec<String>,
 }
 
-/// Throw the index away and build it anew from the points
+/// Throw the index and the full text away and build them anew from the points
 ///
 /// Example: firn rebuild photos
 #[derive(Debug, clap::Args)]

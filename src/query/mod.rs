@@ -41,7 +41,13 @@ pub fn run(engine: &Engine, request: &Request) -> Result<Answer, Error> {
 
     let words = words::of(request)?;
     let using = match &words {
-        Some(words) if words.are_alone() => Using::nothing(),
+        Some(words) if words.are_alone() => {
+            if request.using.is_some() || request.blend.is_some() {
+                // A name that is wrong is a mistake all the same.
+                using::of(&collection, &reader, request)?;
+            }
+            Using::nothing()
+        }
         _ => using::of(&collection, &reader, request)?,
     };
     let network = rerank::network(engine, &collection, &using, request)?;

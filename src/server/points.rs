@@ -196,7 +196,8 @@ fn is_short(engine: &Engine, request: &query::Request) -> bool {
     const WIDTH: usize = 256;
     const BUFFERED: usize = 2048;
     let is_of_numbers = matches!(request.content, Content::Vector(_) | Content::Id(_));
-    if request.exact || request.blend.is_some() || !is_of_numbers || matches!(request.rerank.which, Which::Version(_)) {
+    let is_wide = request.exact || request.blend.is_some() || request.full_text.is_some();
+    if is_wide || !is_of_numbers || matches!(request.rerank.which, Which::Version(_)) {
         return false;
     }
     // Without a collection there is nothing to search.

@@ -4,6 +4,7 @@ use std::{
     fs,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
+    sync::Arc,
 };
 
 use roaring::RoaringBitmap;
@@ -27,7 +28,7 @@ use super::bm25::{Asked, Statistics};
 use crate::{Error, Result, Row, select::Best};
 
 /// Grows when terms are made otherwise: an older index is built anew.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// The field of a document's row.
 const ROW: &str = "row";
@@ -43,7 +44,7 @@ pub struct Disk {
     row: Field,
     text: Field,
     /// Those that it holds, dead ones included.
-    rows: RoaringBitmap,
+    rows: Arc<RoaringBitmap>,
     /// All rows below were looked at.
     next: Row,
 }
@@ -98,8 +99,8 @@ impl Disk {
             None => Extent::default(),
         };
         let reader = index.reader_builder().reload_policy(ReloadPolicy::Manual).try_into()?;
-        let mut disk = Disk { index, reader, row, text, rows: RoaringBitmap::new(), next: extent.next };
-        disk.rows = disk.read_rows()?;
+        let mut disk = Disk { index, reader, row, text, rows: Arc::default(), next: extent.next };
+        disk.rows = Arc::new(disk.read_rows()?);
         if disk.rows.len() != extent.n_rows {
             return Err(damaged(format!("rows: expected {}, received {}", extent.n_rows, disk.rows.len())));
         }
@@ -128,19 +129,51 @@ impl Disk {
         self.searcher().doc_freq(&Term::from_field_text(self.text, term)).map_err(failed)
     }
 
+    /// What is searched: it stays as it is while it is held.
+    pub fn view(&self) -> View {
+        View { searcher: self.searcher(), rows: self.rows.clone(), text: self.text }
+    }
+
     /// What writes to it, beside those that search.
     pub fn writer(&self) -> Writer {
         let Disk { index, row, text, rows, next, .. } = self;
-        Writer { index: index.clone(), row: *row, text: *text, rows: rows.clone(), next: *next }
+        Writer { index: index.clone(), row: *row, text: *text, rows: (**rows).clone(), next: *next }
     }
 
     /// Shows searches what was written.
     pub fn install(&mut self, Written { rows, next }: Written) -> Result<()> {
         self.reader.reload().map_err(failed)?;
-        (self.rows, self.next) = (rows, next);
+        (self.rows, self.next) = (Arc::new(rows), next);
         Ok(())
     }
 
+    /// Compares the checksums of all files.
+    pub fn check(&self, dir: &Path) -> Result<()> {
+        check_files(&self.index).map_err(|error| Error::Damaged { what: name(dir), detail: error.to_string() })
+    }
+
+    fn searcher(&self) -> Searcher {
+        self.reader.searcher()
+    }
+
+    fn read_rows(&self) -> tantivy::Result<RoaringBitmap> {
+        let searcher = self.searcher();
+        let columns = row_columns(&searcher)?;
+        let of = |(segment, column): (&tantivy::SegmentReader, Column<u64>)| -> Vec<Row> {
+            segment.doc_ids_alive().filter_map(|document| column.first(document).map(|row| row as Row)).collect()
+        };
+        Ok(searcher.segment_readers().iter().zip(columns).flat_map(of).collect())
+    }
+}
+
+/// One state of it.
+pub struct View {
+    searcher: Searcher,
+    rows: Arc<RoaringBitmap>,
+    text: Field,
+}
+
+impl View {
     /// Offers those of the best rows that are live, never fewer than `limit` while there are as many.
     pub fn search(
         &self,
@@ -149,11 +182,11 @@ impl Disk {
         (live, limit): (&RoaringBitmap, usize),
         best: &mut Best,
     ) -> Result<()> {
-        let n_dead = (&self.rows - live).len() as usize;
-        let (query, searcher) = (self.query(asked), self.searcher());
+        let n_dead = (&*self.rows - live).len() as usize;
+        let query = self.query(asked);
         let mut depth = limit + n_dead.min(limit);
         loop {
-            let found = self.first(&searcher, (&query, statistics), depth)?;
+            let found = self.first((&query, statistics), depth)?;
             let n_live = found.iter().filter(|(row, _)| live.contains(*row)).count();
             if n_live >= limit || found.len() < depth || depth >= limit + n_dead {
                 found
@@ -167,18 +200,13 @@ impl Disk {
     }
 
     /// The first rows by score, ties by row.
-    fn first(
-        &self,
-        searcher: &Searcher,
-        (query, statistics): (&BooleanQuery, &Statistics),
-        depth: usize,
-    ) -> Result<Vec<(Row, f32)>> {
+    fn first(&self, (query, statistics): (&BooleanQuery, &Statistics), depth: usize) -> Result<Vec<(Row, f32)>> {
         let one_more = TopDocs::with_limit(depth + 1).order_by_score();
-        let mut found = searcher.search_with_statistics_provider(query, &one_more, statistics).map_err(failed)?;
+        let mut found = self.searcher.search_with_statistics_provider(query, &one_more, statistics).map_err(failed)?;
         let is_cut_clean = |last: &[(f32, DocAddress)]| last[0].0 > last[1].0;
         if found.len() <= depth || is_cut_clean(&found[depth - 1..]) {
             found.truncate(depth);
-            let rows = self.row_columns(searcher).map_err(failed)?;
+            let rows = row_columns(&self.searcher).map_err(failed)?;
             let row = |at: DocAddress| rows[at.segment_ord as usize].first(at.doc_id).unwrap_or(u64::MAX) as Row;
             return Ok(found.into_iter().map(|(score, at)| (row(at), score)).collect());
         }
@@ -186,17 +214,8 @@ impl Disk {
         let by_score = (SortBySimilarityScore, Order::Desc);
         let by_row = (SortByStaticFastValue::<u64>::for_field(ROW), Order::Asc);
         let collector = TopDocs::with_limit(depth).order_by((by_score, by_row));
-        let found = searcher.search_with_statistics_provider(query, &collector, statistics).map_err(failed)?;
+        let found = self.searcher.search_with_statistics_provider(query, &collector, statistics).map_err(failed)?;
         Ok(found.into_iter().map(|((score, row), _)| (row.unwrap_or(u64::MAX) as Row, score)).collect())
-    }
-
-    /// Compares the checksums of all files.
-    pub fn check(&self, dir: &Path) -> Result<()> {
-        check_files(&self.index).map_err(|error| Error::Damaged { what: name(dir), detail: error.to_string() })
-    }
-
-    fn searcher(&self) -> Searcher {
-        self.reader.searcher()
     }
 
     fn query(&self, asked: &Asked) -> BooleanQuery {
@@ -208,19 +227,10 @@ impl Disk {
         };
         BooleanQuery::new(asked.iter().map(clause).collect())
     }
+}
 
-    fn row_columns(&self, searcher: &Searcher) -> tantivy::Result<Vec<Column<u64>>> {
-        searcher.segment_readers().iter().map(|segment| segment.fast_fields().u64(ROW)).collect()
-    }
-
-    fn read_rows(&self) -> tantivy::Result<RoaringBitmap> {
-        let searcher = self.searcher();
-        let columns = self.row_columns(&searcher)?;
-        let of = |(segment, column): (&tantivy::SegmentReader, Column<u64>)| -> Vec<Row> {
-            segment.doc_ids_alive().filter_map(|document| column.first(document).map(|row| row as Row)).collect()
-        };
-        Ok(searcher.segment_readers().iter().zip(columns).flat_map(of).collect())
-    }
+fn row_columns(searcher: &Searcher) -> tantivy::Result<Vec<Column<u64>>> {
+    searcher.segment_readers().iter().map(|segment| segment.fast_fields().u64(ROW)).collect()
 }
 
 /// The next commit. One at a time.
@@ -250,6 +260,8 @@ impl Writer {
     /// All changes or none; none and `Error::Closed` as soon as `stop` says so.
     pub fn commit(mut self, uuid: &str, changes: Changes<'_>, stop: &dyn Fn() -> bool) -> Result<Written> {
         let mut writer = self.index.writer_with_num_threads(1, WRITER_BYTES).map_err(failed)?;
+        // What a commit that was killed left would be in the way of this one, which may give the same names.
+        writer.garbage_collect_files().wait().map_err(failed)?;
         let mut merges = LogMergePolicy::default();
         merges.set_del_docs_ratio_before_merge(0.2);
         writer.set_merge_policy(Box::new(merges));

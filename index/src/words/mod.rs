@@ -95,12 +95,16 @@ impl Words {
         text: &str,
         limit: usize,
     ) -> Result<Vec<Candidate>> {
-        let opened = self.filled((engine, state))?;
-        let opened = opened.as_ref().expect("it is filled");
-        let (asked, statistics) = opened.weigh(text)?;
         let mut best = Best::new(limit);
-        opened.buffer.search(&asked, &statistics, live, &mut best);
-        opened.disk.search(&asked, &statistics, (live, limit), &mut best)?;
+        // Nobody who writes waits for the part on disk, which may take long.
+        let (view, asked, statistics) = {
+            let opened = self.filled((engine, state))?;
+            let opened = opened.as_ref().expect("it is filled");
+            let (asked, statistics) = opened.weigh(text)?;
+            opened.buffer.search(&asked, &statistics, live, &mut best);
+            (opened.disk.view(), asked, statistics)
+        };
+        view.search(&asked, &statistics, (live, limit), &mut best)?;
         Ok(best.into_sorted())
     }
 
@@ -197,7 +201,7 @@ impl Words {
             }
             self.write((engine, state), rows)?;
         }
-        let Some(next) = self.opened().as_ref().map(|opened| opened.next) else { return Ok(()) };
+        let Some(next) = self.next() else { return Ok(()) };
         for row in rows.range(next..) {
             if engine.indexer.is_stopped() {
                 return Err(Error::Closed);
@@ -216,10 +220,10 @@ impl Words {
 
     /// One that is damaged, or of another format, is thrown away: the next filling makes it anew.
     fn open(&self, engine: &Engine, state: &CollectionState) -> Result<()> {
-        let mut opened = self.opened();
-        if opened.is_some() {
+        if self.next().is_some() {
             return Ok(());
         }
+        let mut opened = self.opened();
         if engine.indexer.is_stopped() {
             return Err(Error::Closed);
         }
@@ -272,7 +276,15 @@ impl Words {
         // If all that is buffered is dead by now, the commit goes past it.
         let next = first.last().map_or(next, |last| last + 1);
         let changes = Changes { documents: &mut documents, dead, next };
-        let written = writer.commit(&state.uuid, changes, &|| engine.indexer.is_stopped())?;
+        let written = match writer.commit(&state.uuid, changes, &|| engine.indexer.is_stopped()) {
+            Err(error @ Error::Storage(_)) => {
+                tracing::error!(collection = state.name, %error, "full-text index dropped, to be built anew");
+                *self.opened() = None;
+                remove(&engine.dir, state.number)?;
+                return Err(error);
+            }
+            other => other?,
+        };
         let mut guard = self.opened();
         let Some(opened) = guard.as_mut() else { return Ok(()) };
         if let Err(error) = opened.disk.install(written) {
@@ -291,6 +303,11 @@ impl Words {
         let Some(opened) = &*opened else { return false };
         let n_rows = rows.range_cardinality(opened.disk.next()..);
         n_rows >= n_buffers * engine.options.buffer_limit as u64 || opened.buffer.n_terms() >= n_buffers * BUFFER_TERMS
+    }
+
+    /// All rows below were looked at; none if it is not open.
+    fn next(&self) -> Option<Row> {
+        self.opened.read().unwrap_or_else(|e| e.into_inner()).as_ref().map(|opened| opened.next)
     }
 
     fn rows(&self) -> RoaringBitmap {

@@ -1,8 +1,9 @@
 //! A text as the terms it is found by: the same for what is stored and for what is asked, in any language, without a dictionary.
 //!
-//! Words by UAX #29, further apart at apostrophes (French "l'homme" holds "homme"), compatible forms and cases folded (NFKC), accents
-//! and Arabic vowel points dropped. Scripts that put no spaces between words give overlapping pairs of characters; a Han character is
-//! a term of its own too, being a word more often than not. Words are not stemmed.
+//! Words by UAX #29, further apart at what it keeps inside a word, such as apostrophes (French "l'homme" holds "homme"), and where a script
+//! that puts no spaces between words begins or ends; compatible forms and cases folded (NFKC), accents, the points of Arabic and Hebrew,
+//! and what is not seen dropped. Scripts without spaces give overlapping pairs of characters; a Han character is a term of its own too,
+//! being a word more often than not. Words are not stemmed; emoji are not terms.
 
 use unicode_normalization::UnicodeNormalization;
 use unicode_segmentation::UnicodeSegmentation;
@@ -14,28 +15,83 @@ const MAX_CHARS: usize = 64;
 pub fn terms(text: &str) -> Vec<String> {
     let folded = fold(text);
     let mut terms = Vec::new();
-    // Characters that stand side by side without a space, and where they end.
+    // Characters of a script without spaces that stand side by side, and where they end.
     let (mut run, mut run_end) = (String::new(), 0);
     for (start, word) in folded.unicode_word_indices() {
         if start != run_end {
             end_run(&mut run, &mut terms);
         }
-        if word.chars().any(is_unspaced) {
-            run.push_str(word);
-            run_end = start + word.len();
-        } else {
+        for (kind, part) in parts(word) {
+            if kind == Kind::Unspaced {
+                run.push_str(&part);
+                continue;
+            }
             end_run(&mut run, &mut terms);
-            let parts = word.split(['\'', '’']).filter(|part| !part.is_empty());
-            terms.extend(parts.map(|part| part.chars().take(MAX_CHARS).collect::<String>()));
+            if kind == Kind::Word {
+                terms.push(part.chars().take(MAX_CHARS).collect());
+            }
         }
+        run_end = start + word.len();
     }
     end_run(&mut run, &mut terms);
     terms
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Word,
+    Unspaced,
+    /// What stands between words.
+    Mark,
+}
+
+/// The stretches of a word that are of one kind.
+fn parts(word: &str) -> Vec<(Kind, String)> {
+    let characters: Vec<char> = word.chars().collect();
+    let mut parts: Vec<(Kind, String)> = Vec::new();
+    for (place, &character) in characters.iter().enumerate() {
+        let is_number = |at: Option<usize>| at.and_then(|at| characters.get(at)).is_some_and(|c| c.is_numeric());
+        let is_inside_number = is_number(place.checked_sub(1)) && is_number(Some(place + 1));
+        let kind = match character {
+            '\'' | '\u{2018}' | '\u{2019}' | '\u{2bc}' | '_' => Kind::Mark,
+            '.' | ',' | ':' | ';' | '\u{b7}' if !is_inside_number => Kind::Mark,
+            character if is_unspaced(character) => Kind::Unspaced,
+            _ => Kind::Word,
+        };
+        match parts.last_mut() {
+            Some((last, part)) if *last == kind => part.push(character),
+            _ => parts.push((kind, character.to_string())),
+        }
+    }
+    parts
+}
+
 fn fold(text: &str) -> String {
-    let is_kept = |c: &char| !matches!(c, '\u{300}'..='\u{36f}' | '\u{64b}'..='\u{652}' | '\u{640}');
-    text.nfkd().filter(is_kept).flat_map(char::to_lowercase).nfc().collect()
+    text.nfkd().filter(|c| !is_dropped(*c)).flat_map(char::to_lowercase).flat_map(alike).nfc().collect()
+}
+
+/// Accents and points that are often left out, and characters that are not seen.
+fn is_dropped(c: char) -> bool {
+    matches!(c,
+        '\u{300}'..='\u{36f}' | '\u{591}'..='\u{5bd}' | '\u{5bf}' | '\u{5c1}' | '\u{5c2}' | '\u{5c4}' | '\u{5c5}' | '\u{5c7}'
+        | '\u{640}' | '\u{64b}'..='\u{652}' | '\u{670}'
+        | '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2064}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}'
+    )
+}
+
+/// Lower-case letters that are written in two ways, and those whose stroke is no accent to Unicode.
+fn alike(c: char) -> impl Iterator<Item = char> {
+    let (first, second) = match c {
+        'ς' => ('σ', None),
+        'ß' => ('s', Some('s')),
+        'ł' => ('l', None),
+        'đ' => ('d', None),
+        'ø' => ('o', None),
+        'æ' => ('a', Some('e')),
+        'œ' => ('o', Some('e')),
+        other => (other, None),
+    };
+    [Some(first), second].into_iter().flatten()
 }
 
 /// Pairs of neighbours, and what is a term alone.
@@ -79,9 +135,13 @@ mod tests {
         check("Two RED cubes, 3.5 m apart.", "two red cubes 3.5 m apart");
         check("A dog's ball; don’t!", "a dog s ball don t");
         check("L'été à Besançon", "l ete a besancon");
-        check("Straße Ａｂｃ ﬁn", "straße abc fin");
-        check("ΌΧΙ Ёлка й", "οχι елка и");
-        check("وَلَدٌ كـبير", "ولد كبير");
+        check("Straße STRASSE Ａｂｃ ﬁn Łódź", "strasse strasse abc fin lodz");
+        check("ΌΧΙ λόγος ΛΌΓΟΣ Ёлка й", "οχι λογοσ λογοσ елка и");
+        check("وَلَدٌ كـبير می\u{200c}خواهم", "ولد كبير میخواهم");
+        check("שָׁלוֹם שלום\u{200f}", "שלום שלום");
+        check("Zusammen\u{ad}arbeit O‘Reilly", "zusammenarbeit o reilly");
+        check("color:red red_kite kite.jpg 12:30 1,000", "color red red kite kite jpg 12 30 1,000");
+        check("python을 2024년 カメラ_abc", "python 을 2024 년 カメ メラ abc");
         check("हिन्दी में", "हिन्दी में");
         check("红色的车", "红 红色 色 色的 的 的车 车");
         check("猫", "猫");
