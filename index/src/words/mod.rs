@@ -133,7 +133,7 @@ impl Words {
         let held = state.held();
         self.fill((engine, state), &held.rows, false)?;
         while self.is_waiting(engine, &held.rows, 1) {
-            self.write((engine, state), &held.rows)?;
+            self.write(engine, state)?;
         }
         Ok(())
     }
@@ -150,9 +150,8 @@ impl Words {
             remove(&engine.dir, state.number)?;
         }
         drop(filling);
-        let held = state.held();
-        self.fill((engine, state), &held.rows, true)?;
-        self.write((engine, state), &held.rows)?;
+        self.fill((engine, state), &state.held().rows, true)?;
+        self.write(engine, state)?;
         Ok((self.rows() & &*state.current().live).len())
     }
 
@@ -199,7 +198,7 @@ impl Words {
             if !may_write {
                 return Ok(());
             }
-            self.write((engine, state), rows)?;
+            self.write(engine, state)?;
         }
         let Some(next) = self.next() else { return Ok(()) };
         for row in rows.range(next..) {
@@ -253,8 +252,8 @@ impl Words {
         Ok(disk)
     }
 
-    /// Puts the first of these rows that are not on disk there. Searches go on meanwhile, in what was before.
-    fn write(&self, (engine, state): (&Engine, &CollectionState), rows: &RoaringBitmap) -> Result<()> {
+    /// Puts the first rows that are not on disk there. Searches go on meanwhile, in what was before.
+    fn write(&self, engine: &Engine, state: &CollectionState) -> Result<()> {
         let _writing = self.writing.lock().unwrap_or_else(|e| e.into_inner());
         if engine.indexer.is_stopped() {
             return Err(Error::Closed);
@@ -263,15 +262,16 @@ impl Words {
             Some(opened) => (opened.disk.writer(), opened.next),
             None => return Ok(()),
         };
-        let first =
-            Vec::from_iter(rows.range(writer.next()..).take(engine.options.buffer_limit * MAX_BUFFERS as usize));
+        // Later than `next` was read: whatever was looked at by then and is alive is in it.
+        let held = state.held();
+        let n_rows = engine.options.buffer_limit * MAX_BUFFERS as usize;
+        let first = Vec::from_iter(held.rows.range(writer.next()..).take(n_rows));
         engine.check_free_space(first.len() as u64 * 1024, engine.options.min_free_bytes)?;
         let mut documents = first.iter().filter_map(|&row| match terms_of(&engine.store, state, row) {
             Ok(terms) => (!terms.is_empty()).then_some(Ok(Document { row, terms })),
             Err(error) => Some(Err(error)),
         });
-        // None of whoever still reads: rows that were held when this began may have been let go, never the other way round.
-        let dead = writer.rows() - state.held().rows;
+        let dead = writer.rows() - &held.rows;
         let dead = if dead.len() * MAX_DEAD > writer.rows().len() { dead } else { RoaringBitmap::new() };
         // If all that is buffered is dead by now, the commit goes past it.
         let next = first.last().map_or(next, |last| last + 1);

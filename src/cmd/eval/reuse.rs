@@ -51,9 +51,7 @@ impl Cache {
     pub fn missing(&self, collection: &str, config: &CollectionConfig, items: Items) -> anyhow::Result<Items> {
         let is_alike = |collection: &Collection| collection.config() == config;
         let stored = match self.db.collection(collection).ok().filter(is_alike) {
-            Some(collection) => {
-                contents(&collection.reader())?.into_iter().map(|(row, id, hash)| (id, (row, hash))).collect()
-            }
+            Some(collection) => contents(&collection.reader())?.into_iter().map(|(_, id, hash)| (id, hash)).collect(),
             None => HashMap::new(),
         };
         let known = Known {
@@ -77,7 +75,8 @@ impl Cache {
     }
 }
 
-type Stored = HashMap<PointId, (Row, String)>;
+/// The content of each point.
+type Stored = HashMap<PointId, String>;
 
 /// None if it is there.
 fn wanted(next: Next, stored: &Stored, known: &Known) -> Option<Next> {
@@ -86,7 +85,7 @@ fn wanted(next: Next, stored: &Stored, known: &Known) -> Option<Next> {
         skipped => return Some(skipped),
     };
     let hash = hash(&item);
-    if item.id.as_ref().and_then(|id| stored.get(id)).is_some_and(|(_, stored)| *stored == hash) {
+    if item.id.as_ref().and_then(|id| stored.get(id)).is_some_and(|stored| *stored == hash) {
         return None;
     }
     known.fill(&hash, &mut item);
