@@ -113,7 +113,7 @@ impl Case {
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         let (images, texts) =
             (self.items(N_CANDIDATES, self.n_tokens[1], &mut rng), self.items(1, self.n_tokens[0], &mut rng));
-        Pairs { images, texts, owner_of: vec![0], joined: vec![false], ..Pairs::default() }
+        Pairs { images, texts, owner_of: vec![0], ..Pairs::default() }
     }
 
     fn items(&self, n: usize, n_tokens: usize, rng: &mut ChaCha8Rng) -> Items {
@@ -132,7 +132,7 @@ impl Case {
     fn network(&self) -> Outcome<Ensemble> {
         let mut rng = ChaCha8Rng::seed_from_u64(2);
         let (images, texts) = (self.items(40, self.n_tokens[1], &mut rng), self.items(40, self.n_tokens[0], &mut rng));
-        let pairs = Pairs { images, texts, owner_of: (0..40).collect(), joined: vec![false; 40], ..Pairs::default() };
+        let pairs = Pairs { images, texts, owner_of: (0..40).collect(), ..Pairs::default() };
         let mut plan = Plan::new(self.kind, 1, 1);
         (plan.sizes, plan.n_lists, plan.list_length) = (self.sizes, 2, 2);
         let (learnt, held_out): (Vec<usize>, Vec<usize>) = ((0..30).collect(), (30..40).collect());

@@ -134,7 +134,8 @@ fn document(data: &mut Dataset, mut point: Point, names: &[String], reads: Optio
 fn add_queries(data: &mut Dataset, point: &Point, joined: bool) {
     let document = data.documents.len();
     let mut n_of: BTreeMap<String, usize> = BTreeMap::new();
-    for (language, text, is_joined) in questions(point.texts.clone()) {
+    for (language, text, n_parts) in questions(point.texts.clone()) {
+        let is_joined = n_parts > 0;
         if is_joined && !joined {
             continue;
         }

@@ -122,12 +122,12 @@ fn encoder(engine: &Engine, collection: &Collection, vector: &str) -> Result<Arc
     encoder.ok_or_else(|| Error::NoModel { collection: collection.name().to_owned(), vector: vector.to_owned() })
 }
 
-/// A text that asks: of which image, in which language, what, and whether it joins all of them.
+/// A text that asks: of which image, in which language, what, and how many it joins, which come before it.
 struct Asked {
     owner: usize,
     language: String,
     text: String,
-    is_joined: bool,
+    n_parts: usize,
 }
 
 /// What was read of the points.
@@ -237,7 +237,7 @@ impl Rows {
             judged_groups,
             pairs: Pairs {
                 owner_of: self.asked.iter().map(|asked| asked.owner).collect(),
-                joined: self.asked.iter().map(|asked| asked.is_joined).collect(),
+                parts: parts(&self.asked),
                 images: std::mem::take(&mut self.images),
                 texts,
                 shared: shared(&self.asked),
@@ -301,9 +301,15 @@ fn shared(asked: &[Asked]) -> BTreeMap<usize, Arc<BTreeSet<usize>>> {
     asked.iter().enumerate().filter_map(of).collect()
 }
 
-/// What the texts of a point ask: by language, each, and all in one where there are several (language, text, whether it joins
-/// others). Equal texts ask once, and one without a letter or digit asks nothing.
-pub fn questions(texts: Vec<firn_index::Text>) -> Vec<(String, String, bool)> {
+/// By text that joins others: which.
+fn parts(asked: &[Asked]) -> BTreeMap<usize, Vec<usize>> {
+    let joined = asked.iter().enumerate().filter(|(_, asked)| asked.n_parts > 0);
+    joined.map(|(at, asked)| (at, (at - asked.n_parts..at).collect())).collect()
+}
+
+/// What the texts of a point ask: by language, each, and all in one where there are several (language, text, how many it joins:
+/// those before it). Equal texts ask once, and one without a letter or digit asks nothing.
+pub fn questions(texts: Vec<firn_index::Text>) -> Vec<(String, String, usize)> {
     let mut by_language: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for text in texts.into_iter().filter(|text| text.text.chars().any(char::is_alphanumeric)) {
         let of_language = by_language.entry(text.language).or_default();
@@ -313,14 +319,14 @@ pub fn questions(texts: Vec<firn_index::Text>) -> Vec<(String, String, bool)> {
     }
     let ask = |(language, texts): (String, Vec<String>)| {
         let joined = (texts.len() > 1).then(|| texts.join(" "));
-        let of = move |(text, is_joined)| (language.clone(), text, is_joined);
-        texts.into_iter().map(|text| (text, false)).chain(joined.map(|text| (text, true))).map(of)
+        let (of, n) = (move |(text, n_parts)| (language.clone(), text, n_parts), texts.len());
+        texts.into_iter().map(|text| (text, 0)).chain(joined.map(|text| (text, n))).map(of)
     };
     by_language.into_iter().flat_map(ask).collect()
 }
 
 fn asked(owner: usize, texts: Vec<firn_index::Text>) -> Vec<Asked> {
-    let ask = |(language, text, is_joined)| Asked { owner, language, text, is_joined };
+    let ask = |(language, text, n_parts)| Asked { owner, language, text, n_parts };
     questions(texts).into_iter().map(ask).collect()
 }
 
@@ -390,11 +396,9 @@ mod tests {
         assert_eq!((rows.n_left_out, rows.left_out.as_deref()), (2, Some("2")));
         // Both points have the same texts.
         assert_eq!(shared(&rows.asked), (0..6).map(|at| (at, Arc::new([0, 1].into()))).collect());
-        let asked: Vec<(usize, &str, bool)> =
-            rows.asked.iter().map(|asked| (asked.owner, asked.text.as_str(), asked.is_joined)).collect();
-        assert_eq!(
-            asked,
-            [(0, "a", false), (0, "b", false), (0, "a b", true), (1, "a", false), (1, "b", false), (1, "a b", true)]
-        );
+        let asked: Vec<(usize, &str, usize)> =
+            rows.asked.iter().map(|asked| (asked.owner, asked.text.as_str(), asked.n_parts)).collect();
+        assert_eq!(asked, [(0, "a", 0), (0, "b", 0), (0, "a b", 2), (1, "a", 0), (1, "b", 0), (1, "a b", 2)]);
+        assert_eq!(parts(&rows.asked), [(2, vec![0, 1]), (5, vec![3, 4])].into());
     }
 }

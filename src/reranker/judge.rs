@@ -67,7 +67,7 @@ pub fn judge(network: &dyn Scorer, gathered: &Gathered, candidates: usize, seed:
     for language in all {
         for (length, is_joined) in [(Length::Single, false), (Length::Joined, true)] {
             let is_wanted = |_, text: usize| {
-                pairs.joined[text] == is_joined && (language.is_empty() || gathered.languages[text] == language)
+                pairs.is_joined(text) == is_joined && (language.is_empty() || gathered.languages[text] == language)
             };
             add(Direction::TextToImage, language, length, there.gain_of(is_wanted, &weights, N_FOLDS, seed));
         }
@@ -78,7 +78,7 @@ pub fn judge(network: &dyn Scorer, gathered: &Gathered, candidates: usize, seed:
         let gallery: Vec<usize> = texts
             .iter()
             .copied()
-            .filter(|&text| gathered.languages[text] == *language && !pairs.joined[text])
+            .filter(|&text| gathered.languages[text] == *language && !pairs.is_joined(text))
             .collect();
         let described: BTreeSet<usize> = gallery.iter().map(|&text| pairs.owner_of[text]).collect();
         let images: Vec<usize> = described.into_iter().collect();

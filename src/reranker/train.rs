@@ -106,6 +106,7 @@ impl Training {
         within("members", self.n_members, (1..=MAX_MEMBERS).contains(&n), "1 to 32 networks in all")?;
         let shares = [
             ("joined", plan.joined),
+            ("joined-in-part", plan.joined_in_part),
             ("image-to-text", plan.image_to_text),
             ("dropout", f64::from(plan.dropout)),
             ("image-dropout", f64::from(plan.image_dropout)),

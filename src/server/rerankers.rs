@@ -158,6 +158,7 @@ fn recipe_in(recipe: RerankerRecipe, training: &mut Training) {
     set(&mut plan.block, size(recipe.block));
     plan.n_nearest = plan.n_nearest.max(plan.least_near());
     set(&mut plan.joined, recipe.joined);
+    set(&mut plan.joined_in_part, recipe.joined_in_part);
     set(&mut plan.image_to_text, recipe.image_to_text);
     set(&mut plan.dropout, recipe.dropout);
     set(&mut plan.image_dropout, recipe.image_dropout);

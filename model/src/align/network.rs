@@ -84,7 +84,7 @@ enum ImageSide {
 
 impl Network {
     pub(super) fn new(plan: &Plan, device: &Device, dtype: DType) -> crate::Result<Network> {
-        let mut make = Maker { device, seed: plan.seed, made: Vec::new() };
+        let mut make = Maker::new(device, plan.seed);
         let image = match &plan.image {
             ImagePlan::Tower { sizes, block } => {
                 let block = block.as_ref().map(|block| block.open(device)).transpose()?;

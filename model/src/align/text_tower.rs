@@ -188,7 +188,7 @@ impl TextTower {
         for block in &self.blocks {
             x = block.forward(&x, Some(&mask), pass)?;
         }
-        Ok((self.norm.forward(&x)?, weights))
+        Ok((self.norm.forward(&x, pass)?, weights))
     }
 }
 

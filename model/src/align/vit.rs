@@ -110,7 +110,7 @@ impl Vit {
         let x = cast(&x, DType::F32)?.reshape((batch, n_patches, ()))?;
         let class = self.class.reshape((1, 1, ()))?.broadcast_as((batch, 1, self.sizes.dim))?;
         let x = Tensor::cat(&[&class.contiguous()?, &x], 1)?.broadcast_add(&self.positions)?;
-        let mut x = self.first_norm.forward(&x)?;
+        let mut x = self.first_norm.forward(&x, pass)?;
         for block in &self.blocks {
             x = block.forward(&x, None, pass)?;
         }
@@ -121,7 +121,7 @@ impl Vit {
         let x = x.narrow(1, 1, n_patches)?.contiguous()?;
         let (first, second, norm) = &self.projector;
         let x = second.forward(&ops::gelu(&first.forward(&x, pass)?)?, pass)?;
-        norm.forward(&x)?.mean(1)
+        norm.forward(&x, pass)?.mean(1)
     }
 
     /// Numbers of the frozen block that stands in the tower, by name.

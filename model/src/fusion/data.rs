@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use half::f16;
 
 use crate::{builtin::layers::View, flat::dot, product::Product};
@@ -45,6 +45,30 @@ impl Items {
         self.tokens.extend_from_slice(&others.tokens);
     }
 
+    /// Room for others of the same shape.
+    pub(super) fn like(other: &Items) -> Items {
+        let Items { dim, extra_dim, n_tokens, token_dim, .. } = *other;
+        Items { dim, extra_dim, n_tokens, token_dim, ..Items::default() }
+    }
+
+    /// Puts the mean of some of others' behind these: its vector of unit length again.
+    pub(super) fn push_mean(&mut self, others: &Items, at: &[usize]) {
+        let share = 1.0 / at.len().max(1) as f32;
+        let mean = |width: usize, number: &dyn Fn(usize, usize) -> f32| -> Vec<f32> {
+            (0..width).map(|i| at.iter().map(|&at| number(at, i)).sum::<f32>() * share).collect()
+        };
+        let mut vector = mean(self.dim, &|at, i| others.vectors[at * self.dim + i]);
+        let length = dot(&vector, &vector).sqrt();
+        if length > 0.0 && at.len() > 1 {
+            vector.iter_mut().for_each(|x| *x /= length);
+        }
+        self.vectors.extend(vector);
+        self.extra.extend(mean(self.extra_dim, &|at, i| others.extra[at * self.extra_dim + i]));
+        let width = self.n_tokens * self.token_dim;
+        let tokens = mean(width, &|at, i| others.tokens[at * width + i].to_f32());
+        self.tokens.extend(tokens.into_iter().map(f16::from_f32));
+    }
+
     fn vector(&self, at: usize) -> &[f32] {
         &self.vectors[at * self.dim..][..self.dim]
     }
@@ -55,18 +79,9 @@ impl Items {
         Tensor::from_vec(values, (at.len(), self.dim), device)
     }
 
-    /// (picked, extra_dim), each number without its mean and by its deviation.
-    pub(super) fn pick_extra(
-        &self,
-        at: &[usize],
-        (mean, deviation): (&[f32], &[f32]),
-        device: &Device,
-    ) -> Result<Tensor> {
-        let mut values = Vec::with_capacity(at.len() * self.extra_dim);
-        for &at in at {
-            let spread = mean.iter().zip(deviation);
-            values.extend(self.extra_of(at).iter().zip(spread).map(|(x, (mean, deviation))| (x - mean) / deviation));
-        }
+    /// (picked, extra_dim)
+    pub(super) fn pick_extra(&self, at: &[usize], device: &Device) -> Result<Tensor> {
+        let values: Vec<f32> = at.iter().flat_map(|&at| self.extra_of(at)).copied().collect();
         Tensor::from_vec(values, (at.len(), self.extra_dim), device)
     }
 
@@ -90,12 +105,13 @@ impl Items {
         [sums.iter().map(|sum| (sum / n) as f32).collect(), deviations]
     }
 
-    /// (picked, n_tokens, token_dim)
+    /// (picked, n_tokens, token_dim), in f32
     pub(super) fn pick_tokens(&self, at: &[usize], device: &Device) -> Result<Tensor> {
         let width = self.n_tokens * self.token_dim;
-        let rows = at.iter().flat_map(|&at| &self.tokens[at * width..][..width]);
-        let values: Vec<f32> = rows.map(|value| value.to_f32()).collect();
-        Tensor::from_vec(values, (at.len(), self.n_tokens, self.token_dim), device)
+        let mut values = Vec::with_capacity(at.len() * width);
+        at.iter().for_each(|&at| values.extend_from_slice(&self.tokens[at * width..][..width]));
+        // Half as much to bring to a card.
+        Tensor::from_vec(values, (at.len(), self.n_tokens, self.token_dim), device)?.to_dtype(DType::F32)
     }
 
     /// The product of one of these with one of others.
@@ -123,8 +139,8 @@ pub struct Pairs {
     pub texts: Items,
     /// The place of each text's image.
     pub owner_of: Vec<usize>,
-    /// Which texts are all of an image's in one, as long ones to learn from. Others of their image's stand in them.
-    pub joined: Vec<bool>,
+    /// By text that is several of an image's in one, as long ones to learn from: which.
+    pub parts: BTreeMap<usize, Vec<usize>>,
     /// By text, where several images have the same one: all of them. They are none of each other's hard negatives.
     pub shared: BTreeMap<usize, Arc<BTreeSet<usize>>>,
     /// By image: which hardly differ from each other; empty if that is not known. Blocks of lists are drawn from them first.
@@ -132,6 +148,11 @@ pub struct Pairs {
 }
 
 impl Pairs {
+    /// Whether a text is several of its image's in one.
+    pub fn is_joined(&self, text: usize) -> bool {
+        self.parts.contains_key(&text)
+    }
+
     pub(super) fn belongs(&self, text: usize, image: usize) -> bool {
         self.owner_of[text] == image || self.shared.get(&text).is_some_and(|images| images.contains(&image))
     }
@@ -167,12 +188,9 @@ impl Pairs {
                 self.group_of.len()
             ));
         }
-        if self.joined.len() != texts.n() {
-            return Err(format!(
-                "expected to know of {} texts what they are, received {}",
-                texts.n(),
-                self.joined.len()
-            ));
+        let mut places = self.parts.iter().flat_map(|(joined, parts)| std::iter::once(joined).chain(parts));
+        if places.any(|&text| text >= texts.n()) {
+            return Err("expected the parts of texts to be texts".to_owned());
         }
         if self.owner_of.len() != texts.n() || self.owner_of.iter().any(|&image| image >= images.n()) {
             return Err("expected an image of each text".to_owned());

@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 
 use candle_core::{Result, Tensor};
-use rand::{Rng, SeedableRng, seq::SliceRandom};
+use rand::{
+    Rng, SeedableRng,
+    seq::{IndexedRandom, SliceRandom},
+};
 use rand_chacha::ChaCha8Rng;
 
 use super::{
-    Mining, Options, Pairs, Plan,
+    Items, Mining, Options, Pairs, Plan,
     lists::Nearest,
     trainer::{MIN_PAIRS, marked},
 };
@@ -15,6 +18,9 @@ use crate::Error;
 
 /// Draws of an image that belongs to none of some texts, before one that does is taken.
 const MAX_TRIES: usize = 64;
+
+/// Most texts that are joined anew.
+const MAX_PARTS: usize = 6;
 
 /// What lists are drawn from.
 pub(super) struct Draws<'a> {
@@ -37,7 +43,7 @@ impl<'a> Draws<'a> {
         let is_train = marked(train, pairs.images.n());
         let mut texts: Vec<usize> = (0..pairs.owner_of.len()).filter(|&text| is_train[pairs.owner_of[text]]).collect();
         let mut own = vec![[Vec::new(), Vec::new()]; pairs.images.n()];
-        texts.iter().for_each(|&text| own[pairs.owner_of[text]][usize::from(pairs.joined[text])].push(text));
+        texts.iter().for_each(|&text| own[pairs.owner_of[text]][usize::from(pairs.is_joined(text))].push(text));
         let images_of = match mining {
             Mining::Exact => Nearest::images_of(pairs, &texts, train, plan.n_nearest, plan.within),
             Mining::Search { search, every } => {
@@ -55,8 +61,9 @@ impl<'a> Draws<'a> {
             );
             return Err(Error::BadPairs { detail });
         }
-        let (joined, single): (Vec<usize>, Vec<usize>) = images_of.asked.iter().partition(|&&text| pairs.joined[text]);
-        let texts: Vec<usize> = texts.into_iter().filter(|&text| !pairs.joined[text]).collect();
+        let (joined, single): (Vec<usize>, Vec<usize>) =
+            images_of.asked.iter().partition(|&&text| pairs.is_joined(text));
+        let texts: Vec<usize> = texts.into_iter().filter(|&text| !pairs.is_joined(text)).collect();
         let texts_of = (plan.image_to_text > 0.0 && plan.block == 0)
             .then(|| Nearest::texts_of(pairs, train, &texts, plan.n_nearest, plan.within))
             .filter(|nearest| !nearest.asked.is_empty());
@@ -67,11 +74,47 @@ impl<'a> Draws<'a> {
     }
 
     /// (text, image) pairs, list after list, in each the one that belongs first.
-    pub fn lists(&self, plan: &Plan, rng: &mut ChaCha8Rng) -> Vec<(usize, usize)> {
+    fn lists(&self, plan: &Plan, rng: &mut ChaCha8Rng) -> Vec<(usize, usize)> {
         match plan.block {
             0 => (0..plan.n_lists).flat_map(|_| self.list(plan, rng)).collect(),
             block => (0..plan.n_lists.div_ceil(block)).flat_map(|_| self.block(plan, rng)).collect(),
         }
+    }
+
+    /// The texts of a step, and (text, image) pairs by their place among them and that of the image: list after list, in each the one
+    /// that belongs first. Some of the texts that join others join only some of those, drawn anew, as their mean: there are many more of them
+    /// than of whole ones, and a network that has seen each a few times has not learnt them by heart.
+    pub fn step(&self, plan: &Plan, rng: &mut ChaCha8Rng) -> (Items, Vec<(usize, usize)>) {
+        let lists = self.lists(plan, rng);
+        let (mut texts, mut pairs) = (Items::like(&self.pairs.texts), Vec::with_capacity(lists.len()));
+        let mut place_of: BTreeMap<usize, usize> = BTreeMap::new();
+        for list in lists.chunks(plan.list_length) {
+            let asks_with =
+                (plan.block == 0).then_some(list[0].0).filter(|&text| list.iter().all(|pair| pair.0 == text));
+            if let Some(some) = asks_with.and_then(|text| self.some_parts(text, plan, rng)) {
+                pairs.extend(list.iter().map(|&(_, image)| (texts.n(), image)));
+                texts.push_mean(&self.pairs.texts, &some);
+                continue;
+            }
+            for &(text, image) in list {
+                let place = *place_of.entry(text).or_insert_with(|| {
+                    texts.push_mean(&self.pairs.texts, &[text]);
+                    texts.n() - 1
+                });
+                pairs.push((place, image));
+            }
+        }
+        (texts, pairs)
+    }
+
+    /// Two or more of what a text joins, if it is one of those that are to join only some.
+    fn some_parts(&self, text: usize, plan: &Plan, rng: &mut ChaCha8Rng) -> Option<Vec<usize>> {
+        let parts = self.pairs.parts.get(&text).filter(|parts| parts.len() > 2)?;
+        if !rng.random_bool(plan.joined_in_part) {
+            return None;
+        }
+        let n = rng.random_range(2..=parts.len().min(MAX_PARTS));
+        Some(parts.choose_multiple(rng, n).copied().collect())
     }
 
     fn list(&self, plan: &Plan, rng: &mut ChaCha8Rng) -> Vec<(usize, usize)> {
@@ -110,7 +153,7 @@ impl<'a> Draws<'a> {
     /// A text that is asked and its image, then images of its group, and near ones, with a text each; none belongs to another.
     fn members(&self, plan: &Plan, rng: &mut ChaCha8Rng) -> Vec<(usize, usize)> {
         let first = pick(self.kind_of_text(plan, rng), rng);
-        let is_joined = usize::from(self.pairs.joined[first]);
+        let is_joined = usize::from(self.pairs.is_joined(first));
         let mut members = vec![(first, self.pairs.owner_of[first])];
         let group = self.pairs.group_of.get(members[0].1).and_then(|group| self.groups.get(group));
         let mut alike = group.cloned().unwrap_or_default();
@@ -194,7 +237,6 @@ mod tests {
             images: items(),
             texts: items(),
             owner_of: (0..n).collect(),
-            joined: vec![false; n],
             group_of: (0..n).map(|at| at / 5).collect(),
             ..Pairs::default()
         };
@@ -230,6 +272,56 @@ mod tests {
             }
             assert!(own.iter().all(|image| image / 5 == own[0] / 5), "{own:?}");
         }
+    }
+
+    /// A text that joins others asks as it is, or as the mean of some of them; the rest of the list is the same.
+    #[test]
+    fn some_of_the_texts_ask_as_their_mean() {
+        let n = 12;
+        let of = |at: usize| [(at as f32).cos(), (at as f32).sin()];
+        // Of each image three texts, and the one that joins them.
+        let vectors = |n: usize, step: usize| (0..n).flat_map(|at| of(at / step)).collect();
+        let pairs = Pairs {
+            images: Items { dim: 2, vectors: vectors(n, 1), ..Items::default() },
+            texts: Items { dim: 2, vectors: vectors(4 * n, 1), ..Items::default() },
+            owner_of: (0..4 * n).map(|at| at / 4).collect(),
+            parts: (0..n).map(|at| (4 * at + 3, vec![4 * at, 4 * at + 1, 4 * at + 2])).collect(),
+            ..Pairs::default()
+        };
+        let train: Vec<usize> = (0..n).collect();
+        let mut plan = Plan::new(Kind::Mlp, 1, 1);
+        (plan.n_lists, plan.list_length, plan.within) = (300, 4, n);
+        (plan.joined, plan.joined_in_part) = (0.7, 0.5);
+        let options = Options {
+            plan: &plan,
+            pairs: &pairs,
+            train: &train,
+            held_out: &[],
+            device: crate::Device::Cpu,
+            checkpoint: None,
+            mining: Mining::Exact,
+        };
+        let draws = Draws::new(&options, 0).unwrap();
+        let (texts, lists) = draws.step(&plan, &mut ChaCha8Rng::seed_from_u64(2));
+        let (mut n_as_they_are, mut n_means) = (0, 0);
+        for list in lists.chunks(4) {
+            let (text, own) = list[0];
+            assert!(list.iter().all(|pair| pair.0 == text) && list[1..].iter().all(|pair| pair.1 != own));
+            let vector = &texts.vectors[2 * text..][..2];
+            match (0..4).any(|at| vector == of(4 * own + at)) {
+                true => n_as_they_are += 1,
+                false => {
+                    n_means += 1;
+                    assert!((vector[0].hypot(vector[1]) - 1.0).abs() < 1e-6);
+                    // Between the first and the last of its own image's texts, on the circle.
+                    let angle = vector[1].atan2(vector[0]).rem_euclid(std::f32::consts::TAU);
+                    let ahead = (angle - (4 * own) as f32).rem_euclid(std::f32::consts::TAU);
+                    assert!((0.4..1.6).contains(&ahead), "{ahead}");
+                }
+            }
+        }
+        // Of 300 lists 210 ask with what is joined, half of them with some of it.
+        assert!((70..140).contains(&n_means), "{n_means} {n_as_they_are}");
     }
 
     #[test]

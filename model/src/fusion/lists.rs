@@ -125,13 +125,7 @@ mod tests {
     #[test]
     fn an_image_with_the_same_text_is_no_hard_negative() {
         let items = || Items { dim: 1, vectors: vec![1.0, 0.9, 0.8, 0.7], ..Items::default() };
-        let mut pairs = Pairs {
-            images: items(),
-            texts: items(),
-            owner_of: (0..4).collect(),
-            joined: vec![false; 4],
-            ..Pairs::default()
-        };
+        let mut pairs = Pairs { images: items(), texts: items(), owner_of: (0..4).collect(), ..Pairs::default() };
         let all = [0, 1, 2, 3];
         let others = |pairs: &Pairs| {
             let nearest = Nearest::images_of(pairs, &[3], &all, 2, 9);
@@ -167,7 +161,6 @@ mod tests {
             images: items.clone(),
             texts: items.clone(),
             owner_of: (0..20).map(|at| (at + 3) % 20).collect(),
-            joined: vec![false; 20],
             ..Pairs::default()
         };
         let (texts, learnt): (Vec<usize>, Vec<usize>) = ((0..20).collect(), (0..15).collect());

@@ -15,7 +15,7 @@ use crate::{
     learn::{
         layers::{Linear, Pass},
         ops,
-        parameters::{Maker, Parameter},
+        parameters::{Maker, Parameter, cast},
         tensors::weights,
     },
 };
@@ -162,6 +162,8 @@ pub struct Network {
     log_scale: Var,
     bias: Var,
     device: Device,
+    /// What it multiplies in, if it only serves; else it learns, in f32.
+    serves_in: Option<DType>,
 }
 
 /// What a network is made of.
@@ -186,7 +188,16 @@ pub(super) const KEY: &str = "firn.fusion";
 impl Network {
     /// The first weights follow from the seed.
     pub(super) fn new(kind: Kind, shape: &Shape, sizes: &Sizes, seed: u64, device: &Device) -> Result<Network> {
-        let mut make = Maker { device, seed, made: Vec::new() };
+        Network::made_by(Maker::new(device, seed), &About { kind, shape: *shape, sizes: *sizes })
+    }
+
+    /// All weights are still to be set.
+    pub(super) fn blank(about: &About, matrices: DType, device: &Device) -> Result<Network> {
+        Network::made_by(Maker { device, seed: None, matrices, made: Vec::new() }, about)
+    }
+
+    fn made_by(mut make: Maker, about: &About) -> Result<Network> {
+        let (About { kind, shape, sizes }, device) = (*about, make.device.clone());
         let side = |make: &mut Maker, name: &str, mut side: SideShape| {
             if !kind.reads_tokens() {
                 side.tokens = [0, 0];
@@ -197,7 +208,7 @@ impl Network {
         let image = side(&mut make, "image", shape.image)?;
         let text = side(&mut make, "text", shape.text)?;
         let n_layers = if matches!(kind, Kind::Mlp | Kind::MaxSim) { 0 } else { sizes.n_layers };
-        let layers = (0..n_layers).map(|i| Layer::new(&mut make, i, kind, sizes)).collect::<Result<_>>()?;
+        let layers = (0..n_layers).map(|i| Layer::new(&mut make, i, kind, &sizes)).collect::<Result<_>>()?;
         let head = match kind {
             Kind::MaxSim => Head::MaxSim(make.constant("head.maxsim_scale", &[], 0.0)?),
             _ => Head::Joined {
@@ -209,8 +220,8 @@ impl Network {
         };
         let log_scale = make.constant("logit_scale", &[], FIRST_SCALE.ln())?;
         let bias = make.constant("logit_bias", &[], -FIRST_SCALE / 2.0)?;
-        let about = About { kind, shape: *shape, sizes: *sizes };
-        Ok(Network { about, parameters: make.made, image, text, layers, head, log_scale, bias, device: device.clone() })
+        let (about, parameters, serves_in) = (*about, make.made, None);
+        Ok(Network { about, parameters, image, text, layers, head, log_scale, bias, device, serves_in })
     }
 
     pub fn kind(&self) -> Kind {
@@ -240,10 +251,9 @@ impl Network {
         (tensors, file): (&HashMap<String, Tensor>, &Path),
         device: &Device,
     ) -> crate::Result<Network> {
-        let About { kind, shape, sizes } = about;
         let bad = |detail: String| Error::BadFile { file: file.to_owned(), detail };
-        sizes.check().and(shape.check()).map_err(bad)?;
-        let network = Network::new(*kind, shape, sizes, 0, device)?;
+        about.sizes.check().and(about.shape.check()).map_err(bad)?;
+        let network = Network::blank(about, DType::F32, device)?;
         for parameter in &network.parameters {
             let name = format!("{prefix}{}", parameter.name);
             parameter.var.set(&weights(tensors, &name, parameter.var.dims(), file)?)?;
@@ -255,8 +265,35 @@ impl Network {
     pub fn scorer(&self) -> crate::Result<Box<dyn Scorer + Send + Sync>> {
         match self.device.is_cpu() {
             true => Ok(Box::new(Folded::new(self)?)),
-            false => Ok(Box::new(self.copy()?)),
+            false => Ok(Box::new(self.serving(DType::BF16)?)),
         }
+    }
+
+    /// The same to serve alone: matrices in `dtype`, norms, shares and what is added up in f32; a batch is one way through it.
+    pub(super) fn serving(&self, dtype: DType) -> Result<Network> {
+        let mut served = Network::blank(&self.about, dtype, &self.device)?;
+        for (ours, theirs) in served.parameters.iter().zip(&self.parameters) {
+            ours.var.set(&cast(&theirs.var, ours.var.dtype())?)?;
+        }
+        if self.about.kind == Kind::Frevl {
+            for (layer, whole) in served.layers.iter_mut().zip(&self.layers) {
+                layer.fold_alone(whole, dtype)?;
+            }
+        }
+        served.serves_in = Some(dtype);
+        Ok(served)
+    }
+
+    /// Pairs that go through it together.
+    pub(super) fn at_once(&self) -> usize {
+        if self.serves_in.is_none() {
+            return 1024;
+        }
+        /// The widest states of a batch: a gibibyte in f32.
+        const MAX_NUMBERS: usize = 1 << 28;
+        let About { shape, sizes, kind } = self.about;
+        let n_tokens = if kind.reads_tokens() { shape.image.tokens[0] + shape.text.tokens[0] } else { 0 };
+        (MAX_NUMBERS / ((2 + n_tokens) * sizes.wide.max(sizes.dim))).max(1)
     }
 
     pub(super) fn parts(&self) -> Parts<'_> {
@@ -346,12 +383,11 @@ impl Network {
 }
 
 impl Scorer for Network {
-    /// Without gradients, in pieces.
+    /// Without gradients; many pairs in pieces, as memory demands.
     fn score(&self, images: &Items, texts: &Items, pairs: &[(usize, usize)]) -> crate::Result<Vec<f32>> {
-        const AT_ONCE: usize = 1024;
         let mut logits = Vec::with_capacity(pairs.len());
-        for piece in pairs.chunks(AT_ONCE) {
-            let quiet = Pass::quiet(DType::F32);
+        for piece in pairs.chunks(self.at_once()) {
+            let quiet = self.serves_in.map_or_else(|| Pass::quiet(DType::F32), Pass::serving);
             logits.extend(self.forward(images, texts, piece, [&quiet, &quiet])?.detach().to_vec1::<f32>()?);
         }
         Ok(logits)
@@ -399,7 +435,7 @@ impl Head {
                 let (t, v) = (text.mean(1)?, image.mean(1)?);
                 let joined = Tensor::cat(&[&t, &v, &(&t * &v)?, &(&t - &v)?.abs()?], 1)?;
                 let raised = pass.drop(&ops::gelu(&up.forward(&joined, pass)?)?)?;
-                let learnt = (out.forward(&raised, pass)? * *share)?.squeeze(1)?;
+                let learnt = (cast(&out.forward(&raised, pass)?, DType::F32)? * *share)?.squeeze(1)?;
                 let plain = (&vectors.0 * &vectors.1)?.sum(1)?;
                 let bent = bend.cosine((&t, &v), vectors, pass)?;
                 (bent - plain)?.broadcast_mul(scale)? + learnt
@@ -428,7 +464,7 @@ impl Bend {
         // The matrix keeps the size of a state's numbers, which are near 1; those of a unit vector are not.
         let share = BEND_SHARE / (vectors.0.dim(1)? as f64).sqrt();
         let moved = |matrix: &Linear, state: &Tensor, vector: Tensor| -> Result<Tensor> {
-            unit(&(vector + (matrix.forward(state, pass)? * share)?)?)
+            unit(&(vector + (cast(&matrix.forward(state, pass)?, DType::F32)? * share)?)?)
         };
         (moved(&self.text, states.0, vectors.0)? * moved(&self.image, states.1, vectors.1)?)?.sum(1)
     }

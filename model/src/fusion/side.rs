@@ -93,22 +93,22 @@ impl Pooled {
         if let Some(extra) = &self.extra {
             pooled = (pooled + extra.forward(items, at, passes)?)?;
         }
-        pass.drop(&self.norm.forward(&ops::gelu(&pooled)?)?)?.unsqueeze(1)
+        pass.drop(&self.norm.forward(&ops::gelu(&pooled)?, pass)?)?.unsqueeze(1)
     }
 }
 
 impl Tokens {
     fn forward(&self, items: &Items, at: &[usize], vectors: &Tensor, pass: &Pass) -> Result<Tensor> {
         // Encoders differ in the size of their states.
-        let tokens = ops::standardise(&items.pick_tokens(at, vectors.device())?, 1e-5)?;
-        pass.drop(&self.norm.forward(&self.linear.forward(&tokens, pass)?)?.broadcast_add(&self.places)?)
+        let tokens = pass.standardise(&items.pick_tokens(at, vectors.device())?)?;
+        pass.drop(&self.norm.forward(&self.linear.forward(&tokens, pass)?, pass)?.broadcast_add(&self.places)?)
     }
 }
 
 impl Extra {
     fn forward(&self, items: &Items, at: &[usize], [pass, coming_in]: [&Pass; 2]) -> Result<Tensor> {
-        let (mean, deviation) = (self.mean.to_vec1()?, self.deviation.to_vec1()?);
-        let standard = items.pick_extra(at, (&mean, &deviation), self.mean.device())?;
+        let extra = items.pick_extra(at, self.mean.device())?;
+        let standard = extra.broadcast_sub(&self.mean.detach())?.broadcast_div(&self.deviation.detach())?;
         self.linear.forward(&coming_in.drop(&standard)?, pass)
     }
 

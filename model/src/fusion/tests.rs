@@ -22,7 +22,6 @@ fn world(n_images: usize, seed: u64) -> Pairs {
         images: Items { dim: DIM, n_tokens: N_TOKENS, token_dim: TOKEN_DIM, ..Items::default() },
         texts: Items { dim: DIM, n_tokens: N_TOKENS, token_dim: TOKEN_DIM, ..Items::default() },
         owner_of: (0..n_images).collect(),
-        joined: vec![false; n_images],
         ..Pairs::default()
     };
     for _ in 0..n_images {
@@ -307,5 +306,28 @@ fn what_is_folded_scores_the_same() {
         let received = Folded::new(&network).unwrap().score(&pairs.images, &pairs.texts, &asked).unwrap();
         let far = expected.iter().zip(&received).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         assert!(far < 1e-4, "{kind:?}: {far}");
+    }
+}
+
+/// As a card computes: matrices in half precision, norms and shares by kernels without a gradient, one vector folded.
+#[test]
+fn what_serves_alone_scores_nearly_the_same() {
+    let mut pairs = world(40, 8);
+    pairs.images.extra_dim = 5;
+    pairs.images.extra = (0..40 * 5).map(|at| (at * 7 % 13) as f32 * 0.3).collect();
+    let asked: Vec<(usize, usize)> = (0..40).flat_map(|text| (0..40).map(move |image| (text, image))).collect();
+    for kind in Kind::ALL {
+        let network = network(kind, &pairs);
+        network.measure(&pairs.images, &[0, 1, 2, 3]).unwrap();
+        let expected = network.score(&pairs.images, &pairs.texts, &asked).unwrap();
+        let off_in = |dtype: DType| {
+            let served = network.serving(dtype).unwrap();
+            assert!(served.at_once() > 4096, "a batch is one way through the network");
+            let received = served.score(&pairs.images, &pairs.texts, &asked).unwrap();
+            expected.iter().zip(&received).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+        };
+        let size = expected.iter().map(|x| x.abs()).fold(0.0, f32::max);
+        let (off, halved) = (off_in(DType::F32), off_in(DType::BF16));
+        assert!(off < 1e-4 && halved < 0.02 * size, "{kind:?}: {off}, {halved} of {size}");
     }
 }

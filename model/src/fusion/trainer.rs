@@ -48,6 +48,8 @@ pub struct Plan {
     pub image_to_text: f64,
     /// Share of lists of texts that ask with all texts of an image in one.
     pub joined: f64,
+    /// Share of these that ask with only some of them, drawn each time, as the mean of their vectors.
+    pub joined_in_part: f64,
     pub dropout: f32,
     /// Of what comes in of images.
     pub image_dropout: f32,
@@ -79,7 +81,8 @@ impl Plan {
             block: 0,
             within: 55,
             image_to_text: 0.0,
-            joined: 0.35,
+            joined: 0.5,
+            joined_in_part: 0.6,
             dropout: 0.3,
             image_dropout: 0.4,
             mean_kept: 0.995,
@@ -240,7 +243,7 @@ impl Run {
 
 /// What is learnt from, so that no run goes on with something else.
 fn fingerprint(options: &Options) -> String {
-    let Pairs { images, texts, owner_of, joined, shared, group_of } = options.pairs;
+    let Pairs { images, texts, owner_of, parts, shared, group_of } = options.pairs;
     let mut hasher = blake3::Hasher::new();
     for items in [images, texts] {
         hasher.update(bytemuck::cast_slice(&items.vectors)).update(bytemuck::cast_slice(&items.extra));
@@ -249,13 +252,16 @@ fn fingerprint(options: &Options) -> String {
     // Once a set, not once for each text that has it.
     let of_set = |(text, images): (&usize, &Arc<BTreeSet<usize>>)| [*text, *images.first().unwrap_or(&0), images.len()];
     let shared: Vec<usize> = shared.iter().flat_map(of_set).collect();
-    for places in [owner_of.as_slice(), options.train, options.held_out, &shared, group_of] {
+    let parts: Vec<usize> = parts
+        .iter()
+        .flat_map(|(joined, parts)| [*joined, parts.len()].into_iter().chain(parts.iter().copied()))
+        .collect();
+    for places in [parts.as_slice(), owner_of.as_slice(), options.train, options.held_out, &shared, group_of] {
         hasher.update(&(places.len() as u64).to_le_bytes());
         for &place in places {
             hasher.update(&(place as u64).to_le_bytes());
         }
     }
-    hasher.update(&joined.iter().map(|&is_joined| u8::from(is_joined)).collect::<Vec<u8>>());
     hasher.finalize().to_hex().to_string()
 }
 
@@ -269,11 +275,11 @@ fn one_step(
 ) -> crate::Result<(f32, f32)> {
     let mut rng = ChaCha8Rng::seed_from_u64(plan.seed);
     rng.set_stream(step);
-    let list = draws.lists(plan, &mut rng);
+    let (texts, list) = draws.step(plan, &mut rng);
     let pass = Pass::noisy(DType::F32, plan.dropout, plan.seed, 2 * step);
     let of_images = Pass::noisy(DType::F32, plan.image_dropout, plan.seed, 2 * step + 1);
-    let Pairs { images, texts, .. } = draws.pairs;
-    let added = network.forward(images, texts, &list, [&pass, &of_images])?;
+    let images = &draws.pairs.images;
+    let added = network.forward(images, &texts, &list, [&pass, &of_images])?;
     let cosines = list.iter().map(|&(text, image)| texts.product(text, images, image)).collect();
     let logits = network.logits(cosines, &added)?.reshape(((), plan.list_length))?;
     let mut loss = plan.losses.of(&logits, &added)?;
@@ -371,7 +377,7 @@ fn first_of(logits: &Tensor) -> Result<f32> {
 
 impl Network {
     pub(super) fn copy(&self) -> Result<Network> {
-        let copy = Network::new(self.kind(), self.shape(), self.sizes(), 0, self.device())?;
+        let copy = Network::blank(self.about(), DType::F32, self.device())?;
         copy.follow(self, 0.0)?;
         Ok(copy)
     }

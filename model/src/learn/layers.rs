@@ -3,7 +3,7 @@
 
 use std::cell::Cell;
 
-use candle_core::{DType, Result, Tensor, Var};
+use candle_core::{D, DType, Result, Tensor, Var};
 
 use super::{
     noise::Noise,
@@ -17,6 +17,8 @@ const EPSILON: f32 = 1e-5;
 pub(crate) struct Pass {
     pub dtype: DType,
     dropout: Option<Dropout>,
+    /// Nothing is learnt from it, so that operations without a gradient will do.
+    serves: bool,
 }
 
 /// What is dropped. It follows from seed, step and part, so that a second pass over the same part drops the same.
@@ -30,12 +32,36 @@ struct Dropout {
 impl Pass {
     /// Drops nothing.
     pub(crate) fn quiet(dtype: DType) -> Pass {
-        Pass { dtype, dropout: None }
+        Pass { dtype, dropout: None, serves: false }
+    }
+
+    /// Drops nothing, and has no gradient: norms and shares are one kernel each.
+    pub(crate) fn serving(dtype: DType) -> Pass {
+        Pass { dtype, dropout: None, serves: true }
+    }
+
+    /// `ops::standardise`, with the smallest variance of a norm.
+    pub(crate) fn standardise(&self, x: &Tensor) -> Result<Tensor> {
+        if !self.serves {
+            return ops::standardise(x, EPSILON);
+        }
+        let (n, device) = (x.dim(D::Minus1)?, x.device());
+        let (gain, bias) = (Tensor::ones(n, x.dtype(), device)?, Tensor::zeros(n, x.dtype(), device)?);
+        candle_nn::ops::layer_norm(&x.contiguous()?, &gain, &bias, EPSILON)
+    }
+
+    /// `ops::shares` in f32.
+    pub(crate) fn shares(&self, scores: &Tensor) -> Result<Tensor> {
+        let scores = cast(scores, DType::F32)?;
+        match self.serves {
+            true => candle_nn::ops::softmax_last_dim(&scores.contiguous()?),
+            false => ops::shares(&scores),
+        }
     }
 
     pub(crate) fn noisy(dtype: DType, share: f32, seed: u64, stream: u64) -> Pass {
         let dropout = Dropout { share, seed, stream, n_drawn: Cell::new(0) };
-        Pass { dtype, dropout: (share > 0.0).then_some(dropout) }
+        Pass { dtype, dropout: (share > 0.0).then_some(dropout), serves: false }
     }
 
     pub(crate) fn drop(&self, x: &Tensor) -> Result<Tensor> {
@@ -61,19 +87,39 @@ pub(crate) struct Linear {
 
 impl Linear {
     pub(crate) fn new(make: &mut Maker, name: &str, [n_in, n_out]: [usize; 2]) -> Result<Linear> {
-        let weight = make.normal(&format!("{name}.weight"), &[n_out, n_in], (n_in as f32).powf(-0.5))?;
+        let weight = make.matrix(&format!("{name}.weight"), [n_in, n_out])?;
         Ok(Linear { weight, bias: Some(make.constant(&format!("{name}.bias"), &[n_out], 0.0)?) })
     }
 
     pub(crate) fn without_bias(make: &mut Maker, name: &str, [n_in, n_out]: [usize; 2]) -> Result<Linear> {
-        let weight = make.normal(&format!("{name}.weight"), &[n_out, n_in], (n_in as f32).powf(-0.5))?;
-        Ok(Linear { weight, bias: None })
+        Ok(Linear { weight: make.matrix(&format!("{name}.weight"), [n_in, n_out])?, bias: None })
     }
 
     /// PyTorch's fused projection of attention: `in_proj_weight`, `in_proj_bias`.
     fn fused(make: &mut Maker, name: &str, dim: usize) -> Result<Linear> {
-        let weight = make.normal(&format!("{name}_weight"), &[3 * dim, dim], (dim as f32).powf(-0.5))?;
+        let weight = make.matrix(&format!("{name}_weight"), [dim, 3 * dim])?;
         Ok(Linear { weight, bias: Some(make.constant(&format!("{name}_bias"), &[3 * dim], 0.0)?) })
+    }
+
+    /// One that is not learnt: a weight (out, in) and a bias (out).
+    pub(crate) fn fixed(weight: &Tensor, bias: &Tensor) -> Result<Linear> {
+        Ok(Linear { weight: Var::from_tensor(weight)?, bias: Some(Var::from_tensor(bias)?) })
+    }
+
+    /// What this makes of what `first` makes, as one, computed in f32 and kept as this one's weight is.
+    pub(crate) fn after(&self, first: &Linear) -> Result<Linear> {
+        let f32_of = |x: &Var| cast(x, DType::F32);
+        let (outer, inner) = (f32_of(&self.weight)?, f32_of(&first.weight)?);
+        let zeros = |weight: &Tensor| Tensor::zeros(weight.dim(0)?, DType::F32, weight.device());
+        let bias = |linear: &Linear, weight| linear.bias.as_ref().map_or_else(|| zeros(weight), f32_of);
+        let bias = (outer.matmul(&bias(first, &inner)?.unsqueeze(1)?)?.squeeze(1)? + bias(self, &outer)?)?;
+        Linear::fixed(&outer.matmul(&inner)?, &bias)
+    }
+
+    /// The same, its matrix in another precision.
+    pub(crate) fn kept_in(&self, dtype: DType) -> Result<Linear> {
+        let weight = Var::from_tensor(&cast(&self.weight, dtype)?)?;
+        Ok(Linear { weight, bias: self.bias.clone() })
     }
 
     /// Weight (out, in) one row after another, bias (out), and n_in.
@@ -114,8 +160,13 @@ impl Norm {
         Ok((self.gain.to_vec1()?, self.bias.to_vec1()?))
     }
 
-    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        ops::standardise(&cast(x, DType::F32)?, EPSILON)?.broadcast_mul(&self.gain)?.broadcast_add(&self.bias)
+    /// In f32, whatever comes in.
+    pub(crate) fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
+        let x = cast(x, DType::F32)?;
+        if pass.serves {
+            return candle_nn::ops::layer_norm(&x.contiguous()?, &self.gain, &self.bias, EPSILON);
+        }
+        ops::standardise(&x, EPSILON)?.broadcast_mul(&self.gain)?.broadcast_add(&self.bias)
     }
 }
 
@@ -146,17 +197,17 @@ impl Block {
 
     /// (batch, tokens, dim) to the same; `mask` (batch, 1, 1, tokens) is added to the scores.
     pub(crate) fn forward(&self, x: &Tensor, mask: Option<&Tensor>, pass: &Pass) -> Result<Tensor> {
-        let qkv = self.in_proj.forward(&self.attention_norm.forward(x)?, pass)?;
-        let mixed = self.out_proj.forward(&attend(&qkv, self.n_heads, mask)?, pass)?;
+        let qkv = self.in_proj.forward(&self.attention_norm.forward(x, pass)?, pass)?;
+        let mixed = self.out_proj.forward(&attend(&qkv, self.n_heads, mask, pass)?, pass)?;
         let x = (x + pass.drop(&cast(&mixed, DType::F32)?)?)?;
-        let raised = ops::gelu(&self.up.forward(&self.mlp_norm.forward(&x)?, pass)?)?;
+        let raised = ops::gelu(&self.up.forward(&self.mlp_norm.forward(&x, pass)?, pass)?)?;
         let mixed = self.down.forward(&raised, pass)?;
         x + pass.drop(&cast(&mixed, DType::F32)?)?
     }
 }
 
 /// (batch, tokens, 3 dim) to (batch, tokens, dim).
-fn attend(qkv: &Tensor, n_heads: usize, mask: Option<&Tensor>) -> Result<Tensor> {
+fn attend(qkv: &Tensor, n_heads: usize, mask: Option<&Tensor>, pass: &Pass) -> Result<Tensor> {
     let (batch, length, width) = qkv.dims3()?;
     let head_dim = width / 3 / n_heads;
     let parts = qkv.reshape((batch, length, 3, n_heads, head_dim))?.permute((2, 0, 3, 1, 4))?;
@@ -164,6 +215,6 @@ fn attend(qkv: &Tensor, n_heads: usize, mask: Option<&Tensor>) -> Result<Tensor>
     let query = (part(0)? / (head_dim as f64).sqrt())?;
     let scores = cast(&query.matmul(&part(1)?.t()?)?, DType::F32)?;
     let scores = mask.map_or(Ok(scores.clone()), |mask| scores.broadcast_add(mask))?;
-    let shares = cast(&ops::shares(&scores)?, qkv.dtype())?;
+    let shares = cast(&pass.shares(&scores)?, qkv.dtype())?;
     shares.matmul(&part(2)?)?.transpose(1, 2)?.reshape((batch, length, width / 3))
 }

@@ -20,16 +20,36 @@ impl Parameter {
 /// Makes parameters one after another; each one's numbers follow from the seed and its name alone.
 pub(crate) struct Maker<'a> {
     pub device: &'a Device,
-    pub seed: u64,
+    /// None: all are 0 where they would be drawn, to be set later.
+    pub seed: Option<u64>,
+    /// What matrices are kept in: f32 to learn, perhaps half of it to serve.
+    pub matrices: DType,
     pub made: Vec<Parameter>,
 }
 
-impl Maker<'_> {
+impl<'a> Maker<'a> {
+    /// Of what is to be learnt.
+    pub(crate) fn new(device: &'a Device, seed: u64) -> Maker<'a> {
+        Maker { device, seed: Some(seed), matrices: DType::F32, made: Vec::new() }
+    }
+
+    /// The weight (out, in) of a linear layer.
+    pub(crate) fn matrix(&mut self, name: &str, [n_in, n_out]: [usize; 2]) -> Result<Var> {
+        let weight = self.drawn(name, &[n_out, n_in], (n_in as f32).powf(-0.5))?;
+        self.keep(name, cast(&weight, self.matrices)?)
+    }
+
     pub(crate) fn normal(&mut self, name: &str, shape: &[usize], deviation: f32) -> Result<Var> {
-        let (mut noise, n) = (Noise::new(self.seed, name), shape.iter().product::<usize>());
+        let drawn = self.drawn(name, shape, deviation)?;
+        self.keep(name, drawn)
+    }
+
+    fn drawn(&self, name: &str, shape: &[usize], deviation: f32) -> Result<Tensor> {
+        let Some(seed) = self.seed else { return Tensor::zeros(shape, DType::F32, self.device) };
+        let (mut noise, n) = (Noise::new(seed, name), shape.iter().product::<usize>());
         let pairs = (0..n.div_ceil(2)).flat_map(|_| noise.normals());
         let values: Vec<f32> = pairs.take(n).map(|x| deviation * x).collect();
-        self.keep(name, Tensor::from_vec(values, shape, self.device)?)
+        Tensor::from_vec(values, shape, self.device)
     }
 
     pub(crate) fn constant(&mut self, name: &str, shape: &[usize], value: f32) -> Result<Var> {

@@ -135,8 +135,11 @@ struct RecipeArgs {
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=256), value_name = "N")]
     block: u64,
     /// Share of questions to learn from that are all texts of a point in one
-    #[arg(long, default_value_t = 0.35, value_name = "SHARE")]
+    #[arg(long, default_value_t = 0.5, value_name = "SHARE")]
     joined: f64,
+    /// Share of these that are only some of the texts, drawn each time, as the mean of their vectors
+    #[arg(long, default_value_t = 0.6, value_name = "SHARE")]
+    joined_in_part: f64,
     /// Share of lists in which an image looks for its text
     #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
     image_to_text: f64,
@@ -170,7 +173,7 @@ impl FusionArgs {
             self.recipe;
         let RecipeArgs { lists, list_length, nearest, block, smoothing, evaluate_every, patience, .. } = self.recipe;
         let plan = &mut training.plan;
-        let RecipeArgs { tokens_only, share, .. } = self.recipe;
+        let RecipeArgs { tokens_only, share, joined_in_part, .. } = self.recipe;
         plan.sizes = Sizes { dim, n_layers: layers, n_heads: heads, wide, tokens_only, share };
         (plan.recipe.rate, plan.recipe.decay) = (rate, decay);
         let losses = &self.recipe.losses;
@@ -178,7 +181,7 @@ impl FusionArgs {
         (plan.n_lists, plan.list_length) = (lists as usize, list_length as usize);
         plan.block = block as usize;
         plan.n_nearest = (nearest as usize).max(plan.least_near());
-        (plan.joined, plan.image_to_text) = (joined, image_to_text);
+        (plan.joined, plan.joined_in_part, plan.image_to_text) = (joined, joined_in_part, image_to_text);
         (plan.dropout, plan.image_dropout) = (dropout, image_dropout);
         (plan.evaluate_every, plan.patience) = (evaluate_every, patience);
         training.check().map_err(|error| Usage(error.to_string()))?;
