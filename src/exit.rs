@@ -198,8 +198,9 @@ fn code_of_model(error: &firn_model::Error) -> Exit {
 fn code_of_answer(error: &firn_client::Error) -> Exit {
     use tonic::Code;
     match (error.reason.as_str(), error.code) {
-        ("UNKNOWN_MODEL" | "MODEL_NOT_LOADED", _) => Exit::NotFound,
+        ("UNKNOWN_MODEL" | "MODEL_NOT_LOADED" | "UNKNOWN_VERSION", _) => Exit::NotFound,
         ("NO_MODEL" | "WRONG_MODEL" | "MESSAGE_TOO_LARGE" | "REPLY_TOO_LARGE", _) => Exit::Usage,
+        ("NO_GAIN" | "NOTHING_BEFORE" | "NO_TOKENS" | "NO_PAIRS", _) => Exit::Usage,
         ("MODEL_UNUSABLE", _) => Exit::Damaged,
         ("LOCKED", _) => Exit::Locked,
         (_, Code::NotFound) => Exit::NotFound,

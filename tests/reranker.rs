@@ -3,7 +3,11 @@
 mod common;
 mod serving;
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    io::{BufRead as _, BufReader},
+    process::{Command, Stdio},
+};
 
 use common::{Scratch, json};
 use firn::{
@@ -402,4 +406,69 @@ async fn a_server_trains_judges_and_is_told_to_end() {
     let (status, log) = server.ended();
     assert!(status.success(), "{log}");
     assert_eq!(json(&scratch.ok(&["reranker", "list", "c", "--json"]))["versions"].as_array().unwrap().len(), 1);
+}
+
+/// The same commands, flags and answers as of the local directory, by the work of a server.
+#[test]
+fn the_terminal_trains_judges_and_switches_at_a_server() {
+    let scratch = scratch();
+    let train = ["train", "fusion", "c", "--kind", "mlp", "--extra", "raw", "--json"];
+    let here = json(&scratch.ok(&[&train[..], &SMALL].concat()))["version"].clone();
+    let listed = scratch.ok(&["reranker", "list", "c"]);
+    let shown = scratch.ok(&["reranker", "show", "c", "1"]);
+    let (data, folder) = (scratch.path().join("firn-data"), scratch.path().join("ridge"));
+    let server = Server::start_with_model(&data, folder.to_str().unwrap(), &[]);
+    let at = ["--server", server.grpc.as_str()];
+    let ok = |args: &[&str]| scratch.ok(&[args, &at].concat());
+    assert_eq!((ok(&["reranker", "list", "c"]), ok(&["reranker", "show", "c", "1"])), (listed, shown));
+
+    let there = json(&ok(&[&train[..], &SMALL].concat()));
+    let (there, is_active) = (&there["version"], &there["active"]);
+    assert_eq!((there["number"].as_u64(), is_active.as_bool()), (Some(2), Some(false)));
+    let keys: Vec<&String> = here.as_object().unwrap().keys().collect();
+    assert_eq!(keys, there.as_object().unwrap().keys().collect::<Vec<_>>());
+    for (key, value) in
+        here.as_object().unwrap().iter().filter(|(key, _)| !["number", "made_at"].contains(&key.as_str()))
+    {
+        assert_eq!(&there[key], value, "{key}");
+    }
+    let judged = json(&ok(&["reranker", "evaluate", "c", "2", "--json"]));
+    assert_eq!(judged["version"]["judged"], here["judged"], "the same points give the same verdict");
+
+    let fails = |code: i32, args: &[&str], expected: &str| scratch.fails(code, &[args, &at].concat(), expected);
+    fails(4, &["reranker", "show", "c", "9"], "version 9: expected one of [1, 2]");
+    fails(4, &["reranker", "evaluate", "c", "9"], "version 9: expected one of [1, 2]");
+    fails(4, &["reranker", "activate", "c", "9"], "version 9: expected one of [1, 2]");
+    fails(2, &["reranker", "rollback", "c"], "nothing was active before");
+    fails(2, &[&train[..], &["--checkpoint", "run"]].concat(), "--checkpoint is a file of here");
+    fails(
+        2,
+        &["train", "fusion", "c", "--kind", "mlp", "--extra", "rav"],
+        "expected one of [\"image\", \"raw\", \"text\"]",
+    );
+    fails(4, &["reranker", "list", "nowhere"], "no collection named");
+    fails(2, &["reranker", "activate", "c", "2"], "version 2");
+    assert!(ok(&["reranker", "activate", "c", "2", "--force"]).contains("version 2 is active"));
+    assert!(ok(&["reranker", "list", "c"]).contains("active"));
+    assert!(ok(&["reranker", "rollback", "c"]).contains("no version is active"));
+}
+
+/// Ctrl-C ends the server's work too.
+#[cfg(unix)]
+#[test]
+fn a_run_at_a_server_is_cancelled_from_the_terminal() {
+    let scratch = scratch();
+    let (data, folder) = (scratch.path().join("firn-data"), scratch.path().join("ridge"));
+    let server = Server::start_with_model(&data, folder.to_str().unwrap(), &[]);
+    let train = ["train", "fusion", "c", "--kind", "mlp", "--steps", "1000000", "--patience", "1000000"];
+    let mut command = scratch.command();
+    command.args(train).args(["--server", &server.grpc]);
+    let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let begun = lines.find(|line| line.contains("Ctrl-C cancels it")).unwrap();
+    assert!(Command::new("sh").args(["-c", &format!("kill -INT {}", child.id())]).status().unwrap().success());
+    let said: Vec<String> = lines.collect();
+    assert_eq!(child.wait().unwrap().code(), Some(1), "{begun} {said:?}");
+    assert!(said.iter().any(|line| line.contains("cancelled; the collection is as it was")), "{said:?}");
+    assert!(scratch.ok(&["reranker", "list", "c", "--server", &server.grpc]).contains("no networks"));
 }

@@ -1,5 +1,7 @@
 //! A server, for subcommands that can ask one: plain types in, a call, plain types out.
 
+pub mod rerankers;
+
 use std::{
     collections::BTreeMap,
     path::Path,

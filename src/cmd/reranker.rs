@@ -1,16 +1,18 @@
 //! `firn reranker`: the networks that are kept with a collection, what they are worth, and which of them queries use.
 
+mod shown;
+
+pub use self::shown::{Shown, print};
+
 use std::path::{Path, PathBuf};
 
-use firn_index::Collection;
-use firn_model::fusion::Direction;
-
-use super::{local, table, train::Show};
+use self::shown::{print_list, say_active};
+use super::{collection::TargetArgs, local, remote, train::Show};
 use crate::{
     engine::Engine,
     exit::Exit,
-    reranker::{self, BUILTIN, Judged, Length, Package, Stage, State, Version},
-    settings::Settings,
+    reranker::{self, BUILTIN, Package, Stage, State},
+    settings::{self, Settings},
 };
 
 /// List, judge and switch the networks that re-rank what a collection finds
@@ -19,7 +21,11 @@ pub enum RerankerCommand {
     /// List the networks of a collection
     ///
     /// Example: firn reranker list photos
-    List { collection: String },
+    List {
+        collection: String,
+        #[command(flatten)]
+        target: TargetArgs,
+    },
     /// Print all that is known of one network
     ///
     /// Example: firn reranker show photos 2
@@ -27,6 +33,8 @@ pub enum RerankerCommand {
         collection: String,
         #[arg(value_name = "VERSION")]
         number: u32,
+        #[command(flatten)]
+        target: TargetArgs,
     },
     /// Judge a network anew on the points that it has not learnt from, as they are now
     ///
@@ -46,11 +54,17 @@ pub enum RerankerCommand {
         /// Activate it nevertheless
         #[arg(long)]
         force: bool,
+        #[command(flatten)]
+        target: TargetArgs,
     },
     /// Let queries use what they used before: another network, or plain cosine
     ///
     /// Example: firn reranker rollback photos
-    Rollback { collection: String },
+    Rollback {
+        collection: String,
+        #[command(flatten)]
+        target: TargetArgs,
+    },
     /// Write a network to x.safetensors, and what is known of it to x.json
     ///
     /// Example: firn reranker export photos 2 --out photos.safetensors
@@ -88,25 +102,49 @@ pub struct EvaluateArgs {
     /// Decides the folds of the judgement
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    #[command(flatten)]
+    target: TargetArgs,
 }
 
 pub fn run(command: &RerankerCommand, settings: &Settings) -> anyhow::Result<Exit> {
+    let target = match command {
+        RerankerCommand::List { target, .. }
+        | RerankerCommand::Show { target, .. }
+        | RerankerCommand::Activate { target, .. }
+        | RerankerCommand::Rollback { target, .. } => Some(target),
+        RerankerCommand::Evaluate(args) => Some(&args.target),
+        // Files are of here.
+        RerankerCommand::Export { .. } | RerankerCommand::Import { .. } => None,
+    };
+    let server = target.map(|target| settings.server(target.server.as_deref(), &settings::OF_HERE_AND_MODEL));
+    match server.transpose()?.flatten() {
+        Some(server) => at_server(&server, command, settings)?,
+        None => here(command, settings)?,
+    }
+    Ok(Exit::Ok)
+}
+
+fn here(command: &RerankerCommand, settings: &Settings) -> anyhow::Result<()> {
     let engine = local::existing_engine(settings)?;
     let open = |name: &str| engine.db().collection(name);
     match command {
-        RerankerCommand::List { collection } => print_list(&State::of(&open(collection)?)?, settings)?,
-        RerankerCommand::Show { collection, number } => {
+        RerankerCommand::List { collection, .. } => {
             let state = State::of(&open(collection)?)?;
-            print(state.version(*number)?, state.active, settings)?;
+            let versions: Vec<Shown> = state.versions.iter().map(Shown::from).collect();
+            print_list(&versions, state.active, settings);
         }
-        RerankerCommand::Evaluate(args) => evaluate(&engine, &open(&args.collection)?, args, settings)?,
-        RerankerCommand::Activate { collection, number, force } => {
-            let collection = open(collection)?;
-            say_active(&State::of(&collection)?.activate(&collection, *number, *force)?, settings);
+        RerankerCommand::Show { collection, number, .. } => {
+            let state = State::of(&open(collection)?)?;
+            print(&state.version(*number)?.into(), state.active == Some(*number), settings);
         }
-        RerankerCommand::Rollback { collection } => {
+        RerankerCommand::Evaluate(args) => evaluate(&engine, args, settings)?,
+        RerankerCommand::Activate { collection, number, force, .. } => {
             let collection = open(collection)?;
-            say_active(&State::of(&collection)?.roll_back(&collection)?, settings);
+            say_active(State::of(&collection)?.activate(&collection, *number, *force)?.active, settings);
+        }
+        RerankerCommand::Rollback { collection, .. } => {
+            let collection = open(collection)?;
+            say_active(State::of(&collection)?.roll_back(&collection)?.active, settings);
         }
         RerankerCommand::Export { collection, number, out } => {
             Package::of(&open(collection)?, *number)?.write(out)?;
@@ -116,113 +154,57 @@ pub fn run(command: &RerankerCommand, settings: &Settings) -> anyhow::Result<Exi
             let package = if from == Path::new(BUILTIN) { Package::builtin() } else { Package::read(from)? };
             let collection = open(collection)?;
             let version = package.add(&engine, &collection, from)?;
-            print(&version, engine.rerankers().state(&collection)?.active, settings)?;
+            let active = engine.rerankers().state(&collection)?.active;
+            print(&(&version).into(), active == Some(version.number), settings);
         }
     }
-    Ok(Exit::Ok)
+    Ok(())
 }
 
-fn evaluate(engine: &Engine, collection: &Collection, args: &EvaluateArgs, settings: &Settings) -> anyhow::Result<()> {
+fn at_server(server: &str, command: &RerankerCommand, settings: &Settings) -> anyhow::Result<()> {
+    use remote::rerankers::{activate, evaluate, list, roll_back};
+    match command {
+        RerankerCommand::List { collection, .. } => {
+            let (versions, active) = list(server, collection)?;
+            print_list(&versions, active, settings);
+        }
+        RerankerCommand::Show { collection, number, .. } => {
+            let (versions, active) = list(server, collection)?;
+            let found = versions.iter().find(|version| version.number == *number);
+            let version = found.ok_or_else(|| reranker::Error::UnknownVersion {
+                received: *number,
+                expected: versions.iter().map(|version| version.number).collect(),
+            })?;
+            print(version, active == Some(*number), settings);
+        }
+        RerankerCommand::Evaluate(args) => {
+            let mut show = Show::new();
+            let look = &mut |job: &_| show.look(job);
+            let judged = evaluate(server, &args.collection, (args.number, args.seed), look)?;
+            show.end();
+            match judged {
+                Some((version, is_active)) => print(&version, is_active, settings),
+                None => anyhow::bail!("the job was cancelled; the verdict is as it was"),
+            }
+        }
+        RerankerCommand::Activate { collection, number, force, .. } => {
+            activate(server, collection, *number, *force)?;
+            say_active(Some(*number), settings);
+        }
+        RerankerCommand::Rollback { collection, .. } => say_active(roll_back(server, collection)?, settings),
+        RerankerCommand::Export { .. } | RerankerCommand::Import { .. } => here(command, settings)?,
+    }
+    Ok(())
+}
+
+fn evaluate(engine: &Engine, args: &EvaluateArgs, settings: &Settings) -> anyhow::Result<()> {
+    let collection = engine.db().collection(&args.collection)?;
     let mut show = Show::new();
     let report = &mut |stage: Stage| show.take(&stage);
-    let version = reranker::evaluate(engine, collection, (args.number, args.seed), settings.device, report)?;
+    let version = reranker::evaluate(engine, &collection, (args.number, args.seed), settings.device, report)?;
     show.end();
     let version = version.expect("nothing breaks it off");
-    print(&version, engine.rerankers().state(collection)?.active, settings)
-}
-
-fn say_active(state: &State, settings: &Settings) {
-    match (settings.json, state.active) {
-        (true, active) => println!("{}", serde_json::json!({ "active": active })),
-        (false, Some(number)) => println!("version {number} is active"),
-        (false, None) => println!("no version is active: hits are ordered by cosine"),
-    }
-}
-
-fn print_list(state: &State, settings: &Settings) -> anyhow::Result<()> {
-    if settings.json {
-        println!("{}", serde_json::to_string(state)?);
-        return Ok(());
-    }
-    if state.versions.is_empty() {
-        println!("no networks; hint: firn train fusion makes one");
-        return Ok(());
-    }
-    let row = |version: &Version| {
-        let active = if state.active == Some(version.number) { "active" } else { "" };
-        let Version { number, parameters, .. } = version;
-        vec![
-            number.to_string(),
-            kind_in_words(version),
-            parameters.to_string(),
-            active.to_owned(),
-            version.gain_in_words(),
-        ]
-    };
-    let rows: Vec<Vec<String>> = state.versions.iter().map(row).collect();
-    table::print(&["VERSION", "KIND", "WEIGHTS", "", "GAIN"], &rows);
+    let active = engine.rerankers().state(&collection)?.active;
+    print(&(&version).into(), active == Some(version.number), settings);
     Ok(())
-}
-
-/// One version with the verdict on it.
-pub fn print(version: &Version, active: Option<u32>, settings: &Settings) -> anyhow::Result<()> {
-    let is_active = active == Some(version.number);
-    if settings.json {
-        println!("{}", serde_json::json!({ "version": version, "active": is_active }));
-        return Ok(());
-    }
-    let Version { number, parameters, seed, steps, reads, blend, candidates, weights, .. } = version;
-    let of_blend: Vec<String> = blend.iter().map(|(name, weight)| format!("{name} {weight}")).collect();
-    let mut read = vec![format!("{:?}", reads.image)];
-    read.extend(reads.tokens.then(|| "its tokens".to_owned()));
-    read.extend(reads.extra.as_ref().map(|extra| format!("{extra:?}")));
-    println!(
-        "version {number}{}: {}, {parameters} weights, seed {seed}, {steps} steps",
-        if is_active { " (active)" } else { "" },
-        kind_in_words(version)
-    );
-    println!("reads {}; re-ranks the first {candidates} by cosine of {}", read.join(", "), of_blend.join(" + "));
-    println!("a logit counts {} when texts look for images, {} when images look for texts\n", weights[0], weights[1]);
-    let rows: Vec<Vec<String>> = version.judged.iter().map(judged_row).collect();
-    table::print(&["QUESTIONS", "N", "R@1", "R@5", "R@10", "MRR", "nDCG@10", "GAIN IN R@1 (95 %), P"], &rows);
-    if let Some(calibration) = &version.calibration {
-        println!(
-            "\nrelevance is off by {:.1} points on average (expected calibration error)",
-            100.0 * calibration.error
-        );
-    }
-    Ok(())
-}
-
-/// Such as "3 x mlp+facet-fusion-1way".
-fn kind_in_words(version: &Version) -> String {
-    match version.members {
-        0 | 1 => version.kind.clone(),
-        n => format!("{n} x {}", version.kind),
-    }
-}
-
-fn judged_row(judged: &Judged) -> Vec<String> {
-    let Judged { direction, language, length, gain } = judged;
-    let language = if language.is_empty() { "all" } else { language };
-    let what = match (direction, length) {
-        (Direction::TextToImage, Length::Single) => format!("text to image, {language}"),
-        (Direction::TextToImage, Length::Joined) => format!("joined text to image, {language}"),
-        (Direction::ImageToText, _) => format!("image to text, {language}"),
-    };
-    let (before, after) = (&gain.cosine, &gain.reranked);
-    let both = |before: f64, after: f64| format!("{:.1} > {:.1}", 100.0 * before, 100.0 * after);
-    let [low, high] = gain.interval.map(|share| 100.0 * share);
-    let points = 100.0 * (after.at_1 - before.at_1);
-    let relative = if before.at_1 > 0.0 { format!("{:+.1} %", points / before.at_1) } else { "-".to_owned() };
-    vec![
-        what,
-        gain.n_questions.to_string(),
-        both(before.at_1, after.at_1),
-        both(before.at_5, after.at_5),
-        both(before.at_10, after.at_10),
-        both(before.mrr, after.mrr),
-        both(before.ndcg, after.ndcg),
-        format!("{points:+.2} ({low:+.2} to {high:+.2}), {relative}, p {:.3}", gain.p),
-    ]
 }

@@ -138,7 +138,7 @@ impl State {
     pub fn activate(mut self, collection: &Collection, number: u32, is_forced: bool) -> Result<State, Error> {
         let version = self.version(number)?;
         if !is_forced && !is_better(&version.judged) {
-            return Err(Error::NoGain { version: number, detail: version.gain_in_words() });
+            return Err(Error::NoGain { version: number, detail: gain_in_words(&version.judged) });
         }
         if self.active != Some(number) {
             self.before.push(self.active.replace(number));
@@ -189,17 +189,17 @@ impl Version {
         let calibration = self.calibration.as_ref().filter(|_| direction == Direction::TextToImage);
         calibration.map(|calibration| calibration.relevance(score))
     }
+}
 
-    /// R@1 of all texts that look for images, with and without it.
-    pub fn gain_in_words(&self) -> String {
-        let all = |row: &&Judged| row.direction == Direction::TextToImage && row.language.is_empty();
-        let say = |Judged { length, gain, .. }: &Judged| {
-            let [before, after] = [gain.cosine.at_1, gain.reranked.at_1].map(|share| 100.0 * share);
-            let [low, high] = gain.interval.map(|share| 100.0 * share);
-            format!("R@1 of {} {before:.1} to {after:.1} (95 % {low:+.1} to {high:+.1})", length.in_words())
-        };
-        self.judged.iter().filter(all).map(say).collect::<Vec<_>>().join(", ")
-    }
+/// R@1 of all texts that look for images, with and without the network.
+pub fn gain_in_words(judged: &[Judged]) -> String {
+    let all = |row: &&Judged| row.direction == Direction::TextToImage && row.language.is_empty();
+    let say = |Judged { length, gain, .. }: &Judged| {
+        let [before, after] = [gain.cosine.at_1, gain.reranked.at_1].map(|share| 100.0 * share);
+        let [low, high] = gain.interval.map(|share| 100.0 * share);
+        format!("R@1 of {} {before:.1} to {after:.1} (95 % {low:+.1} to {high:+.1})", length.in_words())
+    };
+    judged.iter().filter(all).map(say).collect::<Vec<_>>().join(", ")
 }
 
 impl Length {

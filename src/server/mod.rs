@@ -15,7 +15,7 @@ mod limits;
 mod metrics;
 mod points;
 mod rerank;
-mod rerankers;
+pub mod rerankers;
 pub mod settings;
 mod shared;
 mod status;

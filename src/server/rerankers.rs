@@ -18,7 +18,7 @@ use tonic::{Request, Response, Status};
 use super::{shared::Shared, status::Problem, work};
 use crate::{
     engine::Engine,
-    reranker::{self, Error, Judged, Length, Parting, State, Training, Version},
+    reranker::{self, Error, Judged, Length, Parting, Reads, State, Training, Version},
 };
 
 pub struct Rerankers(pub Arc<Shared>);
@@ -113,7 +113,7 @@ impl Rerankers {
     }
 }
 
-fn training_in(request: TrainRerankerRequest) -> Result<Training, Problem> {
+pub fn training_in(request: TrainRerankerRequest) -> Result<Training, Problem> {
     let TrainRerankerRequest {
         kind, members, using, extra, seed, steps, candidates, parting, recipe, activate, ..
     } = request;
@@ -133,7 +133,7 @@ fn training_in(request: TrainRerankerRequest) -> Result<Training, Problem> {
     Ok(training)
 }
 
-fn parting_in(parting: Option<RerankerParting>) -> Parting {
+pub fn parting_in(parting: Option<RerankerParting>) -> Parting {
     let mut said = Parting::default();
     let RerankerParting { split_field, group_field, held_out, among_group } = parting.unwrap_or_default();
     set(&mut said.split, split_field);
@@ -200,7 +200,22 @@ fn description(version: &Version, active: Option<u32>) -> v1::RerankerDescriptio
         candidates: version.candidates as u32,
         gains: version.judged.iter().map(gain).collect(),
         calibration_error: version.calibration.as_ref().map(|calibration| calibration.error),
+        reads: Some(reads(&version.reads)),
+        text_to_image_weight: version.weight(Direction::TextToImage),
+        image_to_text_weight: version.weight(Direction::ImageToText),
+        parting: Some(parting(&version.parting)),
     }
+}
+
+fn reads(reads: &Reads) -> v1::RerankerReads {
+    let Reads { image, extra, tokens, model } = reads.clone();
+    v1::RerankerReads { vector: image, tokens, extra, model: model.name, model_hash: model.hash }
+}
+
+/// The other way of `parting_in`.
+pub fn parting(parting: &Parting) -> RerankerParting {
+    let Parting { split, group, held_out, among_group, .. } = parting.clone();
+    RerankerParting { split_field: Some(split), group_field: group, held_out: Some(held_out), among_group }
 }
 
 fn gain(judged: &Judged) -> v1::RerankGain {
@@ -220,6 +235,7 @@ fn gain(judged: &Judged) -> v1::RerankGain {
         interval_low: gain.interval[0],
         interval_high: gain.interval[1],
         p: gain.p,
+        fold_weights: gain.weights.clone(),
     }
 }
 

@@ -1,16 +1,21 @@
 //! `firn train fusion`: a network that re-ranks the candidates of a collection, learnt from its own pairs.
 
-use std::{ops::ControlFlow, path::PathBuf, time::Instant};
+use std::{
+    ops::ControlFlow,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
+use firn_client::v1;
 use firn_model::fusion::{Checkpoint, Kind, Losses, Progress, Sizes};
 use indicatif::{HumanDuration, ProgressBar};
 
 use super::Bar;
 use crate::{
-    cmd::{local, reranker::print},
+    cmd::{collection::TargetArgs, local, remote, reranker::print},
     exit::Usage,
     reranker::{self, Gathered, Parting, Stage, Training},
-    settings::Settings,
+    settings::{self, Settings},
 };
 
 /// Train a network that re-ranks what a collection finds, on the collection's own images and texts
@@ -61,6 +66,8 @@ pub(super) struct FusionArgs {
     /// End after this many steps in all, to go on later
     #[arg(long, value_name = "N", requires = "checkpoint")]
     stop_after: Option<u64>,
+    #[command(flatten)]
+    target: TargetArgs,
 }
 
 #[derive(Clone, Debug)]
@@ -191,6 +198,9 @@ impl FusionArgs {
 
 pub(super) fn run(args: &FusionArgs, settings: &Settings) -> anyhow::Result<()> {
     let training = args.training()?;
+    if let Some(server) = settings.server(args.target.server.as_deref(), &settings::OF_HERE_AND_MODEL)? {
+        return at_server(&server, args, &training, settings);
+    }
     let engine = local::existing_engine(settings)?;
     let collection = engine.db().collection(&args.collection)?;
     let checkpoint = args.checkpoint.as_ref().map(|path| Checkpoint {
@@ -204,12 +214,28 @@ pub(super) fn run(args: &FusionArgs, settings: &Settings) -> anyhow::Result<()> 
     let version = reranker::train(&engine, &collection, &training, (settings.device, checkpoint), report)?;
     show.end();
     match version {
-        Some(version) => print(&version, engine.rerankers().state(&collection)?.active, settings),
-        None => {
-            eprintln!("stopped; the same command without --stop-after goes on from here");
-            Ok(())
+        Some(version) => {
+            let active = engine.rerankers().state(&collection)?.active;
+            print(&(&version).into(), active == Some(version.number), settings);
         }
+        None => eprintln!("stopped; the same command without --stop-after goes on from here"),
     }
+    Ok(())
+}
+
+/// The server does the work, as a job that Ctrl-C cancels.
+fn at_server(server: &str, args: &FusionArgs, training: &Training, settings: &Settings) -> anyhow::Result<()> {
+    Usage::unless(args.checkpoint.is_none(), || {
+        format!("--checkpoint is a file of here, and the server at {server} does the work; hint: leave one of them out")
+    })?;
+    let mut show = Show::new();
+    let version = remote::rerankers::train(server, &args.collection, training, &mut |job| show.look(job))?;
+    show.end();
+    match version {
+        Some((version, is_active)) => print(&version, is_active, settings),
+        None => anyhow::bail!("the job was cancelled; the collection is as it was"),
+    }
+    Ok(())
 }
 
 /// Lines and bars of a run that gathers, learns and judges.
@@ -217,11 +243,13 @@ pub struct Show {
     texts: ProgressBar,
     learning: Option<Bar>,
     started: Instant,
+    /// What was last said of a server's job.
+    seen: v1::Job,
 }
 
 impl Show {
     pub fn new() -> Show {
-        Show { texts: ProgressBar::new(0), learning: None, started: Instant::now() }
+        Show { texts: ProgressBar::new(0), learning: None, started: Instant::now(), seen: v1::Job::default() }
     }
 
     pub fn take(&mut self, stage: &Stage) -> ControlFlow<()> {
@@ -245,6 +273,41 @@ impl Show {
             }
         }
         ControlFlow::Continue(())
+    }
+
+    /// The same of a server's job, as often as it is looked at.
+    pub fn look(&mut self, job: &v1::Job) {
+        let before = std::mem::replace(&mut self.seen, job.clone());
+        let is_new = before.state() != job.state();
+        match job.state() {
+            v1::JobState::Queued if is_new => eprintln!("job {} waits behind others; Ctrl-C cancels it", job.id),
+            v1::JobState::Embedding => {
+                if is_new {
+                    eprintln!("job {}; Ctrl-C cancels it", job.id);
+                }
+                self.texts.set_length(job.total_count);
+                self.texts.set_position(job.done_count);
+            }
+            v1::JobState::Learning if job.done_count > before.done_count || is_new => {
+                self.texts.finish_and_clear();
+                let recalls = |job: &v1::Job| job.recall_cosine.zip(job.recall_reranked);
+                let progress = Progress {
+                    step: job.done_count,
+                    loss: job.loss,
+                    accuracy: job.accuracy,
+                    held_out: recalls(job).filter(|_| recalls(job) != recalls(&before)).map(<[f64; 2]>::from),
+                    elapsed: Duration::from_micros(job.elapsed_us),
+                };
+                if job.done_count > 0 {
+                    show(self.learning.get_or_insert_with(|| Bar::new(job.total_count)), &progress);
+                }
+            }
+            v1::JobState::Judging if is_new && self.learning.is_some() => {
+                self.end();
+                eprintln!("learnt; judging");
+            }
+            _ => {}
+        }
     }
 
     pub fn end(&self) {
