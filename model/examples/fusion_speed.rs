@@ -1,5 +1,9 @@
 //! Scores one text against candidates as often as `benches/fusion_speed.py` asks: lines such as `frevl-64m 100` on stdin, times on
 //! stdout. It leaves in the folder each network's weights and inputs, and the logits of the last answer.
+//!
+//! By itself it prints a table, of the CPU or a card, with how far its logits are from those of the network as it is written, in f32:
+//!
+//!     cargo run --release -p firn-model --example fusion_speed -- --device cpu
 
 use std::{
     collections::BTreeMap,
@@ -71,8 +75,45 @@ const CASES: [Case; 4] = [
 ];
 
 fn main() -> Outcome<()> {
-    let folder = std::env::args().nth(1).ok_or("usage: fusion_speed FOLDER (run benches/fusion_speed.py)")?;
-    let folder = Path::new(&folder);
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match &args[..] {
+        [flag, device] if flag == "--device" => table(device.parse()?),
+        [folder] => answer(Path::new(folder)),
+        _ => Err("usage: fusion_speed --device cpu|cuda, or FOLDER (run benches/fusion_speed.py)".into()),
+    }
+}
+
+/// Every network with 10, 100 and 1000 candidates: medians of the time a question takes, from vectors and tokens in memory to logits.
+fn table(device: Device) -> Outcome<()> {
+    const N_TIMES: usize = 21;
+    println!("| network | weights | candidates | ms a question | furthest logit, of spread |");
+    println!("|---|---|---|---|---|");
+    for case in &CASES {
+        let (pairs, learnt) = (case.pairs(), case.network()?);
+        let served = Ensemble::of_bytes(&learnt.bytes()?, Path::new(case.name), device)?;
+        let (plain, scorer) = (learnt.as_written(), served.scorer()?);
+        for n in [10, 100, N_CANDIDATES] {
+            let asked: Vec<(usize, usize)> = (0..n).map(|image| (0, image)).collect();
+            let expected = plain.score(&pairs.images, &pairs.texts, &asked)?;
+            let mut logits = scorer.score(&pairs.images, &pairs.texts, &asked)?;
+            let mut times = Vec::new();
+            for _ in 0..N_TIMES {
+                let start = Instant::now();
+                logits = scorer.score(&pairs.images, &pairs.texts, &asked)?;
+                times.push(1000.0 * start.elapsed().as_secs_f64());
+            }
+            times.sort_by(f64::total_cmp);
+            let far = expected.iter().zip(&logits).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            let mean = expected.iter().sum::<f32>() / n as f32;
+            let spread = (expected.iter().map(|x| (x - mean) * (x - mean)).sum::<f32>() / n as f32).sqrt();
+            let (name, weights, median) = (case.name, learnt.n_parameters(), times[N_TIMES / 2]);
+            println!("| {name} | {weights} | {n} | {median:.2} | {far:.0e} of {spread:.0e} |");
+        }
+    }
+    Ok(())
+}
+
+fn answer(folder: &Path) -> Outcome<()> {
     let mut ready: BTreeMap<&str, (Pairs, Box<dyn Scorer + Send + Sync>)> = BTreeMap::new();
     for case in &CASES {
         let pairs = case.pairs();

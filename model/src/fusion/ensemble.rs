@@ -64,6 +64,11 @@ impl Ensemble {
         Ensemble::new(members).map_err(bad)
     }
 
+    /// The same in f32 and without a shortcut: the judge of `scorer`.
+    pub fn as_written(&self) -> Box<dyn Scorer + '_> {
+        Box::new(AsWritten(&self.members))
+    }
+
     /// The fastest way to score with these weights, as they are now.
     pub fn scorer(&self) -> Result<Box<dyn Scorer + Send + Sync>> {
         match &self.members[..] {
@@ -76,15 +81,25 @@ impl Ensemble {
 /// Each pair's mean logit.
 struct Mean(Vec<Box<dyn Scorer + Send + Sync>>);
 
+struct AsWritten<'a>(&'a [Network]);
+
 impl Scorer for Mean {
     fn score(&self, images: &Items, texts: &Items, pairs: &[(usize, usize)]) -> Result<Vec<f32>> {
-        let mut sums = vec![0.0; pairs.len()];
-        for member in &self.0 {
-            let logits = member.score(images, texts, pairs)?;
-            sums.iter_mut().zip(logits).for_each(|(sum, logit)| *sum += logit);
-        }
-        let share = 1.0 / self.0.len() as f32;
-        sums.iter_mut().for_each(|sum| *sum *= share);
-        Ok(sums)
+        mean(self.0.iter().map(|member| member.score(images, texts, pairs)), pairs.len())
     }
+}
+
+impl Scorer for AsWritten<'_> {
+    fn score(&self, images: &Items, texts: &Items, pairs: &[(usize, usize)]) -> Result<Vec<f32>> {
+        mean(self.0.iter().map(|member| member.score(images, texts, pairs)), pairs.len())
+    }
+}
+
+fn mean(of_members: impl ExactSizeIterator<Item = Result<Vec<f32>>>, n: usize) -> Result<Vec<f32>> {
+    let (mut sums, share) = (vec![0.0; n], 1.0 / of_members.len() as f32);
+    for logits in of_members {
+        sums.iter_mut().zip(logits?).for_each(|(sum, logit)| *sum += logit);
+    }
+    sums.iter_mut().for_each(|sum| *sum *= share);
+    Ok(sums)
 }
