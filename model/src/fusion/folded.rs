@@ -8,6 +8,7 @@
 //! `network` says the same in candle's operations, and judges this in the tests.
 
 use candle_core::Result;
+use half::slice::HalfFloatSliceExt as _;
 use rayon::prelude::*;
 
 use super::{
@@ -25,6 +26,8 @@ use crate::{
 /// Pairs that one thread takes at a time, and states of them: enough that reading the matrices is not what takes the time.
 const PIECE: usize = 32;
 const PIECE_STATES: usize = 1024;
+/// Pairs of distinct images that are scored together.
+const BLOCK: usize = 128;
 const EPSILON: f32 = 1e-5;
 
 pub(super) struct Folded {
@@ -39,12 +42,25 @@ pub(super) struct Folded {
 }
 
 /// Items of one side as the network first sees them.
+#[derive(Default)]
 struct Seen {
     /// (items, tokens, dim)
     states: Vec<f32>,
     n_tokens: usize,
     /// (items, vector dim)
     vectors: Vec<f32>,
+    /// By layer of the one-way network, of images alone: (items, tokens, key and value).
+    keys: Vec<Vec<f32>>,
+}
+
+impl Seen {
+    fn append(&mut self, other: Seen) {
+        self.states.extend(other.states);
+        self.vectors.extend(other.vectors);
+        self.keys.resize(other.keys.len(), Vec::new());
+        self.keys.iter_mut().zip(other.keys).for_each(|(keys, more)| keys.extend(more));
+        self.n_tokens = other.n_tokens;
+    }
 }
 
 /// A piece of pairs on its way.
@@ -74,7 +90,24 @@ impl Folded {
         })
     }
 
-    fn piece(&self, pairs: &[(usize, usize)], texts: &Seen, images: &Seen, keys: &[Vec<f32>]) -> Vec<f32> {
+    /// All items at `at`, by pieces over all cores; with keys of every layer, if those follow from an item alone.
+    fn see(&self, side: &Side, items: &Items, at: &[usize], with_keys: bool) -> Seen {
+        let of_piece = |at: &[usize]| {
+            let mut seen = side.see(items, at);
+            if with_keys {
+                let mut standard = Vec::new();
+                standardise(&seen.states, &mut standard, self.dim, EPSILON);
+                seen.keys = self.layers.iter().map(|layer| layer.text.keys(&standard)).collect();
+            }
+            seen
+        };
+        let pieces: Vec<Seen> = at.par_chunks(evenly(at.len(), PIECE)).map(of_piece).collect();
+        let mut all = Seen::default();
+        pieces.into_iter().for_each(|piece| all.append(piece));
+        all
+    }
+
+    fn piece(&self, pairs: &[(usize, usize)], texts: &Seen, images: &Seen) -> Vec<f32> {
         let mut piece = Piece {
             pairs,
             text: gather(&texts.states, texts.n_tokens * self.dim, pairs.iter().map(|pair| pair.0)),
@@ -84,7 +117,7 @@ impl Folded {
         };
         match self.kind {
             Kind::FacetFusionOneWay => {
-                for (layer, keys) in self.layers.iter().zip(keys) {
+                for (layer, keys) in self.layers.iter().zip(&images.keys) {
                     layer.one_way(&mut piece, keys, self.dim);
                 }
             }
@@ -98,23 +131,27 @@ impl Scorer for Folded {
     fn score(&self, images: &Items, texts: &Items, pairs: &[(usize, usize)]) -> crate::Result<Vec<f32>> {
         let (text_at, of_text) = distinct(pairs.iter().map(|pair| pair.0));
         let (image_at, of_image) = distinct(pairs.iter().map(|pair| pair.1));
-        let (texts, images) = (self.text.see(texts, &text_at), self.image.see(images, &image_at));
-        let keys: Vec<Vec<f32>> = match self.kind {
-            Kind::FacetFusionOneWay => {
-                let mut seen = Vec::new();
-                standardise(&images.states, &mut seen, self.dim, EPSILON);
-                self.layers.iter().map(|layer| layer.text.keys(&seen)).collect()
-            }
-            _ => Vec::new(),
-        };
+        // Where no image comes twice, a block at a time keeps all that is made of them in the cache.
+        if image_at.len() == pairs.len() && pairs.len() > BLOCK {
+            let blocks = pairs.chunks(BLOCK).map(|block| self.score(images, texts, block));
+            return Ok(blocks.collect::<crate::Result<Vec<_>>>()?.concat());
+        }
+        let images = self.see(&self.image, images, &image_at, self.kind == Kind::FacetFusionOneWay);
+        let texts = self.see(&self.text, texts, &text_at, false);
         let places: Vec<(usize, usize)> =
             of_text.into_iter().zip(of_image).map(|(text, image)| (text as usize, image as usize)).collect();
-        let of_piece = |pairs: &[(usize, usize)]| self.piece(pairs, &texts, &images, &keys);
-        let n_states = texts.n_tokens + images.n_tokens;
-        let share = places.len().div_ceil(rayon::current_num_threads());
-        let piece = share.min(PIECE.max(PIECE_STATES / n_states)).max(1);
+        let of_piece = |pairs: &[(usize, usize)]| self.piece(pairs, &texts, &images);
+        let n_states = (texts.n_tokens + images.n_tokens).max(1);
+        let piece = evenly(places.len(), PIECE.max(PIECE_STATES / n_states));
         Ok(places.par_chunks(piece).flat_map_iter(of_piece).collect())
     }
+}
+
+/// A size of pieces, `most` at most, of which every core gets as many.
+fn evenly(n: usize, most: usize) -> usize {
+    let n_threads = rayon::current_num_threads();
+    let n_pieces = n.div_ceil(most).next_multiple_of(n_threads);
+    n.div_ceil(n_pieces.max(1)).max(1)
 }
 
 /// Rows by place, one after another.
@@ -162,7 +199,7 @@ impl Side {
             (pooled, Some(tokens)) => beside(pooled, tokens, [at.len(), items.n_tokens]),
             (None, None) => (Vec::new(), 0),
         };
-        Seen { states, n_tokens, vectors }
+        Seen { states, n_tokens, vectors, keys: Vec::new() }
     }
 }
 
@@ -191,11 +228,10 @@ impl Pooled {
 
     /// (items, dim)
     fn see(&self, items: &Items, at: &[usize], vectors: &[f32]) -> Vec<f32> {
-        let n_threads = rayon::current_num_threads();
         let (mut raised, mut pooled) = (Vec::new(), Vec::new());
-        self.vector.forward(vectors, &mut raised, n_threads);
+        self.vector.forward(vectors, &mut raised, 1);
         if let Some(extra) = &self.extra {
-            extra.add(&gather(&items.extra, items.extra_dim, at.iter().copied()), &mut raised, n_threads);
+            extra.add(&gather(&items.extra, items.extra_dim, at.iter().copied()), &mut raised, 1);
         }
         activate(&mut raised, Activation::Gelu);
         standardise(&raised, &mut pooled, self.vector.n_out, EPSILON);
@@ -210,10 +246,13 @@ impl Tokens {
     /// (items, tokens, dim)
     fn see(&self, items: &Items, at: &[usize]) -> Vec<f32> {
         let width = items.n_tokens * items.token_dim;
-        let of = |&at: &usize| items.tokens[at * width..][..width].iter().map(|x| x.to_f32());
+        let mut tokens = vec![0.0; at.len() * width];
+        for (&at, into) in at.iter().zip(tokens.chunks_exact_mut(width.max(1))) {
+            items.tokens[at * width..][..width].convert_to_f32_slice(into);
+        }
         let (mut standard, mut raised, mut normed) = (Vec::new(), Vec::new(), Vec::new());
-        standardise(&at.iter().flat_map(of).collect::<Vec<f32>>(), &mut standard, items.token_dim, EPSILON);
-        self.dense.forward(&standard, &mut raised, rayon::current_num_threads());
+        standardise(&tokens, &mut standard, items.token_dim, EPSILON);
+        self.dense.forward(&standard, &mut raised, 1);
         standardise(&raised, &mut normed, self.gain.len(), EPSILON);
         for item in normed.chunks_exact_mut(self.places.len()) {
             let gains = self.gain.iter().cycle();

@@ -2,16 +2,23 @@
 //! instruction, sums in f32. Inputs are rounded to 8 bits of precision, so a result is off by some thousandths of its size.
 
 use half::bf16;
+use rayon::prelude::*;
 
-/// Columns of a panel: four registers of 16 sums.
-const PANEL: usize = 64;
-/// Rows that are summed together, and pairs of inputs that go into one instruction.
+use crate::vector_unit::on_best_unit;
+
+/// Columns of a panel, and rows that are summed with it together: two tiles each.
+const PANEL: usize = 32;
 const ROWS: usize = 32;
-const STEP: usize = 16;
+/// Rows or columns of a tile, and pairs of inputs that go into one instruction.
+const TILE: usize = 16;
 
-/// A matrix as panels of columns: for each pair of inputs, its two numbers for each of 64 outputs.
+/// Two numbers that stand beside each other in a row of inputs, or in a column of weights.
+type Pair = [bf16; 2];
+
+/// A matrix as panels of columns. All numbers of a tile lie together, tile after tile as they are read: for every 16 pairs of inputs first those
+/// of 16 columns, then those of the next 16.
 pub(super) struct HalfDense {
-    panels: Vec<[bf16; 2]>,
+    panels: Vec<Pair>,
     bias: Vec<f32>,
     n_in: usize,
     pub n_out: usize,
@@ -26,26 +33,27 @@ impl HalfDense {
         false
     }
 
-    /// Pairs of inputs, with those that fill the last step.
+    /// Pairs of inputs, with those that fill the last tile.
     fn n_pairs(n_in: usize) -> usize {
-        n_in.div_ceil(2 * STEP) * STEP
+        n_in.div_ceil(2 * TILE) * TILE
     }
 
     /// Weight (in, out), bias (out).
     pub(super) fn of(weight: &[f32], bias: Vec<f32>, n_in: usize) -> HalfDense {
         let n_out = bias.len();
-        let (n_pairs, n_panels) = (HalfDense::n_pairs(n_in), n_out.div_ceil(PANEL));
+        let n_pairs = HalfDense::n_pairs(n_in);
         let number = |input: usize, output: usize| match input < n_in && output < n_out {
             true => bf16::from_f32(weight[input * n_out + output]),
             false => bf16::ZERO,
         };
-        let mut panels = Vec::with_capacity(n_panels * n_pairs * PANEL);
-        for panel in 0..n_panels {
-            for pair in 0..n_pairs {
-                let outputs = (0..PANEL).map(|at| panel * PANEL + at);
-                panels.extend(outputs.map(|output| [number(2 * pair, output), number(2 * pair + 1, output)]));
+        let mut panels = vec![[bf16::ZERO; 2]; n_out.div_ceil(PANEL) * n_pairs * PANEL];
+        panels.par_chunks_mut(n_pairs * PANEL).enumerate().for_each(|(at, panel)| {
+            for (pair, column) in (0..n_pairs).flat_map(|pair| (0..PANEL).map(move |column| (pair, column))) {
+                let output = at * PANEL + column;
+                panel[place(pair, column) + column % TILE + pair % TILE * TILE] =
+                    [number(2 * pair, output), number(2 * pair + 1, output)];
             }
-        }
+        });
         HalfDense { panels, bias, n_in, n_out }
     }
 
@@ -65,12 +73,8 @@ impl HalfDense {
     }
 
     fn multiply(&self, x: &[f32], to: &mut [f32]) {
-        let (n_rows, n_pairs) = (x.len() / self.n_in, HalfDense::n_pairs(self.n_in));
-        // Rows that fill the last block are zeros.
-        let mut rows = vec![[bf16::ZERO; 2]; n_rows.div_ceil(ROWS) * ROWS * n_pairs];
-        for (row, x) in rows.chunks_exact_mut(n_pairs).zip(x.chunks_exact(self.n_in)) {
-            row.iter_mut().zip(x.chunks(2)).for_each(|(pair, x)| *pair = pair_of(x));
-        }
+        let n_pairs = HalfDense::n_pairs(self.n_in);
+        let rows = packed(x, self.n_in);
         let mut sums = [[0.0; PANEL]; ROWS];
         for (at, panel) in self.panels.chunks_exact(n_pairs * PANEL).enumerate() {
             let columns = at * PANEL..((at + 1) * PANEL).min(self.n_out);
@@ -84,12 +88,40 @@ impl HalfDense {
     }
 }
 
-fn pair_of(x: &[f32]) -> [bf16; 2] {
-    [bf16::from_f32(x[0]), x.get(1).map_or(bf16::ZERO, |&x| bf16::from_f32(x))]
+/// Where the tile of a pair and a row or column begins among those of 32.
+fn place(pair: usize, of: usize) -> usize {
+    (pair / TILE * (ROWS / TILE) + of / TILE) * TILE * TILE
+}
+
+/// Rows of `n_in` numbers in blocks of 32, tile after tile; rows that fill the last block are zeros.
+fn packed(x: &[f32], n_in: usize) -> Vec<Pair> {
+    let (n_rows, n_pairs) = (x.len() / n_in, HalfDense::n_pairs(n_in));
+    let mut rows = vec![[bf16::ZERO; 2]; n_rows.div_ceil(ROWS) * ROWS * n_pairs];
+    on_best_unit(
+        #[inline(always)]
+        || {
+            for (block, x) in rows.chunks_exact_mut(ROWS * n_pairs).zip(x.chunks(ROWS * n_in)) {
+                for (row, x) in x.chunks_exact(n_in).enumerate() {
+                    for (step, x) in x.chunks(2 * TILE).enumerate() {
+                        let into = &mut block[place(step * TILE, row) + row % TILE * TILE..][..TILE];
+                        into.as_flattened_mut().iter_mut().zip(x).for_each(|(into, &x)| *into = rounded(x));
+                    }
+                }
+            }
+        },
+    );
+    rows
+}
+
+/// To the nearest, of two the even one; in a way that a compiler makes vector instructions of.
+#[inline(always)]
+fn rounded(x: f32) -> bf16 {
+    let bits = x.to_bits();
+    bf16::from_bits((bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16) as u16)
 }
 
 /// A block of rows with one panel.
-fn sum(rows: &[[bf16; 2]], panel: &[[bf16; 2]], sums: &mut [[f32; PANEL]; ROWS]) {
+fn sum(rows: &[Pair], panel: &[Pair], sums: &mut [[f32; PANEL]; ROWS]) {
     #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
     if HalfDense::is_fast() {
         return tiles::sum(rows, panel, sums);
@@ -98,13 +130,15 @@ fn sum(rows: &[[bf16; 2]], panel: &[[bf16; 2]], sums: &mut [[f32; PANEL]; ROWS])
 }
 
 /// The slow obvious way.
-fn plain(rows: &[[bf16; 2]], panel: &[[bf16; 2]], sums: &mut [[f32; PANEL]; ROWS]) {
-    for (row, sums) in rows.chunks_exact(rows.len() / ROWS).zip(sums) {
-        sums.fill(0.0);
-        for (inputs, weights) in row.iter().zip(panel.chunks_exact(PANEL)) {
-            for (sum, weight) in sums.iter_mut().zip(weights) {
-                *sum += inputs[0].to_f32() * weight[0].to_f32() + inputs[1].to_f32() * weight[1].to_f32();
-            }
+fn plain(rows: &[Pair], panel: &[Pair], sums: &mut [[f32; PANEL]; ROWS]) {
+    for (row, sums) in sums.iter_mut().enumerate() {
+        for (column, sum) in sums.iter_mut().enumerate() {
+            let of = |pair: usize| {
+                let inputs = rows[place(pair, row) + row % TILE * TILE + pair % TILE];
+                let weights = panel[place(pair, column) + pair % TILE * TILE + column % TILE];
+                inputs[0].to_f32() * weights[0].to_f32() + inputs[1].to_f32() * weights[1].to_f32()
+            };
+            *sum = (0..rows.len() / ROWS).map(of).sum();
         }
     }
 }
@@ -117,12 +151,7 @@ mod tiles {
         sync::OnceLock,
     };
 
-    use half::bf16;
-
-    use super::{PANEL, ROWS, STEP};
-
-    /// Bytes of a row of a tile.
-    const TILE_BYTES: usize = 64;
+    use super::{PANEL, Pair, ROWS, TILE};
 
     /// What the eight tiles are: 16 rows of 64 bytes each.
     #[repr(C, align(64))]
@@ -162,54 +191,53 @@ mod tiles {
     }
 
     /// A block of rows with one panel.
-    pub fn sum(rows: &[[bf16; 2]], panel: &[[bf16; 2]], sums: &mut [[f32; PANEL]; ROWS]) {
+    pub fn sum(rows: &[Pair], panel: &[Pair], sums: &mut [[f32; PANEL]; ROWS]) {
         let n_pairs = rows.len() / ROWS;
-        assert!(are_there() && n_pairs > 0 && n_pairs.is_multiple_of(STEP));
+        assert!(are_there() && n_pairs > 0 && n_pairs.is_multiple_of(TILE));
         assert!(rows.len() == ROWS * n_pairs && panel.len() == n_pairs * PANEL);
-        let row_bytes = size_of::<[bf16; 2]>() * n_pairs;
-        let panel_bytes = size_of::<[bf16; 2]>() * PANEL;
-        for columns in (0..PANEL).step_by(PANEL / 2) {
-            // SAFETY: the assertions keep every tile inside its slice: 32 rows of pairs, 16 pairs a step; 16 rows of the panel a step, of which
-            // two tiles are 32 columns; 32 rows of sums. Nothing else uses tiles.
-            unsafe {
-                asm!(
-                    "ldtilecfg [{shapes}]",
-                    "tilezero tmm0",
-                    "tilezero tmm1",
-                    "tilezero tmm2",
-                    "tilezero tmm3",
-                    "2:",
-                    "tileloadd tmm4, [{upper} + 1*{row_bytes}]",
-                    "tileloadd tmm5, [{lower} + 1*{row_bytes}]",
-                    "tileloadd tmm6, [{panel} + 1*{panel_bytes}]",
-                    "tileloadd tmm7, [{panel} + 1*{panel_bytes} + 64]",
-                    "tdpbf16ps tmm0, tmm4, tmm6",
-                    "tdpbf16ps tmm1, tmm4, tmm7",
-                    "tdpbf16ps tmm2, tmm5, tmm6",
-                    "tdpbf16ps tmm3, tmm5, tmm7",
-                    "add {upper}, 64",
-                    "add {lower}, 64",
-                    "add {panel}, 4096",
-                    "dec {n_steps}",
-                    "jnz 2b",
-                    "tilestored [{sums} + 1*{panel_bytes}], tmm0",
-                    "tilestored [{sums} + 1*{panel_bytes} + 64], tmm1",
-                    "tilestored [{sums} + 1*{panel_bytes} + 4096], tmm2",
-                    "tilestored [{sums} + 1*{panel_bytes} + 4160], tmm3",
-                    "tilerelease",
-                    shapes = in(reg) &raw const SHAPES,
-                    upper = inout(reg) rows.as_ptr() => _,
-                    lower = inout(reg) rows.as_ptr().add(ROWS / 2 * n_pairs) => _,
-                    row_bytes = in(reg) row_bytes,
-                    panel = inout(reg) panel.as_ptr().add(columns) => _,
-                    panel_bytes = in(reg) panel_bytes,
-                    n_steps = inout(reg) n_pairs / STEP => _,
-                    sums = in(reg) sums.as_mut_ptr().cast::<f32>().add(columns),
-                    options(nostack),
-                );
-            }
+        // SAFETY: the assertions keep every tile inside its slice: a step reads two of rows and two of the panel, 1024 bytes each, and there are
+        // as many steps as 16 pairs; four are written as 32 rows of 32 sums. Nothing else uses tiles.
+        unsafe {
+            asm!(
+                "ldtilecfg [{shapes}]",
+                "tilezero tmm0",
+                "tilezero tmm1",
+                "tilezero tmm2",
+                "tilezero tmm3",
+                "2:",
+                "tileloadd tmm4, [{rows} + 1*{tile_row}]",
+                "tileloadd tmm6, [{panel} + 1*{tile_row}]",
+                "tileloadd tmm5, [{rows} + 1*{tile_row} + 1024]",
+                "tileloadd tmm7, [{panel} + 1*{tile_row} + 1024]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "add {rows}, 2048",
+                "add {panel}, 2048",
+                "dec {n_steps}",
+                "jnz 2b",
+                "tilestored [{sums} + 1*{sums_row}], tmm0",
+                "tilestored [{sums} + 1*{sums_row} + 64], tmm1",
+                "tilestored [{sums} + 1*{sums_row} + 2048], tmm2",
+                "tilestored [{sums} + 1*{sums_row} + 2112], tmm3",
+                "tilerelease",
+                shapes = in(reg) &raw const SHAPES,
+                rows = inout(reg) rows.as_ptr() => _,
+                panel = inout(reg) panel.as_ptr() => _,
+                tile_row = in(reg) size_of::<Pair>() * TILE,
+                n_steps = inout(reg) n_pairs / TILE => _,
+                sums = in(reg) sums.as_mut_ptr(),
+                sums_row = in(reg) size_of::<f32>() * PANEL,
+                options(nostack),
+            );
         }
-        const { assert!(TILE_BYTES == 4 * STEP && 16 * 4 * PANEL == 4096, "what the instructions count in") };
+        const {
+            assert!(
+                TILE * TILE * size_of::<Pair>() == 1024 && TILE * PANEL * 4 == 2048,
+                "what the instructions count in"
+            )
+        };
     }
 }
 #[cfg(test)]
@@ -241,6 +269,17 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn rounding_is_to_the_nearest() {
+        let mut rng = ChaCha8Rng::seed_from_u64(3);
+        for x in
+            (0..10_000).map(|_| rng.random_range(-4.0f32..4.0)).chain([0.0, -0.0, 1.0, f32::INFINITY, 1e-40, f32::MAX])
+        {
+            assert_eq!(rounded(x).to_bits(), bf16::from_f32(x).to_bits(), "{x}");
+        }
+        assert!(rounded(f32::INFINITY - f32::INFINITY).is_nan());
     }
 
     #[test]

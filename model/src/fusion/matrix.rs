@@ -1,6 +1,7 @@
 //! A learnt matrix with its bias while it is folded with what stands before and behind it. Sums run in f64.
 
 use candle_core::Result;
+use rayon::prelude::*;
 
 use super::half_dense::HalfDense;
 use crate::{flat::Dense, learn::layers::Linear};
@@ -87,13 +88,13 @@ impl Matrix {
         let n_in = first.n_in;
         let mut weight = vec![0.0; self.bias.len() * n_in];
         let mut bias = self.bias.clone();
-        for (at, row) in self.weight.chunks_exact(self.n_in).enumerate() {
-            let into = &mut weight[at * n_in..][..n_in];
+        let rows = weight.par_chunks_exact_mut(n_in).zip(&mut bias).zip(self.weight.par_chunks_exact(self.n_in));
+        rows.for_each(|((into, bias), row)| {
             for (x, (between, own)) in row.iter().zip(first.weight.chunks_exact(n_in).zip(&first.bias)) {
                 into.iter_mut().zip(between).for_each(|(into, between)| *into += x * between);
-                bias[at] += x * own;
+                *bias += x * own;
             }
-        }
+        });
         Matrix { weight, bias, n_in }
     }
 
