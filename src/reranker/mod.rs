@@ -14,7 +14,7 @@ pub use self::{
     judge::{Verdict, judge},
     package::{BUILTIN, Package},
     serve::{Reranker, SharedScorer},
-    state::{Judged, Length, Reads, State, Version, attachment, gain_in_words, now_s},
+    state::{Judged, Length, Reads, State, Version, attachment, gain_in_words, kind_in_words, now_s},
     train::{Report, Stage, Training, evaluate, kinds_of, train},
 };
 

@@ -184,10 +184,23 @@ impl Version {
         }
     }
 
+    /// Of its kind, and how many of each.
+    pub fn kind_in_words(&self) -> String {
+        kind_in_words(&self.kind, self.members)
+    }
+
     /// How likely it is that a candidate of that score belongs; only known of images that a text looks for.
     pub fn relevance(&self, direction: Direction, score: f32) -> Option<f32> {
         let calibration = self.calibration.as_ref().filter(|_| direction == Direction::TextToImage);
         calibration.map(|calibration| calibration.relevance(score))
+    }
+}
+
+/// Such as "3 x mlp+facet-fusion-1way".
+pub fn kind_in_words(kind: &str, members: u32) -> String {
+    match members {
+        0 | 1 => kind.to_owned(),
+        n => format!("{n} x {kind}"),
     }
 }
 

@@ -20,7 +20,7 @@ pub fn open(which: &str, is_own: bool, args: &RunArgs, settings: &Settings) -> a
         let Package { version, weights } = Package::builtin();
         let hash = blake3::hash(&weights).to_hex()[..32].to_owned();
         let reranker = Reranker::of_bytes(&weights, Path::new(BUILTIN), &version, settings.device)?;
-        return Ok(Network { reranker, made: Made { name: format!("{BUILTIN}: {}", version.kind), hash } });
+        return Ok(Network { reranker, made: Made { name: format!("{BUILTIN}: {}", version.kind_in_words()), hash } });
     }
     let bad = |expected: &str| Usage(format!("--reranker: expected {expected}, received {which:?}"));
     let (name, number) = match (is_own, which.split_once('@')) {
@@ -50,7 +50,7 @@ fn of_collection(
     let number = number.ok_or_else(|| Usage(format!("collection {:?} has no network", collection.name())))?;
     let version = state.version(number)?;
     let reranker = Reranker::open(collection, version, settings.device)?;
-    let name = format!("{}@{number}: {}, {} weights", collection.name(), version.kind, version.parameters);
+    let name = format!("{}@{number}: {}, {} weights", collection.name(), version.kind_in_words(), version.parameters);
     let hash = format!("{}-{number}", collection.uuid());
     Ok(Network { reranker, made: Made { name, hash } })
 }

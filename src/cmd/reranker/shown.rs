@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::{
     cmd::table,
-    reranker::{Judged, Length, Parting, Reads, Version, gain_in_words},
+    reranker::{Judged, Length, Parting, Reads, Version, gain_in_words, kind_in_words},
     settings::Settings,
 };
 
@@ -70,7 +70,7 @@ pub fn print_list(versions: &[Shown], active: Option<u32>, settings: &Settings) 
         let is_active = if active == Some(version.number) { "active" } else { "" };
         vec![
             version.number.to_string(),
-            version.kind_in_words(),
+            kind_in_words(&version.kind, version.members),
             version.parameters.to_string(),
             is_active.to_owned(),
             gain_in_words(&version.judged),
@@ -94,7 +94,7 @@ pub fn print(version: &Shown, is_active: bool, settings: &Settings) {
     println!(
         "version {number}{}: {}, {parameters} weights, seed {seed}, {steps} steps",
         if is_active { " (active)" } else { "" },
-        version.kind_in_words()
+        kind_in_words(&version.kind, version.members)
     );
     println!("reads {}; re-ranks the first {candidates} by cosine of {}", read.join(", "), of_blend.join(" + "));
     println!("a logit counts {} when texts look for images, {} when images look for texts\n", weights[0], weights[1]);
@@ -111,16 +111,6 @@ pub fn say_active(active: Option<u32>, settings: &Settings) {
         (true, active) => println!("{}", serde_json::json!({ "active": active })),
         (false, Some(number)) => println!("version {number} is active"),
         (false, None) => println!("no version is active: hits are ordered by cosine"),
-    }
-}
-
-impl Shown {
-    /// Such as "3 x mlp+facet-fusion-1way".
-    fn kind_in_words(&self) -> String {
-        match self.members {
-            0 | 1 => self.kind.clone(),
-            n => format!("{n} x {}", self.kind),
-        }
     }
 }
 
