@@ -103,7 +103,7 @@ fn network(engine: &Engine, collection: &Collection, version: Option<u32>) -> Re
 fn scores(reranker: &Reranker, direction: Direction, asker: &[Seen], candidates: &[Seen]) -> Result<Vec<Score>, Error> {
     let (Some(asker), Some(items)) = (asker.first(), together(candidates)) else { return Ok(Vec::new()) };
     let version = &reranker.version;
-    let logits = reranker.logits(direction, &asker.item, &items)?;
+    let logits = reranker.logits(direction, &asker.item, &items, None)?;
     let scored = |(index, (candidate, logit)): (usize, (&Seen, f32))| {
         let cosine = cosine(&version.blend, &asker.vectors, &candidate.vectors);
         let score = cosine + version.weight(direction) * logit;

@@ -1,7 +1,10 @@
 //! Fourth stage: the order of the answer. Without a fusion network the score is the cosine, the blend of several, or what words and
 //! cosines make; with one, it is the cosine and what its logit counts.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use firn_index::{Collection, CollectionConfig, Fields, Reader, Row, Side};
 use firn_model::fusion::{Direction, Items};
@@ -139,6 +142,10 @@ fn fit(
             (Direction::ImageToText, of_texts(reranker, config, using)?)
         }
     };
+    let is_idle = direction == Direction::ImageToText && reranker.version.weight(direction) == 0.0;
+    if request.rerank.which == Which::Active && is_idle {
+        return Err("where an image looks for texts, it makes nothing better".to_owned());
+    }
     if !reranker.is_for(config) {
         return Err(format!("it was made for the model {}", reranker.version.reads.model.name));
     }
@@ -221,10 +228,14 @@ fn logits(
     Ranker { reranker, direction, reads, .. }: &Ranker,
     request: &Request,
 ) -> Result<Vec<f32>, String> {
-    let estimate = reranker.estimate(merged.len());
-    if let Some(left) = request.deadline.map(|deadline| deadline.saturating_duration_since(std::time::Instant::now()))
+    /// Kept for what comes after it: payloads and the way back.
+    const REST: Duration = Duration::from_millis(5);
+    let (estimate, now) = (reranker.estimate(merged.len()), Instant::now());
+    let deadline = request.deadline.map(|deadline| deadline.checked_sub(REST).unwrap_or(now));
+    if let Some(left) = deadline.map(|deadline| deadline.saturating_duration_since(now))
         && left < estimate
     {
+        reranker.doubt_estimate();
         return Err(format!("it takes about {estimate:.1?}, and {left:.1?} are left until the deadline"));
     }
     let asker = query.asker.as_ref().ok_or("nobody asks whom it reads")?.as_ref().map_err(String::clone)?;
@@ -239,7 +250,7 @@ fn logits(
         let read = reads.add(point, &mut candidates);
         read.map_err(|what| reranker::Error::Lacking { id: point.id.clone(), what }.to_string())?;
     }
-    reranker.logits(*direction, asker, &candidates).map_err(|error| error.to_string())
+    reranker.logits(*direction, asker, &candidates, deadline).map_err(|error| error.to_string())
 }
 
 /// Ties keep the order of retrieval.

@@ -63,9 +63,30 @@ impl Cache {
     ) -> Result<State, Error> {
         let _changing = lock(&self.changing);
         let state = change(State::of(collection)?)?;
-        let known = Known { state: state.clone(), open: Mutex::default() };
-        lock(&self.known).insert(collection.uuid().to_owned(), Arc::new(known));
+        let mut open = BTreeMap::new();
+        if let Some(before) = lock(&self.known).get(collection.uuid()).cloned() {
+            for (&number, reranker) in lock(&before.open).iter() {
+                let Ok(version) = state.version(number) else { continue };
+                let is_same = reranker.version == *version;
+                let kept = if is_same { reranker.clone() } else { Arc::new(reranker.as_version(version)) };
+                open.insert(number, kept);
+            }
+        }
+        let known = Arc::new(Known { state: state.clone(), open: Mutex::new(open) });
+        // Queries go on with the network before until this one is open; one that cannot be opened is theirs to tell.
+        if let Some(number) = state.active
+            && let Err(error) = self.open(&known, collection, number)
+        {
+            tracing::warn!("version {number} of {:?}: {error}", collection.name());
+        }
+        lock(&self.known).insert(collection.uuid().to_owned(), known);
         Ok(state)
+    }
+
+    /// Lets go of what is open of a collection that is gone.
+    pub fn forget(&self, uuid: &str) {
+        let _changing = lock(&self.changing);
+        lock(&self.known).remove(uuid);
     }
 
     fn known(&self, collection: &Collection) -> Result<Arc<Known>, Error> {
@@ -89,6 +110,7 @@ impl Cache {
             return Ok(reranker.clone());
         }
         let mut reranker = Reranker::open(collection, version, Device::Auto)?;
+        reranker.warm_up()?;
         if let Some(share) = self.share.get() {
             reranker = reranker.run_by(share);
         }

@@ -49,6 +49,8 @@ pub enum Error {
     NothingBefore,
     #[error("attachment {what:?} cannot be read: {detail}")]
     Unreadable { what: String, detail: String },
+    #[error("the network was busy until the deadline was near")]
+    TooLate,
     #[error("the database is closed")]
     Closed,
     #[error(transparent)]

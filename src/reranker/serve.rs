@@ -15,6 +15,7 @@ use firn_model::{
     Device,
     fusion::{Direction, Ensemble, Items, Scorer, Shape, SideShape},
 };
+use half::f16;
 
 use super::{Error, Reads, Version, attachment, cache::Share};
 
@@ -25,8 +26,49 @@ pub struct Reranker {
     pub version: Version,
     scorer: SharedScorer,
     shape: Shape,
-    /// What a pair took lately; 0 before the first.
+    cost: Arc<Cost>,
+}
+
+/// What a pair takes, as far as is known: of computing alone, not of waiting for it.
+#[derive(Default)]
+struct Cost {
+    /// 0 before the first.
     pair_ns: AtomicU64,
+}
+
+impl Cost {
+    /// So few pairs say more of what a call costs than of what a pair does.
+    const FEW: usize = 16;
+
+    fn remember(&self, taken: Duration, n: usize) {
+        let (now, before) = ((taken.as_nanos() / n.max(1) as u128) as u64, self.pair_ns.load(Ordering::Relaxed));
+        match before {
+            0 => self.pair_ns.store(now, Ordering::Relaxed),
+            _ if n < Cost::FEW => {}
+            // One that was held up says little.
+            _ => self.pair_ns.store((3 * before + now.min(4 * before)) / 4, Ordering::Relaxed),
+        }
+    }
+
+    fn doubt(&self) {
+        let pair_ns = self.pair_ns.load(Ordering::Relaxed);
+        self.pair_ns.store(pair_ns - pair_ns / 8, Ordering::Relaxed);
+    }
+}
+
+/// A network that notes what it takes.
+struct Timed {
+    scorer: Box<dyn Scorer + Send + Sync>,
+    cost: Arc<Cost>,
+}
+
+impl Scorer for Timed {
+    fn score(&self, images: &Items, texts: &Items, pairs: &[(usize, usize)]) -> Result<Vec<f32>, firn_model::Error> {
+        let start = Instant::now();
+        let logits = self.scorer.score(images, texts, pairs)?;
+        self.cost.remember(start.elapsed(), pairs.len());
+        Ok(logits)
+    }
 }
 
 impl Reranker {
@@ -42,8 +84,36 @@ impl Reranker {
     pub fn of_bytes(bytes: &[u8], name: &Path, version: &Version, device: Device) -> Result<Reranker, Error> {
         let unreadable = |detail: String| Error::Unreadable { what: name.display().to_string(), detail };
         let network = Ensemble::of_bytes(bytes, name, device).map_err(|error| unreadable(error.to_string()))?;
-        let (shape, scorer) = (*network.shape(), network.scorer()?.into());
-        Ok(Reranker { version: version.clone(), scorer, shape, pair_ns: AtomicU64::new(0) })
+        let (shape, cost) = (*network.shape(), Arc::new(Cost::default()));
+        let scorer = Arc::new(Timed { scorer: network.scorer()?, cost: cost.clone() });
+        Ok(Reranker { version: version.clone(), scorer, shape, cost })
+    }
+
+    /// Looks at nothing twice, so that it is known what it takes before anybody waits for it.
+    pub(super) fn warm_up(&self) -> Result<(), Error> {
+        const N: usize = 32;
+        let items = |n: usize, SideShape { extra, tokens: [n_tokens, token_dim] }: SideShape| Items {
+            dim: self.shape.dim,
+            vectors: vec![0.0; n * self.shape.dim],
+            extra_dim: extra,
+            extra: vec![0.0; n * extra],
+            n_tokens,
+            token_dim,
+            tokens: vec![f16::ZERO; n * n_tokens * token_dim],
+        };
+        let (images, texts) = (items(N, self.shape.image), items(1, self.shape.text));
+        let pairs: Vec<(usize, usize)> = (0..N).map(|image| (0, image)).collect();
+        self.scorer.score(&images, &texts, &pairs)?;
+        // The first time much is touched for the first time.
+        self.cost.pair_ns.store(0, Ordering::Relaxed);
+        self.scorer.score(&images, &texts, &pairs)?;
+        Ok(())
+    }
+
+    /// The same network by what is known of it now.
+    pub(super) fn as_version(&self, version: &Version) -> Reranker {
+        let (scorer, shape, cost) = (self.scorer.clone(), self.shape, self.cost.clone());
+        Reranker { version: version.clone(), scorer, shape, cost }
     }
 
     pub(super) fn run_by(self, share: &Share) -> Reranker {
@@ -56,7 +126,12 @@ impl Reranker {
 
     /// What so many candidates are likely to take, as far as is known.
     pub fn estimate(&self, n_candidates: usize) -> Duration {
-        Duration::from_nanos(self.pair_ns.load(Ordering::Relaxed).saturating_mul(n_candidates as u64))
+        Duration::from_nanos(self.cost.pair_ns.load(Ordering::Relaxed).saturating_mul(n_candidates as u64))
+    }
+
+    /// An estimate that kept somebody from asking is believed less each time, until somebody asks and it is known again.
+    pub fn doubt_estimate(&self) {
+        self.cost.doubt();
     }
 
     /// Whether the texts it was made for are those that the collection embeds.
@@ -82,40 +157,52 @@ impl Reranker {
         }
     }
 
-    /// A logit for each candidate of the one that asks.
-    pub fn logits(&self, direction: Direction, asker: &Items, candidates: &Items) -> Result<Vec<f32>, Error> {
+    /// A logit for each candidate of the one that asks; `Error::TooLate` if they are not there by then.
+    pub fn logits(
+        &self,
+        direction: Direction,
+        asker: &Items,
+        candidates: &Items,
+        deadline: Option<Instant>,
+    ) -> Result<Vec<f32>, Error> {
         let n = candidates.n();
-        if n == 0 {
-            return Ok(Vec::new());
-        }
+        let pairs: Vec<(usize, usize)> = match direction {
+            Direction::TextToImage => (0..n).map(|at| (0, at)).collect(),
+            Direction::ImageToText => (0..n).map(|at| (at, 0)).collect(),
+        };
         match direction {
-            Direction::TextToImage => self.score(candidates, asker, &(0..n).map(|at| (0, at)).collect::<Vec<_>>()),
-            Direction::ImageToText => self.score(asker, candidates, &(0..n).map(|at| (at, 0)).collect::<Vec<_>>()),
+            Direction::TextToImage => self.score_by(candidates, asker, &pairs, deadline),
+            Direction::ImageToText => self.score_by(asker, candidates, &pairs, deadline),
         }
     }
 
     /// A logit for each (text, image), by their places.
     pub fn score(&self, images: &Items, texts: &Items, pairs: &[(usize, usize)]) -> Result<Vec<f32>, Error> {
+        self.score_by(images, texts, pairs, None)
+    }
+
+    fn score_by(
+        &self,
+        images: &Items,
+        texts: &Items,
+        pairs: &[(usize, usize)],
+        deadline: Option<Instant>,
+    ) -> Result<Vec<f32>, Error> {
         if pairs.is_empty() {
             return Ok(Vec::new());
         }
-        let start = Instant::now();
         if self.shape != Shape::of(images, texts) {
             let detail = "it was made for vectors and tokens of other sizes".to_owned();
             return Err(Error::Unreadable { what: attachment(self.version.number), detail });
         }
-        let logits = self.scorer.score(images, texts, pairs)?;
+        let logits = match deadline {
+            None => self.scorer.score(images, texts, pairs)?,
+            Some(deadline) => self.scorer.score_by(images, texts, pairs, deadline)?.ok_or(Error::TooLate)?,
+        };
         match logits.iter().all(|logit| logit.is_finite()) {
-            true => self.remember(start.elapsed(), pairs.len()),
-            false => return Err(Error::NotFinite { version: self.version.number }),
+            true => Ok(logits),
+            false => Err(Error::NotFinite { version: self.version.number }),
         }
-        Ok(logits)
-    }
-
-    fn remember(&self, taken: Duration, n: usize) {
-        let now = (taken.as_nanos() / n.max(1) as u128) as u64;
-        let before = self.pair_ns.load(Ordering::Relaxed);
-        self.pair_ns.store(if before == 0 { now } else { (3 * before + now) / 4 }, Ordering::Relaxed);
     }
 }
 
@@ -146,5 +233,28 @@ impl Reads {
             items.extra.extend_from_slice(extra);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What took long once is believed to take long for a while, not for good; a call that comes too late to the device goes on without it.
+    #[test]
+    fn an_estimate_that_keeps_everybody_away_fades() {
+        let cost = Cost::default();
+        let ms = Duration::from_millis;
+        cost.remember(ms(1), 1);
+        cost.remember(ms(32), 32);
+        assert_eq!(cost.pair_ns.load(Ordering::Relaxed), 1_000_000);
+        // One pair alone, and one call that was held up, change little.
+        cost.remember(ms(900), 1);
+        cost.remember(ms(100_000), 32);
+        assert_eq!(cost.pair_ns.load(Ordering::Relaxed), 1_750_000);
+        for _ in 0..40 {
+            cost.doubt();
+        }
+        assert!(cost.pair_ns.load(Ordering::Relaxed) < 10_000);
     }
 }

@@ -6,7 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use firn_index::{Collection, Reader, Row};
+use firn_index::{Collection, Limits, Reader, Row, Side};
+use firn_ingest::makers::vectors_of;
 use firn_model::{
     Device,
     fusion::{self, Checkpoint, Ensemble, Items, Kind, MAX_MEMBERS, Mining, Plan, Progress, Search},
@@ -134,7 +135,11 @@ impl Training {
         within("evaluate-every", every, (1..=1_000_000).contains(&every), "1 to 1000000")?;
         within("candidates", *candidates, (2..=1000).contains(candidates), "2 to 1000")?;
         parting.check()?;
-        plan.sizes.check().map_err(|detail| Error::Sizes { detail })
+        plan.sizes.check().map_err(|detail| Error::Sizes { detail })?;
+        let n_bytes = n.saturating_mul(4 * plan.sizes.n_weights());
+        let most = Limits::MAX_ATTACHMENT_BYTES;
+        let expected = format!("networks that need {} MiB in all, as much as is kept", most >> 20);
+        within("members", format!("{} MiB", n_bytes >> 20), n_bytes <= most, &expected)
     }
 
     /// Whether the collection has what the network is to read.
@@ -148,6 +153,11 @@ impl Training {
         for (field, name) in [("using", Some(&self.using)), ("extra", self.extra.as_ref())] {
             let Some(name) = name else { continue };
             within(field, format!("{name:?}"), config.vectors.contains_key(name), &names())?;
+        }
+        let texts = vectors_of(config, Side::Text);
+        if let Some(extra) = self.extra.as_deref().filter(|extra| texts.contains(extra)) {
+            let expected = "a vector of images: what texts say is what is asked".to_owned();
+            return Err(Error::Setting { field: "extra", expected, received: format!("{extra:?}, of texts") });
         }
         let tokens = self.kinds.iter().any(|kind| kind.reads_tokens());
         if tokens && !config.tokens.contains_key(&self.using) {
@@ -191,6 +201,8 @@ pub fn train(
     report: &mut Report,
 ) -> Result<Option<Version>, Error> {
     training.check()?;
+    // What could not be written in the end is found out at the beginning.
+    engine.rerankers().state(collection)?;
     let Training { plan, parting, candidates, .. } = training;
     let (reads, blend) = (training.reads(collection)?, blend_of(collection, &training.using)?);
     let wanted = Wanted { reads: &reads, parting, blend: &blend, only_judged: false };

@@ -66,7 +66,14 @@ impl v1::collections_server::Collections for Collections {
     ) -> Result<Response<DeleteCollectionResponse>, Status> {
         let (shared, name) = (self.0.clone(), request.into_inner().collection_name);
         convert::collection_name(&name)?;
-        work::run(move || Ok(shared.engine()?.db().delete_collection(&name)?)).await?;
+        let delete = move || {
+            let engine = shared.engine()?;
+            let uuid = engine.db().collection_info(&name)?.uuid;
+            engine.db().delete_collection(&name)?;
+            engine.rerankers().forget(&uuid);
+            Ok(())
+        };
+        work::run(delete).await?;
         Ok(Response::new(DeleteCollectionResponse {}))
     }
 

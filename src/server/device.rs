@@ -9,6 +9,7 @@ use std::{
         mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread,
+    time::Instant,
 };
 
 use firn_model::{
@@ -95,7 +96,7 @@ impl Shared {
         for inputs in inputs.chunks(piece) {
             let (reply, answer) = sync_channel(1);
             let (network, call) = (Network::Encoder(self.encoder.clone()), work::current());
-            let job = Job { network, inputs: job(inputs, reply), keep, call };
+            let job = Job { network, inputs: job(inputs, reply), keep, call, deadline: None };
             self.metrics.inference_queue.increment(1.0);
             // The thread lives while we hold a sender; it gives up a job by dropping its reply.
             let answer = self.jobs.send(job).ok().and_then(|()| answer.recv().ok());
@@ -113,19 +114,56 @@ struct Queued {
     metrics: Arc<Metrics>,
 }
 
-impl Scorer for Queued {
-    fn score(&self, images: &Items, texts: &Items, pairs: &[(usize, usize)]) -> Result<Vec<f32>> {
+impl Queued {
+    fn ask(
+        &self,
+        (images, texts): (&Items, &Items),
+        pairs: &[(usize, usize)],
+        deadline: Option<Instant>,
+    ) -> Result<Option<Vec<f32>>> {
         let (reply, answer) = sync_channel(1);
         let pairs = Box::new(Pairs { images: images.clone(), texts: texts.clone(), places: pairs.to_vec() });
         let network = Network::Scorer(self.scorer.clone());
-        let job = Job { network, inputs: Inputs::Pairs(pairs, reply), keep: Keep::Nothing, call: work::current() };
+        let (inputs, call) = (Inputs::Pairs(pairs, reply), work::current());
+        let job = Job { network, inputs, keep: Keep::Nothing, call, deadline };
         self.metrics.inference_queue.increment(1.0);
-        let answer = self.jobs.send(job).ok().and_then(|()| answer.recv().ok());
+        let answer = match (self.jobs.send(job), deadline) {
+            (Err(_), _) => None,
+            (Ok(()), None) => answer.recv().ok(),
+            (Ok(()), Some(deadline)) => {
+                match answer.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                    Ok(answer) => Some(answer),
+                    // Also where the thread has dropped it because it came too late.
+                    Err(_) if Instant::now() >= deadline => return Ok(None),
+                    Err(_) => None,
+                }
+            }
+        };
         // A query goes on without its network, unless nobody waits for it any more.
-        answer.unwrap_or_else(|| match work::current().is_some_and(|call| call.is_gone()) {
-            true => resume_unwind(Box::new("the job was given up")),
-            false => Err(firn_model::Error::GivenUp),
-        })
+        match answer {
+            Some(logits) => logits.map(Some),
+            None if work::current().is_some_and(|call| call.is_gone()) => {
+                resume_unwind(Box::new("the job was given up"))
+            }
+            None => Err(firn_model::Error::GivenUp),
+        }
+    }
+}
+
+impl Scorer for Queued {
+    fn score(&self, images: &Items, texts: &Items, pairs: &[(usize, usize)]) -> Result<Vec<f32>> {
+        let logits = self.ask((images, texts), pairs, None)?;
+        Ok(logits.expect("without a deadline nothing is too late"))
+    }
+
+    fn score_by(
+        &self,
+        images: &Items,
+        texts: &Items,
+        pairs: &[(usize, usize)],
+        deadline: Instant,
+    ) -> Result<Option<Vec<f32>>> {
+        self.ask((images, texts), pairs, Some(deadline))
     }
 }
 
@@ -134,6 +172,8 @@ struct Job {
     inputs: Inputs,
     keep: Keep,
     call: Option<work::Call>,
+    /// After it nobody wants the answer.
+    deadline: Option<Instant>,
 }
 
 enum Network {
@@ -173,7 +213,8 @@ fn run(jobs: &Receiver<Job>, metrics: &Metrics) {
         }
         waiting.extend(jobs.try_iter());
         waiting.retain(|job: &Job| {
-            let wanted = !job.call.as_ref().is_some_and(work::Call::is_gone);
+            let is_late = job.deadline.is_some_and(|deadline| Instant::now() >= deadline);
+            let wanted = !is_late && !job.call.as_ref().is_some_and(work::Call::is_gone);
             if !wanted {
                 metrics.inference_queue.decrement(1.0);
             }
@@ -465,6 +506,10 @@ pub mod tests {
 
         let scorer = Device::start(Metrics::new()).unwrap().share_scorer(Arc::new(Looker));
         assert_eq!(scorer.score(&items(&[4.0]), &items(&[3.0]), &[(0, 0)]).unwrap(), [304.0]);
+        let soon = |ms: u64| Instant::now() + std::time::Duration::from_millis(ms);
+        let by = |deadline| scorer.score_by(&items(&[4.0]), &items(&[3.0]), &[(0, 0)], deadline).unwrap();
+        assert_eq!(by(soon(600_000)), Some(vec![304.0]));
+        assert_eq!(by(soon(0)), None, "too late before it began");
         // A network that is lost leaves the query to go on without it, and the thread to the next.
         let error = scorer.score(&items(&[13.0]), &items(&[3.0]), &[(0, 0)]).unwrap_err().to_string();
         assert!(error.contains("gave up the network"), "{error}");

@@ -95,6 +95,10 @@ impl Jobs {
             known.remove(at);
         }
         known.push_back(job.clone());
+        // If the server closes meanwhile, one of both sees the other.
+        if self.closed.load(Ordering::SeqCst) {
+            job.cancel();
+        }
         Ok(job.seen())
     }
 

@@ -117,6 +117,12 @@ fn engine(opened: Opened, shared: &Shared) -> anyhow::Result<Engine> {
     let encoders = opened.encoders.into_iter().map(|encoder| device.share(encoder)).collect();
     let engine = Engine::new(opened.db, encoders, Loading::Fixed);
     engine.rerankers().run_by(Box::new(move |scorer| device.share_scorer(scorer)));
+    // No query is to wait until a network is open.
+    for collection in engine.db().collections().iter().filter_map(|info| engine.db().collection(&info.name).ok()) {
+        if let Err(error) = engine.rerankers().active(&collection) {
+            tracing::warn!("the network of {:?} cannot be used: {error}", collection.name());
+        }
+    }
     Ok(engine)
 }
 

@@ -257,7 +257,9 @@ impl From<reranker::Error> for Problem {
             Misfit { .. } => Problem::new(Code::FailedPrecondition, "WRONG_MODEL", message),
             NoGain { .. } => Problem::new(Code::FailedPrecondition, "NO_GAIN", message),
             NothingBefore => Problem::new(Code::FailedPrecondition, "NOTHING_BEFORE", message),
-            Lacking { .. } | NotFinite { .. } => Problem::new(Code::FailedPrecondition, "NOT_RERANKED", message),
+            Lacking { .. } | NotFinite { .. } | TooLate => {
+                Problem::new(Code::FailedPrecondition, "NOT_RERANKED", message)
+            }
             NoPairs { .. } | Model(model::Error::BadPairs { .. }) => {
                 Problem::new(Code::FailedPrecondition, "NO_PAIRS", message)
             }

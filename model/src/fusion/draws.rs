@@ -57,7 +57,7 @@ impl<'a> Draws<'a> {
         if images_of.asked.is_empty() {
             let (within, n) = (plan.within, texts.len());
             let detail = format!(
-                "expected texts whose own image is among the nearest {within}, received none of {n}: no re-ranker would see it"
+                "expected texts whose own image is among the nearest {within}, and others that are not theirs: received none of {n}; hint: if many images have the same texts, nothing tells them apart"
             );
             return Err(Error::BadPairs { detail });
         }

@@ -229,6 +229,8 @@ mod tiles {
                 n_steps = inout(reg) n_pairs / TILE => _,
                 sums = in(reg) sums.as_mut_ptr(),
                 sums_row = in(reg) size_of::<f32>() * PANEL,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
                 options(nostack),
             );
         }

@@ -126,6 +126,14 @@ impl Default for Sizes {
 }
 
 impl Sizes {
+    /// About as many as a network of any kind has, without what brings vectors and tokens to its width.
+    pub fn n_weights(&self) -> usize {
+        let Sizes { dim, n_layers, wide, .. } = *self;
+        let of_layer =
+            dim.saturating_mul(2).saturating_mul(dim.saturating_mul(4).saturating_add(wide.saturating_mul(2)));
+        n_layers.saturating_mul(of_layer).saturating_add(dim.saturating_mul(wide).saturating_mul(4))
+    }
+
     pub fn check(&self) -> std::result::Result<(), String> {
         let Sizes { dim, n_layers, n_heads, wide, share, .. } = *self;
         /// A gibibyte of them, and of each of what an optimiser keeps beside them.
@@ -137,7 +145,7 @@ impl Sizes {
         if !fits || n_heads == 0 || !dim.is_multiple_of(n_heads) {
             return Err(format!("expected sizes in range and a dim that the heads divide, received {self:?}"));
         }
-        let n_weights = n_layers * 2 * dim * (4 * dim + 2 * wide) + 4 * dim * wide;
+        let n_weights = self.n_weights();
         if n_weights > MAX_WEIGHTS {
             return Err(format!("expected sizes of at most {MAX_WEIGHTS} weights, received {n_weights} by {self:?}"));
         }

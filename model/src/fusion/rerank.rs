@@ -1,7 +1,10 @@
 //! What re-ranking is worth: the first candidates by cosine, their logits, and the order that a blend of both gives. The
 //! weight of the logit is chosen on other images than those it is judged on, and may be 0.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
 
 use rand::{Rng, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
@@ -13,6 +16,17 @@ use crate::Result;
 pub trait Scorer {
     /// What each pair, (text, image), is to have in addition to its cosine.
     fn score(&self, images: &Items, texts: &Items, pairs: &[(usize, usize)]) -> Result<Vec<f32>>;
+
+    /// The same, if it is there by then; none if it waited too long behind other work.
+    fn score_by(
+        &self,
+        images: &Items,
+        texts: &Items,
+        pairs: &[(usize, usize)],
+        _deadline: Instant,
+    ) -> Result<Option<Vec<f32>>> {
+        self.score(images, texts, pairs).map(Some)
+    }
 }
 
 /// What the first order is made by: of pairs' own vectors, or a blend of others. The place of an item is its place in the pairs.

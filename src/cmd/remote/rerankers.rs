@@ -80,7 +80,7 @@ async fn follow(
                 (interrupt, is_cancelled) = (Box::pin(tokio::signal::ctrl_c()), true);
                 job = client.cancel_job(&job.id).await?;
             }
-            () = tokio::time::sleep(pause) => job = client.job(&job.id).await?,
+            () = tokio::time::sleep(pause) => job = client.job(&job.id).await.map_err(|error| lost(error, &job.id))?,
         }
         pause = LOOK_EVERY;
         look(&job);
@@ -101,10 +101,16 @@ async fn follow(
     }
 }
 
+/// Nobody knows what becomes of the work of a server that does not answer.
+fn lost(error: Error, id: &str) -> Error {
+    let message = format!("{}; job {id} goes on if the server does, and is gone if it stopped", error.message);
+    Error { message, ..error }
+}
+
 fn training_request(collection: &str, training: &Training) -> v1::TrainRerankerRequest {
     let plan = &training.plan;
     let kinds: Vec<&str> = training.kinds.iter().map(|kind| kind.name()).collect();
-    let size = |number: usize| Some(number as u32);
+    let size = |number: usize| Some(u32::try_from(number).unwrap_or(u32::MAX));
     v1::TrainRerankerRequest {
         collection_name: collection.to_owned(),
         kind: Some(kinds.join("+")),
