@@ -68,9 +68,11 @@ impl v1::collections_server::Collections for Collections {
         convert::collection_name(&name)?;
         let delete = move || {
             let engine = shared.engine()?;
-            let uuid = engine.db().collection_info(&name)?.uuid;
+            let info = engine.db().collection_info(&name);
             engine.db().delete_collection(&name)?;
-            engine.rerankers().forget(&uuid);
+            if let Ok(info) = info {
+                engine.rerankers().forget(&info.uuid);
+            }
             Ok(())
         };
         work::run(delete).await?;

@@ -228,6 +228,11 @@ mod tests {
     use super::*;
     use crate::fusion::{Items, Kind};
 
+    fn draws<'a>(plan: &'a Plan, pairs: &'a Pairs, train: &'a [usize]) -> Draws<'a> {
+        let (device, mining) = (crate::Device::Cpu, Mining::Exact);
+        Draws::new(&Options { plan, pairs, train, held_out: &[], device, checkpoint: None, mining }, 0).unwrap()
+    }
+
     /// Blocks are of one group as far as it goes, and nobody in one belongs to another.
     #[test]
     fn a_block_is_drawn_from_a_group_and_has_no_answer_twice() {
@@ -246,16 +251,7 @@ mod tests {
         let train: Vec<usize> = (0..25).collect();
         let mut plan = Plan::new(Kind::Mlp, 1, 1);
         (plan.n_lists, plan.list_length, plan.block, plan.within) = (200, 6, 4, n);
-        let options = Options {
-            plan: &plan,
-            pairs: &pairs,
-            train: &train,
-            held_out: &[],
-            device: crate::Device::Cpu,
-            checkpoint: None,
-            mining: Mining::Exact,
-        };
-        let draws = Draws::new(&options, 0).unwrap();
+        let draws = draws(&plan, &pairs, &train);
         let lists = draws.lists(&plan, &mut ChaCha8Rng::seed_from_u64(2));
         assert_eq!(lists.len(), 200 * 6);
         for list in lists.chunks(6) {
@@ -292,16 +288,7 @@ mod tests {
         let mut plan = Plan::new(Kind::Mlp, 1, 1);
         (plan.n_lists, plan.list_length, plan.within) = (300, 4, n);
         (plan.joined, plan.joined_in_part) = (0.7, 0.5);
-        let options = Options {
-            plan: &plan,
-            pairs: &pairs,
-            train: &train,
-            held_out: &[],
-            device: crate::Device::Cpu,
-            checkpoint: None,
-            mining: Mining::Exact,
-        };
-        let draws = Draws::new(&options, 0).unwrap();
+        let draws = draws(&plan, &pairs, &train);
         let (texts, lists) = draws.step(&plan, &mut ChaCha8Rng::seed_from_u64(2));
         let (mut n_as_they_are, mut n_means) = (0, 0);
         for list in lists.chunks(4) {
