@@ -14,14 +14,14 @@ use firn_client::{Client, v1};
 use firn_index::{Collection, Database, Fields, Options, Point, PointId, Text};
 use firn_model::{
     Device,
-    fusion::{Direction, Ensemble, Items},
+    fusion::{Direction, Ensemble, Items, Weight},
     scenes::{self, Style},
 };
 use serving::Server;
 
 const N: u64 = 24;
-/// What logits count here: enough to change the order.
-const WEIGHTS: [f32; 2] = [0.6, 0.9];
+/// What logits and hubness count here: enough to change the order.
+const WEIGHTS: [Weight; 2] = [Weight { logit: 0.6, hubness: 0.4 }, Weight { logit: 0.9, hubness: 0.5 }];
 
 /// Pictures with a caption each, and some without, in "c" with tokens; two networks, of which the second, of tokens, is active. They
 /// are taken for judged on candidates by this blend.
@@ -111,10 +111,19 @@ impl World {
         scored.scores
     }
 
-    /// By the double loop: the cosine and the logit of each of these texts with an image.
-    fn judged(&self, image: &Point, texts: &[&Point]) -> Vec<(PointId, f32, f32)> {
+    /// By the double loop: the cosine and the logit of each of these texts with an image, and how near it is to the nearest image that was
+    /// learnt from, less what is usual.
+    fn judged(&self, image: &Point, texts: &[&Point]) -> Vec<Judged> {
         let bytes = self.collection().attachment("reranker.2").unwrap().unwrap();
-        let network = Ensemble::of_bytes(&bytes, Path::new("reranker.2"), Device::Cpu).unwrap().scorer().unwrap();
+        let ensemble = Ensemble::of_bytes(&bytes, Path::new("reranker.2"), Device::Cpu).unwrap();
+        let (network, hubs) = (ensemble.scorer().unwrap().unwrap(), ensemble.hubs().unwrap());
+        let product = |one: &[f32], other: &[f32]| one.iter().zip(other).map(|(x, y)| x * y).sum::<f32>();
+        let members = |items: &Items| items.vectors.chunks(items.dim).map(<[f32]>::to_vec).collect::<Vec<_>>();
+        let (images, of_texts) = (members(&hubs.images["image"]), members(&hubs.texts["image"]));
+        assert!(images.len() > 9 && of_texts.len() > 9);
+        let nearest =
+            |vector: &[f32]| images.iter().map(|image| product(image, vector)).fold(f32::NEG_INFINITY, f32::max);
+        let usual = of_texts.iter().map(|text| nearest(text)).sum::<f32>() / of_texts.len() as f32;
         let items = |point: &Point, of: &str| {
             let (vector, tokens) = (point.vectors[of].clone(), point.tokens[of].clone());
             let (n_tokens, token_dim) = (tokens.n, tokens.dim);
@@ -122,11 +131,26 @@ impl World {
         };
         let one = |text: &&Point| {
             let logit = network.score(&items(image, "image"), &items(text, "text"), &[(0, 0)]).unwrap()[0];
-            let pairs = image.vectors["image"].iter().zip(&text.vectors["text"]);
-            let cosine: f32 = pairs.map(|(x, y)| x * y).sum();
-            (text.id.clone(), cosine, logit)
+            let cosine = product(&image.vectors["image"], &text.vectors["text"]);
+            let hubness = nearest(&text.vectors["text"]) - usual;
+            Judged { id: text.id.clone(), cosine, logit, hubness }
         };
         texts.iter().map(one).collect()
+    }
+}
+
+#[derive(Clone)]
+struct Judged {
+    id: PointId,
+    cosine: f32,
+    logit: f32,
+    hubness: f32,
+}
+
+impl Judged {
+    fn score(&self) -> f32 {
+        let Weight { logit, hubness } = WEIGHTS[1];
+        self.cosine + logit * self.logit - hubness * self.hubness
     }
 }
 
@@ -172,12 +196,11 @@ fn an_image_that_asks_for_texts_is_answered_by_the_network() {
     let mut expected = world.judged(image, &world.described());
     let by_cosine = {
         let mut all = expected.clone();
-        all.sort_by(|a, b| b.1.total_cmp(&a.1));
+        all.sort_by(|a, b| b.cosine.total_cmp(&a.cosine));
         all
     };
-    let score = |(_, cosine, logit): &(PointId, f32, f32)| cosine + WEIGHTS[1] * logit;
-    expected.sort_by(|a, b| score(b).total_cmp(&score(a)));
-    let ids = |all: &[(PointId, f32, f32)]| all.iter().map(|one| one.0.clone()).collect::<Vec<_>>();
+    expected.sort_by(|a, b| b.score().total_cmp(&a.score()));
+    let ids = |all: &[Judged]| all.iter().map(|one| one.id.clone()).collect::<Vec<_>>();
     assert_ne!(ids(&by_cosine), ids(&expected), "the network changes something");
 
     let contents = [
@@ -189,10 +212,11 @@ fn an_image_that_asks_for_texts_is_answered_by_the_network() {
         let answer = world.ask(&request(content.clone(), "text"));
         assert_eq!((answer.rerank_applied, answer.reranker, &answer.rerank_skipped), (true, Some(2), &None));
         for (hit, expected) in answer.hits.iter().zip(&expected) {
-            assert_eq!(hit.id, expected.0, "{content:?}");
-            assert_near(hit.cosine, expected.1, "cosine");
-            assert_near(hit.fusion.unwrap(), expected.2, "logit");
-            assert_near(hit.score, score(expected), "score");
+            assert_eq!(hit.id, expected.id, "{content:?}");
+            assert_near(hit.cosine, expected.cosine, "cosine");
+            assert_near(hit.fusion.unwrap(), expected.logit, "logit");
+            assert_near(hit.hubness.unwrap(), expected.hubness, "hubness");
+            assert_near(hit.score, expected.score(), "score");
             assert_eq!(hit.relevance, None, "calibrated on texts that look for images");
         }
         let off = query::Rerank { which: Which::None, ..Default::default() };
@@ -213,10 +237,11 @@ fn an_image_that_asks_for_texts_is_answered_by_the_network() {
         for asker in [Item::Id(image.id.clone()), Item::Image(world.picture(image))] {
             let scores = world.score(Direction::ImageToText, asker, candidates.clone());
             for (received, expected) in scores.iter().zip(&expected) {
-                assert_eq!(described[received.index].id, expected.0);
-                assert_near(received.score, score(expected), "score");
-                assert_near(received.cosine, expected.1, "cosine");
-                assert_near(received.logit, expected.2, "logit");
+                assert_eq!(described[received.index].id, expected.id);
+                assert_near(received.score, expected.score(), "score");
+                assert_near(received.cosine, expected.cosine, "cosine");
+                assert_near(received.logit.unwrap(), expected.logit, "logit");
+                assert_near(received.hubness.unwrap(), expected.hubness, "hubness");
             }
         }
     }
@@ -246,7 +271,8 @@ fn given_images_are_scored_as_in_a_query() {
         for (received, hit) in scores.iter().zip(&answer.hits) {
             assert_eq!(found[places[received.index]].id, hit.id);
             assert_near(received.score, hit.score, "score");
-            assert_near(received.logit, hit.fusion.unwrap(), "logit");
+            assert_near(received.logit.unwrap(), hit.fusion.unwrap(), "logit");
+            assert_near(received.hubness.unwrap(), hit.hubness.unwrap(), "hubness");
             assert_near(received.cosine, hit.cosine, "cosine");
             assert_eq!(received.relevance.is_some(), hit.relevance.is_some());
         }

@@ -247,6 +247,67 @@ fn a_stopped_run_goes_on_and_what_cannot_be_learnt_is_refused() {
     check(&["empty", "--kind", "mlp"], 2, "expected points with texts");
 }
 
+/// No network is learnt: what lies near to many texts stands back, in every way to ask.
+#[test]
+fn hubs_are_told_without_a_network() {
+    let scratch = scratch();
+    let train = ["train", "fusion", "c", "--kind", "hubs"];
+    scratch.fails(
+        2,
+        &[&train[..], &["--crowd", "0"]].concat(),
+        "--crowd: expected 1 or more, where there is no network",
+    );
+    let hubs = json(&scratch.ok(&[&train[..], &["--json"]].concat()))["version"].clone();
+    assert_eq!((&hubs["kind"], &hubs["parameters"], &hubs["steps"]), (&"hubs".into(), &0.into(), &0.into()));
+    for row in hubs["judged"].as_array().unwrap() {
+        let gain = &row["gain"];
+        assert_eq!(
+            (&gain["without_logit"], &gain["interval_of_logit"]),
+            (&gain["reranked"], &serde_json::json!([0.0, 0.0]))
+        );
+        assert!(gain["weights"].as_array().unwrap().iter().all(|weight| weight["logit"] == 0.0), "{gain}");
+    }
+    let again = json(&scratch.ok(&["reranker", "evaluate", "c", "1", "--json"]));
+    assert_eq!(again["version"]["judged"], hubs["judged"], "the same points give the same verdict");
+
+    // Counted for something, whatever these few images make of it.
+    scratch.ok(&["reranker", "export", "c", "1", "--out", "hubs.safetensors"]);
+    let about = std::fs::read_to_string(scratch.path().join("hubs.json")).unwrap();
+    let mut about: serde_json::Value = serde_json::from_str(&about).unwrap();
+    about["weights"][0]["hubness"] = 0.5.into();
+    scratch.write("hubs.json", about.to_string());
+    scratch.ok(&["reranker", "import", "c", "hubs.safetensors"]);
+    scratch.ok(&["reranker", "activate", "c", "2", "--force"]);
+    let ask = ["query", "c", "--text", "a dog and a ball", "--limit", "5", "--json"];
+    let answer = json(&scratch.ok(&ask));
+    assert_eq!((&answer["rerank_applied"], &answer["reranker"]), (&true.into(), &2.into()));
+    for hit in answer["hits"].as_array().unwrap() {
+        let [score, cosine, hubness] = ["score", "cosine", "hubness"].map(|field| hit[field].as_f64().unwrap());
+        assert!((cosine - 0.5 * hubness - score).abs() < 1e-5 && hit["fusion"].is_null(), "{hit}");
+    }
+    let asked_again = json(&scratch.ok(&ask));
+    assert_eq!(asked_again["hits"], answer["hits"]);
+
+    // It goes to another collection that is compared by the same vectors, and only there.
+    scratch.ok(&["collection", "create", "alike", "--model", "ridge", "--vector", "image=12"]);
+    let brought = json(&scratch.ok(&["reranker", "import", "alike", "hubs.safetensors", "--json"]));
+    assert_eq!(brought["version"]["weights"], about["weights"]);
+    scratch.ok(&["eval", "collection", "--collection", "c", "--reranker", "2", "--json"]);
+    // Where the first order has a vector that it does not know, nothing is told, and that makes nothing worse.
+    let shape = ["--vector", "image=12", "--vector", "twin=image:ridge", "--token-shape", "image=4x6"];
+    scratch.ok(&[&["collection", "create", "two", "--model", "ridge"], &shape[..]].concat());
+    let ingest = ["ingest", "projected.npy", "--collection", "two", "--captions", "captions.jsonl"];
+    for name in ["npy", "ids.txt"] {
+        scratch
+            .write(&format!("twin.{name}"), std::fs::read(scratch.path().join(format!("projected.{name}"))).unwrap());
+    }
+    scratch.ok(&[&ingest[..], &["--also", "twin=twin.npy"]].concat());
+    scratch.ok(&["reranker", "import", "two", "hubs.safetensors"]);
+    scratch.ok(&["collection", "blend", "two", "image=1,twin=1"]);
+    let judged = json(&scratch.ok(&["reranker", "evaluate", "two", "1", "--json"]));
+    assert_eq!(judged["version"]["weights"][0], serde_json::json!({ "logit": 0.0, "hubness": 0.0 }));
+}
+
 #[test]
 fn what_no_model_makes_is_brought_or_refused() {
     let scratch = scratch();
@@ -271,7 +332,10 @@ fn what_no_model_makes_is_brought_or_refused() {
     assert_eq!(stored.scores.len(), again.len());
     for (stored, brought) in stored.scores.iter().zip(again) {
         assert_eq!(stored.index, brought.index);
-        assert!((stored.score - brought.score).abs() < 1e-5 && (stored.logit - brought.logit).abs() < 1e-4);
+        assert!(
+            (stored.score - brought.score).abs() < 1e-5
+                && (stored.logit.unwrap() - brought.logit.unwrap()).abs() < 1e-4
+        );
     }
     let refused = |candidates, expected: &str| {
         let error = score(candidates).unwrap_err().to_string();
@@ -352,7 +416,7 @@ async fn a_server_trains_judges_and_is_told_to_end() {
     assert!(!has_ended(&job) && job.collection_name == "c", "{job:?}");
     let job = once(&client, &job.id, has_ended).await;
     assert_eq!((job.state(), job.error_message.as_str()), (JobState::Done, ""));
-    assert!(job.recall_cosine.is_some() && job.loss > 0.0 && job.elapsed_us > 0, "{job:?}");
+    assert!(job.recall_without.is_some() && job.loss > 0.0 && job.elapsed_us > 0, "{job:?}");
     let made = job.reranker.unwrap();
     assert_eq!((made.version, made.kind.as_str(), made.active), (1, "mlp", false));
     assert_eq!(client.rerankers("c").await.unwrap(), std::slice::from_ref(&made), "what the job says is what is kept");

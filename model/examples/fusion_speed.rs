@@ -91,7 +91,7 @@ fn table(device: Device) -> Outcome<()> {
     for case in &CASES {
         let (pairs, learnt) = (case.pairs(), case.network()?);
         let served = Ensemble::of_bytes(&learnt.bytes()?, Path::new(case.name), device)?;
-        let (plain, scorer) = (learnt.as_written(), served.scorer()?);
+        let (plain, scorer) = (learnt.as_written(), served.scorer()?.ok_or("there is a network")?);
         for n in [10, 100, N_CANDIDATES] {
             let asked: Vec<(usize, usize)> = (0..n).map(|image| (0, image)).collect();
             let expected = plain.score(&pairs.images, &pairs.texts, &asked)?;
@@ -125,7 +125,7 @@ fn answer(folder: &Path) -> Outcome<()> {
             let tokens = items.tokens.iter().map(|x| x.to_f32());
             write(&folder.join(format!("{}.{side}_tokens.f32", case.name)), tokens)?;
         }
-        ready.insert(case.name, (pairs, network.scorer()?));
+        ready.insert(case.name, (pairs, network.scorer()?.ok_or("there is a network")?));
     }
     println!("ready");
     for line in io::stdin().lock().lines() {

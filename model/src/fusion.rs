@@ -11,6 +11,7 @@ mod draws;
 mod ensemble;
 mod folded;
 mod half_dense;
+mod hubs;
 mod lists;
 mod looking;
 mod loss;
@@ -26,9 +27,10 @@ pub use self::{
     calibration::Calibration,
     data::{Items, Pairs},
     ensemble::{Ensemble, MAX_MEMBERS},
+    hubs::{Crowd, Crowds, Hubs, MAX_CROWD},
     lists::Search,
     loss::Losses,
     network::{Kind, Network, Shape, SideShape, Sizes},
-    rerank::{Cosines, Direction, Found, Gain, Reranking, Scorer, Weights},
+    rerank::{Chosen, Cosines, Direction, Found, Gain, Reranking, Scorer, Telling, Weight, Weights},
     trainer::{Checkpoint, Mining, Options, Plan, Progress, train},
 };

@@ -277,6 +277,7 @@ fn hit(hit: v1::Hit) -> anyhow::Result<Hit> {
         cosine: hit.cosine,
         cosines: hit.cosines.into_iter().collect(),
         fusion: hit.fusion,
+        hubness: hit.hubness,
         relevance: hit.relevance,
         bm25: hit.bm25,
         payload: hit.payload.map_or_else(|| Ok(Payload::new()), json::from_struct)?,

@@ -74,7 +74,11 @@ impl Asking<'_> {
         questions: &[Question],
         take: &mut dyn FnMut(Answered) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        let gallery = self.network.map(|_| self.gallery.all_items()).transpose()?;
+        let of_network = |network: &Network| {
+            let hubness = self.hubness(network)?;
+            anyhow::Ok((self.gallery.all_items()?, hubness))
+        };
+        let gallery = self.network.map(of_network).transpose()?;
         for some in questions.chunks(AT_ONCE) {
             let places: Vec<usize> = some.iter().map(|question| question.asker).collect();
             let mut points = self.askers.points(&places)?;
@@ -92,7 +96,7 @@ impl Asking<'_> {
                 answered.took.words = took;
             }
             if let (Some(network), Some(gallery)) = (self.network, &gallery) {
-                let ((), took) = timed(|| self.rerank(network, (&mut points, gallery), &mut answered))?;
+                let ((), took) = timed(|| self.rerank(network, &mut points, gallery, &mut answered))?;
                 answered.took.rerank = took;
             }
             take(answered)?;
@@ -137,11 +141,40 @@ impl Asking<'_> {
         found.iter().map(|candidate| (self.gallery.place(candidate.row), candidate.score)).collect()
     }
 
+    fn fusion_direction(&self) -> fusion::Direction {
+        match self.direction {
+            Direction::ToDocument => fusion::Direction::TextToImage,
+            Direction::ToQuery => fusion::Direction::ImageToText,
+        }
+    }
+
+    /// Of all that can be found, if it counts. What asks and what is asked are compared by vectors in the same places.
+    fn hubness(&self, Network { reranker, .. }: &Network) -> anyhow::Result<Option<Vec<f32>>> {
+        let documents = match self.direction {
+            Direction::ToDocument => self.gallery,
+            Direction::ToQuery => self.askers,
+        };
+        let name_of = |document: &str| {
+            let place = documents.names.iter().position(|name| name == document);
+            Some(self.gallery.names[place?].as_str())
+        };
+        let mut all = Vec::new();
+        for page in self.gallery.pages() {
+            let points = self.gallery.points(&page)?;
+            let vector_of = |at: usize, name: &str| points[at].vectors.get(name_of(name)?).map(Vec::as_slice);
+            let hubness = reranker.hubness(self.fusion_direction(), &vec![None; points.len()], vector_of);
+            let Some(hubness) = hubness else { return Ok(None) };
+            all.extend(hubness);
+        }
+        Ok(Some(all))
+    }
+
     /// Adds a ranking for each number of candidates to every question.
     fn rerank(
         &self,
         Network { reranker, .. }: &Network,
-        (points, gallery): (&mut [Point], &Items),
+        points: &mut [Point],
+        (gallery, hubness): &(Items, Option<Vec<f32>>),
         answered: &mut Answered,
     ) -> anyhow::Result<()> {
         let askers = self.askers.items(points)?;
@@ -154,16 +187,18 @@ impl Asking<'_> {
                 Direction::ToQuery => (place, asker),
             }));
         }
-        let (images, texts, direction) = match self.direction {
-            Direction::ToDocument => (gallery, &askers, fusion::Direction::TextToImage),
-            Direction::ToQuery => (&askers, gallery, fusion::Direction::ImageToText),
+        let (images, texts) = match self.direction {
+            Direction::ToDocument => (gallery, &askers),
+            Direction::ToQuery => (&askers, gallery),
         };
-        let mut logits = reranker.score(images, texts, &pairs)?.into_iter();
+        let logits = reranker.score(images, texts, &pairs)?.unwrap_or_else(|| vec![0.0; pairs.len()]);
+        let (mut logits, direction) = (logits.into_iter(), self.fusion_direction());
         let weight = reranker.version.weight(direction);
+        let hubness = |place: usize| hubness.as_ref().map_or(0.0, |hubness| hubness[place]);
         for (question, rankings) in answered.questions.iter().zip(&mut answered.rankings) {
             let first = &rankings[0];
             let of_first: Vec<f32> = logits.by_ref().take(most.min(first.len())).collect();
-            let score = |at: usize| first[at].1 + weight * of_first[at];
+            let score = |at: usize| weight.score(first[at].1, of_first[at], hubness(first[at].0));
             let reranked = |n: usize| -> Ranking {
                 let n = n.min(first.len());
                 let mut ranking: Ranking = (0..n).map(|at| (first[at].0, score(at))).collect();

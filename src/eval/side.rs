@@ -78,12 +78,16 @@ impl Side {
         Ok(items)
     }
 
+    /// The places of all points, some at a time.
+    pub fn pages(&self) -> impl Iterator<Item = Vec<usize>> {
+        const PAGE: usize = 1000;
+        (0..self.n).step_by(PAGE).map(|from| (from..self.n.min(from + PAGE)).collect())
+    }
+
     /// Of all points, by their places.
     pub fn all_items(&self) -> anyhow::Result<Items> {
-        const PAGE: usize = 1000;
         let mut items: Option<Items> = None;
-        for from in (0..self.n).step_by(PAGE) {
-            let places: Vec<usize> = (from..self.n.min(from + PAGE)).collect();
+        for places in self.pages() {
             let page = self.items(&mut self.points(&places)?)?;
             match &mut items {
                 None => items = Some(page),

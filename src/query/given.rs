@@ -1,6 +1,6 @@
 //! Candidates that are given, not searched for: a network of the collection says how well each belongs to the one that asks.
 //!
-//! A score is the cosine, of the vectors that the network was judged with, and what its logit counts; the same as in a query.
+//! A score is the cosine, of the vectors that the network was judged with, and what its logit and hubness count; the same as in a query.
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
@@ -55,7 +55,10 @@ pub struct Score {
     pub index: usize,
     pub score: f32,
     pub cosine: f32,
-    pub logit: f32,
+    /// Of the network, if there is one.
+    pub logit: Option<f32>,
+    /// How much of a hub it is, if that counts.
+    pub hubness: Option<f32>,
     /// How likely it is that it belongs, if that is known.
     pub relevance: Option<f32>,
 }
@@ -104,12 +107,16 @@ fn scores(reranker: &Reranker, direction: Direction, asker: &[Seen], candidates:
     let (Some(asker), Some(items)) = (asker.first(), together(candidates)) else { return Ok(Vec::new()) };
     let version = &reranker.version;
     let logits = reranker.logits(direction, &asker.item, &items, None)?;
-    let scored = |(index, (candidate, logit)): (usize, (&Seen, f32))| {
+    let vector_of = |at: usize, name: &str| candidates[at].vectors.get(name).map(Vec::as_slice);
+    let hubness = reranker.hubness(direction, &vec![None; candidates.len()], vector_of);
+    let scored = |(index, candidate): (usize, &Seen)| {
+        let of = |all: &Option<Vec<f32>>| all.as_ref().map(|all| all[index]);
+        let (logit, hubness) = (of(&logits), of(&hubness));
         let cosine = cosine(&version.blend, &asker.vectors, &candidate.vectors);
-        let score = cosine + version.weight(direction) * logit;
-        Score { index, score, cosine, logit, relevance: version.relevance(direction, score) }
+        let score = version.weight(direction).score(cosine, logit.unwrap_or(0.0), hubness.unwrap_or(0.0));
+        Score { index, score, cosine, logit, hubness, relevance: version.relevance(direction, score) }
     };
-    let mut scores: Vec<Score> = candidates.iter().zip(logits).enumerate().map(scored).collect();
+    let mut scores: Vec<Score> = candidates.iter().enumerate().map(scored).collect();
     scores.sort_by(|a, b| b.score.total_cmp(&a.score));
     Ok(scores)
 }

@@ -221,9 +221,11 @@ pub struct Hit {
     /// Of a blend, by the names of the vectors that the point has.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub cosines: BTreeMap<String, f32>,
-    /// The logit of the network that re-ranked, and how likely it is that the hit belongs, 0 to 1.
+    /// The logit of the network that re-ranked, how much of a hub the hit is if that counts, and how likely it is that it belongs, 0 to 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fusion: Option<f32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hubness: Option<f32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relevance: Option<f32>,
     pub payload: Payload,

@@ -2,12 +2,13 @@
 //! cosines make; with one, it is the cosine and what its logit counts.
 
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use firn_index::{Collection, CollectionConfig, Fields, Reader, Row, Side};
-use firn_model::fusion::{Direction, Items};
+use firn_model::fusion::{Direction, Items, Weight};
 
 use super::{
     Content, Error, OnFailure, Request, Which,
@@ -32,7 +33,10 @@ pub struct Ranked {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Fusion {
-    pub logit: f32,
+    /// None if no network was asked.
+    pub logit: Option<f32>,
+    /// How much of a hub it is, if that counts.
+    pub hubness: Option<f32>,
     pub relevance: Option<f32>,
 }
 
@@ -48,6 +52,10 @@ pub struct Ranker {
     pub direction: Direction,
     /// What it reads of each candidate.
     pub reads: Reads,
+    /// Of each vector of the blend it was judged with, the one that candidates have in its place.
+    names: BTreeMap<String, String>,
+    /// Whether the network is to look, or hubs alone are told.
+    looks: bool,
     candidates: usize,
 }
 
@@ -114,7 +122,11 @@ pub fn network(engine: &Engine, collection: &Collection, using: &Using, request:
     match fit(&reranker, collection.config(), using, request) {
         Ok((direction, reads)) => {
             let candidates = asked.candidates.unwrap_or(reranker.version.candidates);
-            Ok(Network::Of(Box::new(Ranker { reranker, direction, reads, candidates })))
+            // Where hubness alone counts, the network is only asked if its version is named.
+            let weight = reranker.version.weight(direction);
+            let looks = asked.which != Which::Active || weight.logit != 0.0 || weight.hubness == 0.0;
+            let names = names(&reranker.version, collection.config(), using, direction);
+            Ok(Network::Of(Box::new(Ranker { reranker, direction, reads, names, looks, candidates })))
         }
         Err(reason) => skipped(request, reason).map(Network::None),
     }
@@ -142,7 +154,7 @@ fn fit(
             (Direction::ImageToText, of_texts(reranker, config, using)?)
         }
     };
-    let is_idle = direction == Direction::ImageToText && reranker.version.weight(direction) == 0.0;
+    let is_idle = direction == Direction::ImageToText && reranker.version.weight(direction) == Weight::NONE;
     if request.rerank.which == Which::Active && is_idle {
         return Err("where an image looks for texts, it makes nothing better".to_owned());
     }
@@ -168,6 +180,25 @@ fn of_texts(reranker: &Reranker, config: &CollectionConfig, using: &Using) -> Re
         return Err(format!("it reads tokens of texts, and the collection keeps none beside {name:?}"));
     }
     Ok(reads)
+}
+
+/// What the candidates have in the place of the blend's vectors: those themselves, or of texts those that are searched and lie where
+/// they do.
+fn names(
+    version: &Version,
+    config: &CollectionConfig,
+    using: &Using,
+    direction: Direction,
+) -> BTreeMap<String, String> {
+    let stands_for = |judged: &String| match direction {
+        Direction::TextToImage => Some(judged.clone()),
+        Direction::ImageToText => {
+            let texts = texts_beside(config, judged);
+            let searched = using.weights.iter().find(|(name, _)| texts.contains(&name.as_str()));
+            searched.map(|(name, _)| name.clone())
+        }
+    };
+    version.blend.keys().filter_map(|judged| Some((judged.clone(), stands_for(judged)?))).collect()
 }
 
 /// Whether the first order is the one it was judged with. An image looks for texts by the vectors that lie where those of the blend do.
@@ -212,25 +243,31 @@ pub fn order(
         Network::None(reason) => return Ok(by_cosine(merged, reason.clone())),
         Network::Of(ranker) => ranker,
     };
-    match logits(reader, query, &merged, ranker, request) {
-        Ok(logits) => {
-            let ranked = by_network(ranker, merged, logits);
+    match looked_at(reader, query, &merged, ranker, request) {
+        Ok(seen) => {
+            let ranked = by_network(ranker, merged, seen);
             Ok(Order { ranked, min_relevance, reranker: Some(ranker.reranker.version.number), skipped: None })
         }
         Err(reason) => Ok(by_cosine(merged, skipped(request, reason)?)),
     }
 }
 
-fn logits(
+/// What is known of each candidate.
+struct Seen {
+    logits: Option<Vec<f32>>,
+    hubness: Option<Vec<f32>>,
+}
+
+fn looked_at(
     reader: &Reader,
     query: &Query,
     merged: &[Merged],
-    Ranker { reranker, direction, reads, .. }: &Ranker,
+    Ranker { reranker, direction, reads, looks, names, .. }: &Ranker,
     request: &Request,
-) -> Result<Vec<f32>, String> {
+) -> Result<Seen, String> {
     /// Kept for what comes after it: payloads and the way back.
     const REST: Duration = Duration::from_millis(5);
-    let (estimate, now) = (reranker.estimate(merged.len()), Instant::now());
+    let (estimate, now) = (reranker.estimate(*direction, merged.len()), Instant::now());
     let deadline = request.deadline.map(|deadline| deadline.checked_sub(REST).unwrap_or(now));
     if let Some(left) = deadline.map(|deadline| deadline.saturating_duration_since(now))
         && left < estimate
@@ -245,23 +282,33 @@ fn logits(
     if points.len() != rows.len() {
         return Err("a candidate is gone".to_owned());
     }
+    let (named, stored): (_, Vec<Option<Row>>) = (|name: &str| names.get(name), rows.into_iter().map(Some).collect());
+    let vector_of = |at: usize, name: &str| points[at].vectors.get(named(name)?).map(Vec::as_slice);
+    let hubness = reranker.hubness(*direction, &stored, vector_of);
+    if !looks {
+        return Ok(Seen { logits: None, hubness });
+    }
     let mut candidates = Items::default();
     for point in &mut points {
         let read = reads.add(point, &mut candidates);
         read.map_err(|what| reranker::Error::Lacking { id: point.id.clone(), what }.to_string())?;
     }
-    reranker.logits(*direction, asker, &candidates, deadline).map_err(|error| error.to_string())
+    let logits = reranker.logits(*direction, asker, &candidates, deadline).map_err(|error| error.to_string())?;
+    Ok(Seen { logits, hubness })
 }
 
 /// Ties keep the order of retrieval.
-fn by_network(Ranker { reranker, direction, .. }: &Ranker, merged: Vec<Merged>, logits: Vec<f32>) -> Vec<Ranked> {
+fn by_network(Ranker { reranker, direction, .. }: &Ranker, merged: Vec<Merged>, seen: Seen) -> Vec<Ranked> {
     let version = &reranker.version;
-    let scored = |(merged, logit): (Merged, f32)| {
-        let score = merged.candidate.score + version.weight(*direction) * logit;
+    let scored = |(at, merged): (usize, Merged)| {
+        let of = |all: &Option<Vec<f32>>| all.as_ref().map(|all| all[at]);
+        let (logit, hubness) = (of(&seen.logits), of(&seen.hubness));
+        let weight = version.weight(*direction);
+        let score = weight.score(merged.candidate.score, logit.unwrap_or(0.0), hubness.unwrap_or(0.0));
         let relevance = version.relevance(*direction, score);
-        Ranked { merged, score, fusion: Some(Fusion { logit, relevance }) }
+        Ranked { merged, score, fusion: Some(Fusion { logit, hubness, relevance }) }
     };
-    let mut ranked: Vec<Ranked> = merged.into_iter().zip(logits).map(scored).collect();
+    let mut ranked: Vec<Ranked> = merged.into_iter().enumerate().map(scored).collect();
     ranked.sort_by(|a, b| b.score.total_cmp(&a.score));
     ranked
 }

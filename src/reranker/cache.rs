@@ -68,8 +68,8 @@ impl Cache {
             for (&number, reranker) in lock(&before.open).iter() {
                 let Ok(version) = state.version(number) else { continue };
                 let is_same = reranker.version == *version;
-                let kept = if is_same { reranker.clone() } else { Arc::new(reranker.as_version(version)) };
-                open.insert(number, kept);
+                let kept = if is_same { Some(reranker.clone()) } else { reranker.as_version(version).map(Arc::new) };
+                open.extend(kept.map(|kept| (number, kept)));
             }
         }
         let known = Arc::new(Known { state: state.clone(), open: Mutex::new(open) });
@@ -120,7 +120,7 @@ impl Cache {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What a panic left behind is whole: every change is one assignment.
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }

@@ -11,9 +11,10 @@ use std::{
 use firn_index::{Collection, Fields, Point, Reader, Row};
 use firn_model::{
     Encoder, Grid, Keep,
-    fusion::{Cosines, Items, Pairs},
+    fusion::{Cosines, Crowds, Hubs, Items, Pairs, Telling},
 };
-
+use rand::{SeedableRng, seq::SliceRandom};
+use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::{Error, Reads, Report, Stage};
@@ -67,6 +68,8 @@ pub struct Gathered {
     pub judged_groups: Option<Vec<Vec<usize>>>,
     /// What the first order of the judged ones is made by, if not by the vectors of the pairs.
     blended: Option<(Items, Items)>,
+    /// Of those to learn from, if they were wanted.
+    pub hubs: Option<Hubs>,
     /// Points that lack a vector or tokens that are read, and one of them.
     pub n_left_out: usize,
     pub left_out: Option<String>,
@@ -80,14 +83,16 @@ pub struct Wanted<'a> {
     pub blend: &'a BTreeMap<String, f32>,
     /// Leave out what is neither judged nor stops: for judging alone.
     pub only_judged: bool,
+    /// Texts and images to learn from that are to tell hubs, so many at most, by that seed.
+    pub crowd: Option<(usize, u64)>,
 }
 
 impl Gathered {
-    pub fn base(&self) -> Cosines<'_> {
-        match &self.blended {
-            Some((images, texts)) => Cosines { images, texts },
-            None => Cosines::of(&self.pairs),
-        }
+    pub fn base<'a>(&'a self, crowds: Option<&'a Crowds>) -> Cosines<'a> {
+        let pairs = &self.pairs;
+        let (images, texts) =
+            self.blended.as_ref().map_or((&pairs.images, &pairs.texts), |(images, texts)| (images, texts));
+        Cosines { images, texts, hubs: crowds.map_or(Telling::Nobody, Telling::Crowds) }
     }
 
     /// Reads all points and embeds their texts; none if `report`, which is told how many of how many are done, breaks it off.
@@ -108,9 +113,17 @@ impl Gathered {
             return Err(rows.nothing(wanted));
         }
         let Some(mut gathered) = rows.gather(encoder.as_ref(), wanted, report)? else { return Ok(None) };
-        if !blended.is_empty() {
-            gathered.blended = Some(rows.blend(engine, collection, &gathered, &blended)?);
+        let crowd = wanted.crowd.map(|(n, seed)| drawn(&gathered, n, seed));
+        let asked = crowd.as_ref().map_or(&[][..], |(texts, _)| texts);
+        let of_blend = match blended.is_empty() {
+            true => Vec::new(),
+            false => rows.blend(engine, collection, (&gathered, &wanted.reads.image), asked, &blended)?,
+        };
+        if let Some(crowd) = crowd {
+            gathered.pairs.tell_hubs(&crowd.0);
+            gathered.hubs = Some(hubs(&gathered, &of_blend, &wanted.reads.image, crowd));
         }
+        gathered.blended = (!of_blend.is_empty()).then(|| beside(of_blend));
         Ok(Some(gathered))
     }
 }
@@ -241,51 +254,105 @@ impl Rows {
                 images: std::mem::take(&mut self.images),
                 texts,
                 shared: shared(&self.asked),
+                hubness: Vec::new(),
                 group_of,
             },
             blended: None,
+            hubs: None,
             n_left_out: self.n_left_out,
             left_out: self.left_out.clone(),
         }))
     }
 
-    /// Vectors whose product is the weighted mean of the cosines; of the texts only those of judged images.
+    /// Each vector of the blend; of the texts only those of judged images and those `asked`, of which the ones the network reads are as if
+    /// they had never been seen.
     fn blend(
         &self,
         engine: &Engine,
         collection: &Collection,
-        gathered: &Gathered,
+        (gathered, read): (&Gathered, &str),
+        asked: &[usize],
         blended: &[(&str, f32)],
-    ) -> Result<(Items, Items), Error> {
+    ) -> Result<Vec<OfBlend>, Error> {
         let total: f32 = blended.iter().map(|(_, weight)| weight).sum();
         let is_judged: HashSet<usize> = gathered.judged.iter().copied().collect();
-        let judged: Vec<usize> =
-            (0..self.asked.len()).filter(|&at| is_judged.contains(&self.asked[at].owner)).collect();
-        let (mut images, mut texts) = (Vec::new(), Vec::new());
+        let judged = (0..self.asked.len()).filter(|&at| is_judged.contains(&self.asked[at].owner));
+        let places: Vec<usize> = judged.chain(asked.iter().copied()).collect();
+        let mut all = Vec::new();
         for ((name, weight), vectors) in blended.iter().zip(&self.of_blend) {
-            let (share, dim) = ((weight / total).sqrt(), vectors.len() / self.ids.len());
-            images.push((dim, vectors.iter().map(|x| x * share).collect()));
-            let encoder = encoder(engine, collection, name)?;
+            let dim = vectors.len() / self.ids.len();
             let mut of_texts = vec![0.0; self.asked.len() * dim];
-            for places in judged.chunks(TEXTS_AT_ONCE) {
+            let encoder = encoder(engine, collection, name)?;
+            for places in places.chunks(TEXTS_AT_ONCE) {
                 let words: Vec<&str> = places.iter().map(|&at| self.asked[at].text.as_str()).collect();
                 for (&at, embedded) in places.iter().zip(encoder.embed_texts(&words, Keep::Nothing)?) {
-                    let row = of_texts[at * dim..][..dim].iter_mut();
-                    row.zip(&embedded.embedding).for_each(|(to, x)| *to = x * share);
+                    of_texts[at * dim..][..dim].copy_from_slice(&embedded.embedding);
                 }
             }
-            texts.push((dim, of_texts));
+            if *name == read {
+                let unseen = &gathered.pairs.texts.vectors;
+                asked.iter().for_each(|&at| of_texts[at * dim..][..dim].copy_from_slice(&unseen[at * dim..][..dim]));
+            }
+            let items = |vectors| Items { dim, vectors, ..Items::default() };
+            let (images, texts) = (items(vectors.clone()), items(of_texts));
+            all.push(OfBlend { name: (*name).to_owned(), share: (weight / total).sqrt(), images, texts });
         }
-        Ok((beside(images), beside(texts)))
+        Ok(all)
     }
 }
 
-/// Rows of several dimensions, one behind the other.
-fn beside(parts: Vec<(usize, Vec<f32>)>) -> Items {
-    let dim = parts.iter().map(|(dim, _)| dim).sum();
-    let n = parts.first().map_or(0, |(dim, values)| values.len() / dim.max(&1));
-    let row = |at: usize| parts.iter().flat_map(move |(dim, values)| values[at * dim..][..*dim].iter().copied());
-    Items { dim, vectors: (0..n).flat_map(row).collect(), ..Items::default() }
+/// A vector of the blend, of all images and texts; what is not needed of these is 0.
+struct OfBlend {
+    name: String,
+    /// What makes the product of all of them the weighted mean of the cosines.
+    share: f32,
+    images: Items,
+    texts: Items,
+}
+
+/// Images and texts as vectors whose product is the weighted mean of the cosines.
+fn beside(parts: Vec<OfBlend>) -> (Items, Items) {
+    let together = |side: &dyn Fn(&OfBlend) -> &Items| {
+        let n = parts.first().map_or(0, |part| side(part).n());
+        let dim = parts.iter().map(|part| side(part).dim).sum();
+        let mut vectors = Vec::with_capacity(n * dim);
+        for at in 0..n {
+            for part in &parts {
+                vectors.extend(side(part).vectors_of(&[at]).iter().map(|x| x * part.share));
+            }
+        }
+        Items { dim, vectors, ..Items::default() }
+    };
+    (together(&|part| &part.images), together(&|part| &part.texts))
+}
+
+/// Texts and images to learn from, at most `n` of each.
+fn drawn(gathered: &Gathered, n: usize, seed: u64) -> (Vec<usize>, Vec<usize>) {
+    let is_learnt: HashSet<usize> = gathered.train.iter().copied().collect();
+    let owner_of = &gathered.pairs.owner_of;
+    let texts = (0..owner_of.len()).filter(|&text| is_learnt.contains(&owner_of[text])).collect();
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut draw = |mut all: Vec<usize>| {
+        all.shuffle(&mut rng);
+        all.truncate(n);
+        all
+    };
+    (draw(texts), draw(gathered.train.clone()))
+}
+
+/// Of the blend's vectors; if it has one alone, of the one that is read.
+fn hubs(gathered: &Gathered, of_blend: &[OfBlend], read: &str, (texts, images): (Vec<usize>, Vec<usize>)) -> Hubs {
+    let pick =
+        |items: &Items, at: &[usize]| Items { dim: items.dim, vectors: items.vectors_of(at), ..Items::default() };
+    let pairs = &gathered.pairs;
+    let parts = of_blend.iter().map(|part| (part.name.as_str(), &part.texts, &part.images));
+    let alone = of_blend.is_empty().then_some((read, &pairs.texts, &pairs.images));
+    let mut hubs = Hubs::default();
+    for (name, of_texts, of_images) in parts.chain(alone) {
+        hubs.texts.insert(name.to_owned(), pick(of_texts, &texts));
+        hubs.images.insert(name.to_owned(), pick(of_images, &images));
+    }
+    hubs
 }
 
 /// The points that have a text, by its place, where they are several: one set, whoever points to it.
@@ -372,7 +439,7 @@ mod tests {
         };
         let (parting, blend) =
             (Parting::default(), BTreeMap::from([("image".to_owned(), 1.0), ("other".to_owned(), 1.0)]));
-        let wanted = Wanted { reads: &reads, parting: &parting, blend: &blend, only_judged: false };
+        let wanted = Wanted { reads: &reads, parting: &parting, blend: &blend, only_judged: false, crowd: None };
         let point = |at: u64, names: &[&str]| Point {
             id: PointId::Num(at),
             row: at as u32,

@@ -1,8 +1,8 @@
 //! What a network is worth: held-out questions in both directions, by language and length, with and without it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use firn_model::fusion::{Calibration, Direction, Gain, Reranking, Scorer, Weights};
+use firn_model::fusion::{Calibration, Crowds, Direction, Gain, Reranking, Scorer, Weight, Weights};
 
 use super::{Error, Gathered, Judged, Length};
 
@@ -12,8 +12,8 @@ const N_FOLDS: usize = 10;
 /// The verdict on a network.
 #[derive(Clone, Debug)]
 pub struct Verdict {
-    /// What a logit counts beside the cosine when a text looks for images, and when an image looks for texts.
-    pub weights: [f32; 2],
+    /// What counts beside the cosine when a text looks for images, and when an image looks for texts.
+    pub weights: [Weight; 2],
     /// Of texts that look for images.
     pub calibration: Option<Calibration>,
     /// All languages first, then each.
@@ -33,9 +33,14 @@ pub fn is_better(judged: &[Judged]) -> bool {
     rows.iter().any(|row| row.gain.interval[0] > 0.0) && rows.iter().all(|row| row.gain.interval[1] >= 0.0)
 }
 
-/// Asks all questions about the judged images, of which each sees `candidates`.
-pub fn judge(network: &dyn Scorer, gathered: &Gathered, candidates: usize, seed: u64) -> Result<Verdict, Error> {
-    let (pairs, base) = (&gathered.pairs, gathered.base());
+/// Asks all questions about the judged images, of which each sees `candidates`. Without a network or what tells hubs, those count nothing.
+pub fn judge(
+    (network, crowds): (Option<&dyn Scorer>, Option<&Crowds>),
+    gathered: &Gathered,
+    candidates: usize,
+    seed: u64,
+) -> Result<Verdict, Error> {
+    let (pairs, base) = (&gathered.pairs, gathered.base(crowds));
     let is_judged: BTreeSet<usize> = gathered.judged.iter().copied().collect();
     let texts: Vec<usize> =
         (0..pairs.owner_of.len()).filter(|&text| is_judged.contains(&pairs.owner_of[text])).collect();
@@ -57,6 +62,10 @@ pub fn judge(network: &dyn Scorer, gathered: &Gathered, candidates: usize, seed:
             Reranking::of_all(groups.iter().map(of).collect::<Result<_, _>>()?)
         }
     };
+    // No language may lose by what others gain.
+    let lot_of: BTreeMap<&str, usize> = languages.iter().enumerate().map(|(lot, language)| (*language, lot)).collect();
+    let there = there.in_lots(|text| lot_of[gathered.languages[text].as_str()]);
+    let chosen = there.choose(&weights, N_FOLDS, seed);
     let mut judged = Vec::new();
     let mut add = |direction, language: &str, length, gain: Gain| {
         if gain.n_questions > 0 {
@@ -69,7 +78,7 @@ pub fn judge(network: &dyn Scorer, gathered: &Gathered, candidates: usize, seed:
             let is_wanted = |_, text: usize| {
                 pairs.is_joined(text) == is_joined && (language.is_empty() || gathered.languages[text] == language)
             };
-            add(Direction::TextToImage, language, length, there.gain_of(is_wanted, &weights, N_FOLDS, seed));
+            add(Direction::TextToImage, language, length, there.gain_of(&chosen, seed, is_wanted));
         }
     }
     // An image looks for texts of one language.
@@ -85,8 +94,9 @@ pub fn judge(network: &dyn Scorer, gathered: &Gathered, candidates: usize, seed:
         back.push(ask(Direction::ImageToText, &images, &gallery)?);
     }
     let back = Reranking::of_all(back);
+    let chosen = back.choose(&weights, N_FOLDS, seed);
     for (lot, language) in languages.iter().enumerate() {
-        let gain = back.gain_of(|of, _| of == lot, &weights, N_FOLDS, seed);
+        let gain = back.gain_of(&chosen, seed, |of, _| of == lot);
         add(Direction::ImageToText, language, Length::Single, gain);
     }
     let weight = there.sure_weight(&weights);

@@ -2,6 +2,7 @@
 
 mod cache;
 mod gather;
+mod hubs;
 mod judge;
 mod package;
 mod serve;

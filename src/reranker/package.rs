@@ -69,14 +69,22 @@ impl Package {
         if let Some(name) = blend.keys().chain(&reads.extra).find(|name| !config.vectors.contains_key(*name)) {
             return Err(lacks(format!("a vector {name:?}")));
         }
-        let wanted = network.shape().dim;
-        if config.vectors.get(&reads.image).is_none_or(|vector| vector.dim != wanted) {
-            return Err(lacks(format!("vectors {:?} of {wanted} numbers", reads.image)));
+        if let Some(shape) = network.shape() {
+            let wanted = shape.dim;
+            if config.vectors.get(&reads.image).is_none_or(|vector| vector.dim != wanted) {
+                return Err(lacks(format!("vectors {:?} of {wanted} numbers", reads.image)));
+            }
+            let [n, dim] = shape.image.tokens;
+            let kept = config.tokens.get(&reads.image).map(|kept| [kept.n, kept.dim]);
+            if reads.tokens && kept != Some([n, dim]) {
+                return Err(lacks(format!("{n} x {dim} tokens beside {:?}", reads.image)));
+            }
         }
-        let [n, dim] = network.shape().image.tokens;
-        let kept = config.tokens.get(&reads.image).map(|kept| [kept.n, kept.dim]);
-        if reads.tokens && kept != Some([n, dim]) {
-            return Err(lacks(format!("{n} x {dim} tokens beside {:?}", reads.image)));
+        for (name, members) in network.hubs().iter().flat_map(|hubs| &hubs.images) {
+            let wanted = members.dim;
+            if config.vectors.get(name).is_none_or(|vector| vector.dim != wanted) {
+                return Err(lacks(format!("vectors {name:?} of {wanted} numbers, by which it tells hubs")));
+            }
         }
         let state = engine.rerankers().change(collection, |state| state.add(collection, self.version, self.weights))?;
         Ok(state.newest().clone())
@@ -89,7 +97,8 @@ fn check(version: &Version) -> Result<(), String> {
     let is_weight = |weight: &f32| weight.is_finite() && *weight >= 0.0;
     let is_sure = calibration.as_ref().is_none_or(|of| of.slope.is_finite() && of.offset.is_finite());
     let is_blend = blend.values().all(is_weight) && blend.values().any(|weight| *weight > 0.0);
-    let fits = is_blend && weights.iter().all(is_weight) && is_sure && (2..=1000).contains(candidates);
+    let are_weights = weights.iter().all(|weight| is_weight(&weight.logit) && is_weight(&weight.hubness));
+    let fits = is_blend && are_weights && is_sure && (2..=1000).contains(candidates);
     let expected = "expected weights of 0 or more, one of the blend above, finite numbers, and 2 to 1000 candidates";
     fits.then_some(()).ok_or_else(|| format!("{expected}, received {weights:?}, {blend:?}, {candidates}"))
 }
@@ -111,7 +120,7 @@ mod tests {
         let Package { version, weights } = Package::builtin();
         let model = firn_model::load("builtin", Device::Cpu).unwrap();
         assert_eq!((version.reads.model.name.as_str(), &version.reads.model.hash), ("builtin", &model.info().hash));
-        assert!(version.reads.tokens && version.weights[0] > 0.0 && weights.len() <= 8 << 20, "{version:?}");
+        assert!(version.reads.tokens && version.weights[0].logit > 0.0 && weights.len() <= 8 << 20, "{version:?}");
         let network = Ensemble::of_bytes(&weights, Path::new(BUILTIN), Device::Cpu).unwrap();
         assert_eq!(network.n_parameters() as u64, version.parameters);
     }

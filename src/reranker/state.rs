@@ -6,7 +6,7 @@ use std::{
 };
 
 use firn_index::{Collection, ModelRef};
-use firn_model::fusion::{Calibration, Direction, Gain};
+use firn_model::fusion::{Calibration, Direction, Gain, Weight};
 use serde::{Deserialize, Serialize};
 
 use super::{Error, Parting, Verdict, judge::is_better};
@@ -31,7 +31,7 @@ pub struct State {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Version {
     pub number: u32,
-    /// Such as "mlp+facet-fusion-1way"; so many networks of each kind are asked as one.
+    /// Such as "mlp+facet-fusion-1way", or "hubs" if there is no network; so many networks of each kind are asked as one.
     pub kind: String,
     pub members: u32,
     pub parameters: u64,
@@ -42,9 +42,8 @@ pub struct Version {
     pub reads: Reads,
     /// Cosines that the first order is made by: weights by named vector.
     pub blend: BTreeMap<String, f32>,
-    /// What a logit counts beside the cosine when a text looks for images, and when an image looks for texts; 0 if nothing made the
-    /// order better.
-    pub weights: [f32; 2],
+    /// What counts beside the cosine when a text looks for images, and when an image looks for texts; 0 of what made nothing better.
+    pub weights: [Weight; 2],
     /// Which points it learnt from, so that it is never judged on one of them.
     pub parting: Parting,
     /// Candidates that it was judged with.
@@ -176,8 +175,8 @@ impl State {
 }
 
 impl Version {
-    /// What a logit counts beside the cosine.
-    pub fn weight(&self, direction: Direction) -> f32 {
+    /// What counts beside the cosine.
+    pub fn weight(&self, direction: Direction) -> Weight {
         match direction {
             Direction::TextToImage => self.weights[0],
             Direction::ImageToText => self.weights[1],

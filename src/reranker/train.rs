@@ -10,7 +10,7 @@ use firn_index::{Collection, Limits, Reader, Row, Side};
 use firn_ingest::makers::vectors_of;
 use firn_model::{
     Device,
-    fusion::{self, Checkpoint, Ensemble, Items, Kind, MAX_MEMBERS, Mining, Plan, Progress, Search},
+    fusion::{self, Checkpoint, Ensemble, Items, Kind, MAX_CROWD, MAX_MEMBERS, Mining, Plan, Progress, Scorer, Search},
 };
 use rayon::prelude::*;
 
@@ -22,7 +22,7 @@ use crate::{engine::Engine, query::Blend};
 pub struct Training {
     /// Of the first network.
     pub plan: Plan,
-    /// Networks of each of these kinds learn in turn, and are asked as one.
+    /// Networks of each of these kinds learn in turn, and are asked as one; of none, hubs alone are told.
     pub kinds: Vec<Kind>,
     /// So many of each kind, by other seeds.
     pub n_members: usize,
@@ -32,6 +32,8 @@ pub struct Training {
     pub using: String,
     /// A named vector of images that is read too, though no text is compared with it.
     pub extra: Option<String>,
+    /// Texts and images, so many at most of each, that tell hubs: what lies near to many of them. 0: hubs are not told.
+    pub crowd: usize,
     /// Candidates of a question that it is judged with.
     pub candidates: usize,
     pub parting: Parting,
@@ -76,6 +78,7 @@ impl Training {
             n_steps,
             using: "image".to_owned(),
             extra: None,
+            crowd: MAX_CROWD,
             candidates: 50,
             parting: Parting::default(),
             activate: false,
@@ -95,16 +98,23 @@ impl Training {
         (0..self.n_members).flat_map(|member| self.kinds.iter().map(move |&kind| of(member, kind))).collect()
     }
 
-    /// Such as "mlp+facet-fusion-1way".
-    fn kind(&self) -> String {
-        self.kinds.iter().map(|kind| kind.name()).collect::<Vec<_>>().join("+")
+    /// Such as "mlp+facet-fusion-1way"; `HUBS` if there is no network.
+    pub fn kind(&self) -> String {
+        match &self.kinds[..] {
+            [] => HUBS.to_owned(),
+            kinds => kinds.iter().map(|kind| kind.name()).collect::<Vec<_>>().join("+"),
+        }
     }
 
     /// `Error::Setting` names what is out of range.
     pub fn check(&self) -> Result<(), Error> {
         let Training { plan, candidates, parting, .. } = self;
         let n = self.kinds.len().saturating_mul(self.n_members);
-        within("members", self.n_members, (1..=MAX_MEMBERS).contains(&n), "1 to 32 networks in all")?;
+        let (has_network, members) = (!self.kinds.is_empty(), 1..=MAX_MEMBERS);
+        let is_some = members.contains(&self.n_members) && (!has_network || members.contains(&n));
+        within("members", self.n_members, is_some, "1 to 32 networks in all")?;
+        within("crowd", self.crowd, self.crowd <= MAX_CROWD, "0 to 4096")?;
+        within("crowd", self.crowd, self.crowd > 0 || has_network, "1 or more, where there is no network")?;
         let shares = [
             ("joined", plan.joined),
             ("joined-in-part", plan.joined_in_part),
@@ -179,8 +189,14 @@ impl Parting {
     }
 }
 
-/// Kinds with a plus between them.
+/// What is called a kind where there is no network.
+const HUBS: &str = "hubs";
+
+/// Kinds with a plus between them, or that of no network.
 pub fn kinds_of(names: &str) -> Result<Vec<Kind>, String> {
+    if names.trim() == HUBS {
+        return Ok(Vec::new());
+    }
     names.split('+').map(|name| name.trim().parse()).collect()
 }
 
@@ -205,18 +221,25 @@ pub fn train(
     engine.rerankers().state(collection)?;
     let Training { plan, parting, candidates, .. } = training;
     let (reads, blend) = (training.reads(collection)?, blend_of(collection, &training.using)?);
-    let wanted = Wanted { reads: &reads, parting, blend: &blend, only_judged: false };
-    let Some(gathered) = Gathered::read(engine, collection, &wanted, report)? else { return Ok(None) };
+    let crowd = (training.crowd > 0).then_some((training.crowd, plan.seed));
+    let wanted = Wanted { reads: &reads, parting, blend: &blend, only_judged: false, crowd };
+    let Some(mut gathered) = Gathered::read(engine, collection, &wanted, report)? else { return Ok(None) };
     if report(Stage::Gathered(&gathered)).is_break() {
         return Ok(None);
     }
-    let Some((network, step)) = learn(collection, &gathered, training, (device, checkpoint), report)? else {
-        return Ok(None);
+    let hubs = gathered.hubs.take();
+    let learnt = match (training.kinds.is_empty(), hubs) {
+        (true, Some(hubs)) => Some((Ensemble::of_hubs(hubs), 0)),
+        (_, hubs) => learn(collection, &gathered, training, (device, checkpoint), report)?
+            .map(|(network, step)| (network.with_hubs(hubs), step)),
     };
+    let Some((network, step)) = learnt else { return Ok(None) };
     if report(Stage::Learnt(network.n_parameters(), step)).is_break() {
         return Ok(None);
     }
-    let verdict = judge(network.scorer()?.as_ref(), &gathered, *candidates, plan.seed)?;
+    let (scorer, crowds) = (network.scorer()?, network.hubs().and_then(|hubs| hubs.crowds(&blend)));
+    let scorer = scorer.as_ref().map(|scorer| scorer.as_ref() as &dyn Scorer);
+    let verdict = judge((scorer, crowds.as_ref()), &gathered, *candidates, plan.seed)?;
     let version = version(&network, step, training, (reads, blend), &verdict);
     let weights = network.bytes()?;
     let state = engine.rerankers().change(collection, |state| {
@@ -336,12 +359,19 @@ pub fn evaluate(
     let reranker = Reranker::open(collection, state.version(number)?, device)?;
     let Version { reads, parting, .. } = &reranker.version;
     let blend = blend_of(collection, &reads.image)?;
-    let wanted = Wanted { reads, parting, blend: &blend, only_judged: true };
+    let wanted = Wanted { reads, parting, blend: &blend, only_judged: true, crowd: None };
     let Some(gathered) = Gathered::read(engine, collection, &wanted, report)? else { return Ok(None) };
     if report(Stage::Gathered(&gathered)).is_break() {
         return Ok(None);
     }
-    let verdict = judge(reranker.scorer(), &gathered, reranker.version.candidates, seed)?;
+    let crowds = reranker.crowds(&blend);
+    if crowds.is_none() && reranker.has_hubs() {
+        let names: Vec<&String> = blend.keys().collect();
+        tracing::warn!(
+            "version {number} cannot tell hubs by {names:?}: it learnt from other vectors; hint: train anew"
+        );
+    }
+    let verdict = judge((reranker.scorer(), crowds.as_ref()), &gathered, reranker.version.candidates, seed)?;
     let state = engine.rerankers().change(collection, |state| state.judge(collection, number, blend, verdict))?;
     Ok(Some(state.version(number)?.clone()))
 }

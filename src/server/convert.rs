@@ -379,6 +379,7 @@ fn hit_out(hit: query::Hit, fields: Fields) -> v1::Hit {
         cosine: hit.cosine,
         cosines: hit.cosines.into_iter().collect(),
         fusion: hit.fusion,
+        hubness: hit.hubness,
         relevance: hit.relevance,
         bm25: hit.bm25,
         payload: payload_out(hit.payload, fields),

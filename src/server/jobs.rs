@@ -196,7 +196,7 @@ impl Job {
                 is_at(JobState::Learning, progress.step as usize, *n_steps as usize);
                 (job.loss, job.accuracy) = (progress.loss, progress.accuracy);
                 if let Some([cosine, reranked]) = progress.held_out {
-                    (job.recall_cosine, job.recall_reranked) = (Some(cosine), Some(reranked));
+                    (job.recall_without, job.recall_reranked) = (Some(cosine), Some(reranked));
                 }
             }
             Stage::Learnt(_, step) => is_at(JobState::Judging, *step as usize, *step as usize),

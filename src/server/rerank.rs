@@ -85,6 +85,7 @@ pub fn scored_out(scored: Scored) -> RerankResponse {
         score: score.score,
         cosine: score.cosine,
         logit: score.logit,
+        hubness: score.hubness,
         relevance: score.relevance,
     };
     let truncation = |(candidate, cut): (Option<usize>, crate::query::Truncation)| RerankTruncation {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use firn_index::Collection;
 use firn_model::{
     Device,
-    fusion::{Direction, Found, Kind},
+    fusion::{Direction, Found, Kind, Weight},
 };
 use firn_proto::v1::{
     self, ActivateRerankerRequest, ActivateRerankerResponse, CancelJobRequest, CancelJobResponse,
@@ -115,7 +115,18 @@ impl Rerankers {
 
 pub fn training_in(request: TrainRerankerRequest) -> Result<Training, Problem> {
     let TrainRerankerRequest {
-        kind, members, using, extra, seed, steps, candidates, parting, recipe, activate, ..
+        kind,
+        members,
+        using,
+        extra,
+        crowd,
+        seed,
+        steps,
+        candidates,
+        parting,
+        recipe,
+        activate,
+        ..
     } = request;
     let kinds = match kind {
         Some(names) => {
@@ -125,6 +136,7 @@ pub fn training_in(request: TrainRerankerRequest) -> Result<Training, Problem> {
     };
     let mut training = Training::new(kinds, steps, seed.unwrap_or(1));
     set(&mut training.n_members, members.map(|n| n as usize));
+    set(&mut training.crowd, crowd.map(|n| n as usize));
     set(&mut training.using, using);
     set(&mut training.candidates, candidates.map(|n| n as usize));
     (training.extra, training.activate, training.parting) = (extra, activate, parting_in(parting));
@@ -201,8 +213,8 @@ fn description(version: &Version, active: Option<u32>) -> v1::RerankerDescriptio
         gains: version.judged.iter().map(gain).collect(),
         calibration_error: version.calibration.as_ref().map(|calibration| calibration.error),
         reads: Some(reads(&version.reads)),
-        text_to_image_weight: version.weight(Direction::TextToImage),
-        image_to_text_weight: version.weight(Direction::ImageToText),
+        text_to_image_weight: Some(weight(&version.weight(Direction::TextToImage))),
+        image_to_text_weight: Some(weight(&version.weight(Direction::ImageToText))),
         parting: Some(parting(&version.parting)),
     }
 }
@@ -235,8 +247,15 @@ fn gain(judged: &Judged) -> v1::RerankGain {
         interval_low: gain.interval[0],
         interval_high: gain.interval[1],
         p: gain.p,
-        fold_weights: gain.weights.clone(),
+        fold_weights: gain.weights.iter().map(weight).collect(),
+        without_logit: Some(quality(&gain.without_logit)),
+        logit_interval_low: gain.interval_of_logit[0],
+        logit_interval_high: gain.interval_of_logit[1],
     }
+}
+
+fn weight(weight: &Weight) -> v1::RerankWeight {
+    v1::RerankWeight { logit: weight.logit, hubness: weight.hubness }
 }
 
 fn quality(found: &Found) -> v1::RetrievalQuality {

@@ -119,11 +119,14 @@ impl Items {
         dot(self.vector(at), others.vector(other))
     }
 
+    /// Of some, row by row.
+    pub fn vectors_of(&self, at: &[usize]) -> Vec<f32> {
+        at.iter().flat_map(|&at| self.vector(at)).copied().collect()
+    }
+
     /// Cosines of some of these with some of others: (ours, theirs), row by row.
     pub(super) fn cosines(&self, ours: &[usize], others: &Items, theirs: &[usize]) -> Vec<f32> {
-        let of =
-            |items: &Items, at: &[usize]| at.iter().flat_map(|&at| items.vector(at)).copied().collect::<Vec<f32>>();
-        let (rows, columns) = (of(self, ours), of(others, theirs));
+        let (rows, columns) = (self.vectors_of(ours), others.vectors_of(theirs));
         let mut scores = vec![0.0; ours.len() * theirs.len()];
         let product = Product { size: [ours.len(), theirs.len(), self.dim], scale: 1.0, n_threads: 1 };
         let (rows, columns) = (View::rows(&rows, self.dim), View::rows(&columns, self.dim).transposed());
@@ -143,6 +146,8 @@ pub struct Pairs {
     pub parts: BTreeMap<usize, Vec<usize>>,
     /// By text, where several images have the same one: all of them. They are none of each other's hard negatives.
     pub shared: BTreeMap<usize, Arc<BTreeSet<usize>>>,
+    /// By image: how much of a hub it is; empty if that is not known. A network learns what is to be added to the cosine without it.
+    pub hubness: Vec<f32>,
     /// By image: which hardly differ from each other; empty if that is not known. Blocks of lists are drawn from them first.
     pub group_of: Vec<usize>,
 }
@@ -186,6 +191,13 @@ impl Pairs {
                 "expected to know of {} images their group, received {}",
                 images.n(),
                 self.group_of.len()
+            ));
+        }
+        if !self.hubness.is_empty() && self.hubness.len() != images.n() {
+            let received = self.hubness.len();
+            return Err(format!(
+                "expected to know of {} images how much of a hub they are, received {received}",
+                images.n()
             ));
         }
         let mut places = self.parts.iter().flat_map(|(joined, parts)| std::iter::once(joined).chain(parts));

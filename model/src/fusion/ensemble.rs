@@ -1,11 +1,11 @@
-//! Several networks that are asked as one: each errs in its own way, and their mean errs less.
+//! What re-ranks: several networks that are asked as one, since each errs in its own way and their mean errs less; and what tells hubs.
 
 use std::path::Path;
 
 use candle_core::Tensor;
 
 use super::{
-    Items, Network, Scorer, Shape,
+    Hubs, Items, Network, Scorer, Shape,
     network::{About, KEY},
 };
 use crate::{
@@ -16,9 +16,10 @@ use crate::{
 /// Most networks of one.
 pub const MAX_MEMBERS: usize = 32;
 
-/// One network, or several that look at the same pairs.
+/// One network, or several that look at the same pairs, and perhaps what tells hubs; or that alone.
 pub struct Ensemble {
     members: Vec<Network>,
+    hubs: Option<Hubs>,
 }
 
 impl Ensemble {
@@ -26,13 +27,31 @@ impl Ensemble {
     pub fn new(members: Vec<Network>) -> std::result::Result<Ensemble, String> {
         let fits = |network: &Network| network.shape() == members[0].shape();
         match (1..=MAX_MEMBERS).contains(&members.len()) && members.iter().all(fits) {
-            true => Ok(Ensemble { members }),
+            true => Ok(Ensemble { members, hubs: None }),
             false => Err(format!("expected 1 to {MAX_MEMBERS} networks of one shape, received {}", members.len())),
         }
     }
 
-    pub fn shape(&self) -> &Shape {
-        self.members[0].shape()
+    /// No network.
+    pub fn of_hubs(hubs: Hubs) -> Ensemble {
+        Ensemble { members: Vec::new(), hubs: Some(hubs) }
+    }
+
+    pub fn with_hubs(self, hubs: Option<Hubs>) -> Ensemble {
+        Ensemble { hubs, ..self }
+    }
+
+    pub fn hubs(&self) -> Option<&Hubs> {
+        self.hubs.as_ref()
+    }
+
+    pub fn into_hubs(self) -> Option<Hubs> {
+        self.hubs
+    }
+
+    /// What its networks read, if there are any.
+    pub fn shape(&self) -> Option<&Shape> {
+        self.members.first().map(Network::shape)
     }
 
     /// Numbers that are learnt, of all.
@@ -40,13 +59,16 @@ impl Ensemble {
         self.members.iter().map(Network::n_parameters).sum()
     }
 
-    /// As safetensors: the names of each network's tensors begin with its place.
+    /// As safetensors: the names of each network's tensors begin with its place, those of the hubs with `hubs`.
     pub fn bytes(&self) -> Result<Vec<u8>> {
         let named = |(at, network): (usize, &Network)| {
             let named = |(name, tensor)| (format!("{at}.{name}"), tensor);
             network.tensors().into_iter().map(named).collect::<Vec<(String, Tensor)>>()
         };
-        let tensors: Vec<(String, Tensor)> = self.members.iter().enumerate().flat_map(named).collect();
+        let mut tensors: Vec<(String, Tensor)> = self.members.iter().enumerate().flat_map(named).collect();
+        if let Some(hubs) = &self.hubs {
+            tensors.extend(hubs.tensors()?);
+        }
         let about: Vec<&About> = self.members.iter().map(Network::about).collect();
         let about = serde_json::to_string(&about).expect("plain numbers and names");
         serialize(&tensors, (KEY, &about)).map_err(|detail| Error::BadPairs { detail })
@@ -61,7 +83,10 @@ impl Ensemble {
         let open =
             |(at, about): (usize, &About)| Network::of_tensors(about, &format!("{at}."), (&tensors, name), device);
         let members = about.iter().take(MAX_MEMBERS).enumerate().map(open).collect::<Result<Vec<_>>>()?;
-        Ensemble::new(members).map_err(bad)
+        match (members.is_empty(), Hubs::of_tensors(&tensors, name)?) {
+            (true, Some(hubs)) => Ok(Ensemble::of_hubs(hubs)),
+            (_, hubs) => Ok(Ensemble::new(members).map_err(bad)?.with_hubs(hubs)),
+        }
     }
 
     /// The same in f32 and without a shortcut: the judge of `scorer`.
@@ -69,12 +94,13 @@ impl Ensemble {
         Box::new(AsWritten(&self.members))
     }
 
-    /// The fastest way to score with these weights, as they are now.
-    pub fn scorer(&self) -> Result<Box<dyn Scorer + Send + Sync>> {
-        match &self.members[..] {
-            [only] => only.scorer(),
-            members => Ok(Box::new(Mean(members.iter().map(Network::scorer).collect::<Result<_>>()?))),
-        }
+    /// The fastest way to score with these weights, as they are now; none without a network.
+    pub fn scorer(&self) -> Result<Option<Box<dyn Scorer + Send + Sync>>> {
+        Ok(match &self.members[..] {
+            [] => None,
+            [only] => Some(only.scorer()?),
+            members => Some(Box::new(Mean(members.iter().map(Network::scorer).collect::<Result<_>>()?))),
+        })
     }
 }
 

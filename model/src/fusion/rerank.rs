@@ -1,5 +1,5 @@
-//! What re-ranking is worth: the first candidates by cosine, their logits, and the order that a blend of both gives. The
-//! weight of the logit is chosen on other images than those it is judged on, and may be 0.
+//! What re-ranking is worth: the first candidates by cosine, their logits and hubness, and the order that a blend of them gives. The
+//! weights are chosen on other images than those they are judged on, and may be 0.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,7 +9,9 @@ use std::{
 use rand::{Rng, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
-use super::{Calibration, Items, Pairs};
+use rayon::prelude::*;
+
+use super::{Calibration, Crowds, Items, Pairs};
 use crate::Result;
 
 /// What looks at pairs, however it computes.
@@ -33,11 +35,34 @@ pub trait Scorer {
 pub struct Cosines<'a> {
     pub images: &'a Items,
     pub texts: &'a Items,
+    pub hubs: Telling<'a>,
+}
+
+/// What is known of how much of a hub each item is.
+#[derive(Clone, Copy, Default)]
+pub enum Telling<'a> {
+    /// Nothing: hubness is 0.
+    #[default]
+    Nobody,
+    /// Those that look for them, in the space of the first order.
+    Crowds(&'a Crowds),
+    /// Of every image; that of texts is 0.
+    Images(&'a [f32]),
+}
+
+impl Telling<'_> {
+    fn hubness(&self, direction: Direction, items: &Items, at: &[usize]) -> Vec<f32> {
+        match (self, direction) {
+            (Telling::Crowds(crowds), _) => crowds.who_look(direction).hubness(&items.vectors_of(at)),
+            (Telling::Images(hubness), Direction::TextToImage) => at.iter().map(|&at| hubness[at]).collect(),
+            _ => vec![0.0; at.len()],
+        }
+    }
 }
 
 impl<'a> Cosines<'a> {
     pub fn of(pairs: &'a Pairs) -> Cosines<'a> {
-        Cosines { images: &pairs.images, texts: &pairs.texts }
+        Cosines { images: &pairs.images, texts: &pairs.texts, hubs: Telling::Nobody }
     }
 }
 
@@ -59,6 +84,7 @@ struct Question {
     image: usize,
     cosines: Vec<f32>,
     logits: Vec<f32>,
+    hubness: Vec<f32>,
     belongs: Vec<bool>,
     /// Others that stand before the first that belongs, by cosine; of equal cosines the own one comes last.
     rank: usize,
@@ -80,14 +106,42 @@ pub struct Reranking {
     questions: Vec<Question>,
 }
 
-/// What a logit may count beside a cosine; 0 is the cosine alone.
+/// What counts beside a cosine: so much of the logit is added, so much of the hubness is taken off. Of 0 it does not matter what it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Weight {
+    pub logit: f32,
+    pub hubness: f32,
+}
+
+impl Weight {
+    /// The cosine alone.
+    pub const NONE: Weight = Weight { logit: 0.0, hubness: 0.0 };
+
+    pub fn score(self, cosine: f32, logit: f32, hubness: f32) -> f32 {
+        let of = |weight: f32, number: f32| if weight == 0.0 { 0.0 } else { weight * number };
+        cosine + of(self.logit, logit) - of(self.hubness, hubness)
+    }
+}
+
+/// What a logit and a hubness may count beside a cosine.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Weights(pub Vec<f32>);
+pub struct Weights {
+    pub logit: Vec<f32>,
+    pub hubness: Vec<f32>,
+}
 
 impl Default for Weights {
     fn default() -> Weights {
-        Weights(std::iter::once(0.0).chain((0..24).map(|i| 0.001 * 1.35f32.powi(i))).collect())
+        let logit = std::iter::once(0.0).chain((0..24).map(|i| 0.001 * 1.35f32.powi(i))).collect();
+        Weights { logit, hubness: (0..=10).map(|i| 0.1 * i as f32).collect() }
     }
+}
+
+/// Weights for each fold of images, chosen on all others.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Chosen {
+    fold_of: BTreeMap<usize, usize>,
+    weights: Vec<Weight>,
 }
 
 /// Shares of questions, 0 to 1, with what belongs among the first 1, 5 and 10; the mean of one over the rank; nDCG of the first 10, where
@@ -107,22 +161,27 @@ pub struct Gain {
     pub n_questions: usize,
     pub n_images: usize,
     pub cosine: Found,
+    /// By cosine and hubness alone, without a network.
+    pub without_logit: Found,
     pub reranked: Found,
-    /// 95 % interval of the difference in R@1, by bootstrap over images.
+    /// 95 % interval of the difference in R@1 to cosine, by bootstrap over images.
     pub interval: [f64; 2],
+    /// The same of what the network adds to cosine and hubness.
+    pub interval_of_logit: [f64; 2],
     /// Share of resamples in which R@1 was not better.
     pub p: f64,
     /// Chosen in each fold.
-    pub weights: Vec<f32>,
+    pub weights: Vec<Weight>,
 }
 
 const N_RESAMPLES: usize = 4000;
 const NDCG_AT: usize = 10;
 
 impl Reranking {
-    /// Asks `queries` (texts, or images by direction) among all images, or texts, of `gallery`: the first by `base`, then the network.
+    /// Asks `queries` (texts, or images by direction) among all images, or texts, of `gallery`: the first by `base`, then the network, if
+    /// there is one; without one, logits are 0.
     pub fn ask(
-        network: &dyn Scorer,
+        network: Option<&dyn Scorer>,
         pairs: &Pairs,
         base: &Cosines,
         direction: Direction,
@@ -132,11 +191,12 @@ impl Reranking {
     ) -> Result<Reranking> {
         const AT_ONCE: usize = 64;
         let mut questions = Vec::with_capacity(queries.len());
+        let (from, to) = match direction {
+            Direction::TextToImage => (base.texts, base.images),
+            Direction::ImageToText => (base.images, base.texts),
+        };
+        let hubness = base.hubs.hubness(direction, to, gallery);
         for piece in queries.chunks(AT_ONCE) {
-            let (from, to) = match direction {
-                Direction::TextToImage => (base.texts, base.images),
-                Direction::ImageToText => (base.images, base.texts),
-            };
             let scores = from.cosines(piece, to, gallery);
             let mut together = Vec::new();
             for (&query, scores) in piece.iter().zip(scores.chunks_exact(gallery.len())) {
@@ -162,11 +222,13 @@ impl Reranking {
                     image,
                     cosines: order.iter().map(|&at| scores[at]).collect(),
                     belongs: order.iter().map(|&at| belongs(at)).collect(),
-                    logits: Vec::new(),
+                    logits: vec![0.0; order.len()],
+                    hubness: order.iter().map(|&at| hubness[at]).collect(),
                     rank,
                     n_belong,
                 });
             }
+            let Some(network) = network else { continue };
             let mut logits = network.score(&pairs.images, &pairs.texts, &together)?.into_iter();
             let first = questions.len() - piece.len();
             for question in &mut questions[first..] {
@@ -176,48 +238,65 @@ impl Reranking {
         Ok(Reranking { questions })
     }
 
-    /// The weight that finds best, by the mean of one over the rank; the smaller of equals.
-    pub fn best_weight(&self, weights: &Weights) -> f32 {
-        best_weight(&self.questions.iter().collect::<Vec<_>>(), weights, |_, _| true).0
+    /// What a logit is to count beside what hubness does, to find best by the mean of one over the rank; the smaller of equals.
+    pub fn best_weight(&self, with: Weight, weights: &Weights) -> Weight {
+        let all: Vec<&Question> = self.questions.iter().collect();
+        best_of(&all, with, of_logit(with, weights), |_, _| true).0
     }
 
-    /// The same of weights that make no lot worse, but 0 if that is not better than none by more than chance.
-    pub fn sure_weight(&self, weights: &Weights) -> f32 {
+    /// The same of both, and of weights that make no lot worse; 0 of each that is not better than without by more than chance.
+    pub fn sure_weight(&self, weights: &Weights) -> Weight {
         sure_weight(&self.questions.iter().collect::<Vec<_>>(), weights)
     }
 
-    /// Nested: images fall into folds, and the weight for each fold is chosen on all others.
-    pub fn gain(&self, weights: &Weights, n_folds: usize, seed: u64) -> Gain {
-        self.gain_of(|_, _| true, weights, n_folds, seed)
-    }
-
-    /// Of the questions of some lots and texts, or images by direction; the weights are chosen on all.
-    pub fn gain_of(&self, wanted: impl Fn(usize, usize) -> bool, weights: &Weights, n_folds: usize, seed: u64) -> Gain {
+    /// Nested: images fall into folds, and the weights for each fold are chosen on all others.
+    pub fn choose(&self, weights: &Weights, n_folds: usize, seed: u64) -> Chosen {
         let fold_of = self.folds(n_folds, seed);
         let n_folds = fold_of.values().max().map_or(1, |last| last + 1);
-        let chosen: Vec<f32> = (0..n_folds)
-            .map(|fold| {
-                let others: Vec<&Question> = self.questions.iter().filter(|q| fold_of[&q.image] != fold).collect();
-                sure_weight(&others, weights)
-            })
-            .collect();
-        let asked: Vec<(&Question, f32)> = self
+        let choose = |fold: usize| {
+            let others: Vec<&Question> = self.questions.iter().filter(|q| fold_of[&q.image] != fold).collect();
+            sure_weight(&others, weights)
+        };
+        let weights = (0..n_folds).into_par_iter().map(choose).collect();
+        Chosen { fold_of, weights }
+    }
+
+    /// Of all questions.
+    pub fn gain(&self, weights: &Weights, n_folds: usize, seed: u64) -> Gain {
+        self.gain_of(&self.choose(weights, n_folds, seed), seed, |_, _| true)
+    }
+
+    /// Of the questions of some lots and texts, or images by direction, by weights that were chosen on all.
+    pub fn gain_of(&self, chosen: &Chosen, seed: u64, wanted: impl Fn(usize, usize) -> bool) -> Gain {
+        let asked: Vec<(&Question, Weight)> = self
             .questions
             .iter()
             .filter(|question| wanted(question.lot, question.query))
-            .map(|question| (question, chosen[fold_of[&question.image]]))
+            .map(|question| (question, chosen.weights[chosen.fold_of[&question.image]]))
             .collect();
-        let ranks: Vec<(usize, usize, usize)> = asked.iter().map(|(q, w)| (q.image, q.rank, q.rank_by(*w))).collect();
-        let (interval, p) = bootstrap(&ranks, &mut ChaCha8Rng::seed_from_u64(seed));
+        let ranks: Vec<[usize; 4]> = asked
+            .iter()
+            .map(|(q, weight)| [q.image, q.rank, q.rank_by(weight.without_logit()), q.rank_by(*weight)])
+            .collect();
+        let difference = |before: usize, after: usize| {
+            let ranks: Vec<_> = ranks.iter().map(|ranks| (ranks[0], ranks[before], ranks[after])).collect();
+            bootstrap(&ranks, &mut ChaCha8Rng::seed_from_u64(seed))
+        };
+        let (interval, p) = difference(1, 3);
         let images: BTreeSet<usize> = asked.iter().map(|(question, _)| question.image).collect();
+        let found = |by: &dyn Fn(Weight) -> Weight| {
+            Found::of(asked.iter().map(|(q, weight)| (q.rank_by(by(*weight)), q.ndcg_by(by(*weight)))))
+        };
         Gain {
             n_questions: ranks.len(),
             n_images: images.len(),
-            cosine: Found::of(asked.iter().map(|(question, _)| (question.rank, question.ndcg_by(0.0)))),
-            reranked: Found::of(asked.iter().map(|(q, w)| (q.rank_by(*w), q.ndcg_by(*w)))),
+            cosine: Found::of(asked.iter().map(|(question, _)| (question.rank, question.ndcg_by(Weight::NONE)))),
+            without_logit: found(&|weight| weight.without_logit()),
+            reranked: found(&|weight| weight),
             interval,
+            interval_of_logit: difference(2, 3).0,
             p,
-            weights: chosen,
+            weights: chosen.weights.clone(),
         }
     }
 
@@ -232,7 +311,7 @@ impl Reranking {
     }
 
     /// What a score with this weight promises; none if there is nothing to tell apart.
-    pub fn calibration(&self, weight: f32, n_folds: usize, seed: u64) -> Option<Calibration> {
+    pub fn calibration(&self, weight: Weight, n_folds: usize, seed: u64) -> Option<Calibration> {
         let fold_of = self.folds(n_folds, seed);
         let of_question = |question: &Question| {
             let fold = fold_of[&question.image];
@@ -250,16 +329,22 @@ impl Reranking {
         Reranking { questions: all.into_iter().enumerate().flat_map(of_lot).collect() }
     }
 
-    /// With this weight.
-    pub fn found(&self, weight: f32) -> Found {
+    /// The same questions in lots that who asks decides.
+    pub fn in_lots(mut self, lot_of: impl Fn(usize) -> usize) -> Reranking {
+        self.questions.iter_mut().for_each(|question| question.lot = lot_of(question.query));
+        self
+    }
+
+    /// With these weights.
+    pub fn found(&self, weight: Weight) -> Found {
         Found::of(self.questions.iter().map(|question| (question.rank_by(weight), question.ndcg_by(weight))))
     }
 }
 
 impl Question {
     /// Within the candidates; what is not among them keeps its rank.
-    fn rank_by(&self, weight: f32) -> usize {
-        if !self.belongs.contains(&true) {
+    fn rank_by(&self, weight: Weight) -> usize {
+        if weight == Weight::NONE || !self.belongs.contains(&true) {
             return self.rank;
         }
         let score = |at: usize| self.score(at, weight);
@@ -271,15 +356,12 @@ impl Question {
 }
 
 impl Question {
-    fn score(&self, at: usize, weight: f32) -> f32 {
-        match weight {
-            0.0 => self.cosines[at],
-            w => self.cosines[at] + w * self.logits[at],
-        }
+    fn score(&self, at: usize, weight: Weight) -> f32 {
+        weight.score(self.cosines[at], self.logits[at], self.hubness[at])
     }
 
     /// Of equal scores what belongs comes last.
-    fn ndcg_by(&self, weight: f32) -> f64 {
+    fn ndcg_by(&self, weight: Weight) -> f64 {
         let mut order: Vec<usize> = (0..self.cosines.len()).collect();
         let score = |at: usize| self.score(at, weight);
         order.sort_unstable_by(|&a, &b| score(b).total_cmp(&score(a)).then(self.belongs[a].cmp(&self.belongs[b])));
@@ -290,17 +372,29 @@ impl Question {
     }
 }
 
-/// What a weight gains each question, in one over the rank.
-fn gains(questions: &[&Question], weight: f32) -> Vec<f64> {
-    let worth = |question: &Question, weight: f32| 1.0 / (1 + question.rank_by(weight)) as f64;
-    questions.iter().map(|question| worth(question, weight) - worth(question, 0.0)).collect()
+impl Weight {
+    fn without_logit(self) -> Weight {
+        Weight { logit: 0.0, ..self }
+    }
 }
 
-/// The weight, and what it gains each question. One that is not `fit` is passed over.
-fn best_weight(questions: &[&Question], weights: &Weights, is_fit: impl Fn(f32, &[f64]) -> bool) -> (f32, Vec<f64>) {
-    let mut best = (0.0, 0.0, Vec::new());
-    for &weight in &weights.0 {
-        let gains = gains(questions, weight);
+/// What weights gain each question over others, in one over the rank.
+fn gains(questions: &[&Question], weight: Weight, than: Weight) -> Vec<f64> {
+    let worth = |question: &Question, weight: Weight| 1.0 / (1 + question.rank_by(weight)) as f64;
+    questions.iter().map(|question| worth(question, weight) - worth(question, than)).collect()
+}
+
+/// Those of `all` that find best, and what they gain each question over `than`, which stays if none is better. Those that are not `fit`
+/// are passed over.
+fn best_of(
+    questions: &[&Question],
+    than: Weight,
+    all: impl Iterator<Item = Weight>,
+    is_fit: impl Fn(Weight, &[f64]) -> bool,
+) -> (Weight, Vec<f64>) {
+    let mut best = (than, 0.0, Vec::new());
+    for weight in all {
+        let gains = gains(questions, weight, than);
         let gained: f64 = gains.iter().sum();
         if gained > best.1 && is_fit(weight, &gains) {
             best = (weight, gained, gains);
@@ -309,33 +403,53 @@ fn best_weight(questions: &[&Question], weights: &Weights, is_fit: impl Fn(f32, 
     (best.0, best.2)
 }
 
-/// A weight is taken only if it is better than none by so many standard errors.
-const LEAST_ERRORS: f64 = 1.64;
-/// Questions of a lot whose loss is not put down to chance.
-const LEAST_OF_LOT: usize = 200;
-
-/// The best weight that makes no lot worse, by one over the rank or by what comes first.
-fn sure_weight(questions: &[&Question], weights: &Weights) -> f32 {
-    let (weight, gains) = best_weight(questions, weights, |weight, gains| is_harmless(questions, weight, gains));
-    let gained: f64 = gains.iter().sum();
-    let mut by_image: BTreeMap<usize, f64> = BTreeMap::new();
-    questions.iter().zip(&gains).for_each(|(question, gain)| *by_image.entry(question.image).or_default() += gain);
-    // Of the sum: images, not their questions, are drawn.
-    let (n, mean) = (by_image.len() as f64, gained / by_image.len().max(1) as f64);
-    let error = (by_image.values().map(|sum| (sum - mean).powi(2)).sum::<f64>() * n / (n - 1.0).max(1.0)).sqrt();
-    if gained > LEAST_ERRORS * error { weight } else { 0.0 }
+fn of_logit(with: Weight, weights: &Weights) -> impl Iterator<Item = Weight> {
+    weights.logit.iter().map(move |&logit| Weight { logit, ..with })
 }
 
-fn is_harmless(questions: &[&Question], weight: f32, gains: &[f64]) -> bool {
-    let mut lots: BTreeMap<usize, (usize, f64, i64)> = BTreeMap::new();
+fn of_hubness(weights: &Weights) -> impl Iterator<Item = Weight> {
+    weights.hubness.iter().map(|&hubness| Weight { hubness, ..Weight::NONE })
+}
+
+/// A weight is taken only if it is better than none by so many standard errors.
+const LEAST_ERRORS: f64 = 1.64;
+
+/// First what hubness counts, then what a logit adds to that: each has to be better than without, and the second costs a network.
+fn sure_weight(questions: &[&Question], weights: &Weights) -> Weight {
+    let with_hubness = sure_of(questions, Weight::NONE, of_hubness(weights));
+    sure_of(questions, with_hubness, of_logit(with_hubness, weights))
+}
+
+/// The best that makes no lot worse, if it is better by more than chance.
+fn sure_of(questions: &[&Question], than: Weight, all: impl Iterator<Item = Weight>) -> Weight {
+    let (weight, gains) = best_of(questions, than, all, |weight, gains| is_harmless(questions, weight, than, gains));
+    let gained = questions.iter().zip(gains).map(|(question, gain)| (question.image, gain));
+    let (gained, error) = sum_of_images(gained);
+    if gained > LEAST_ERRORS * error { weight } else { than }
+}
+
+/// A sum over questions, and its standard error: images, not their questions, are drawn.
+fn sum_of_images(numbers: impl Iterator<Item = (usize, f64)>) -> (f64, f64) {
+    let mut by_image: BTreeMap<usize, f64> = BTreeMap::new();
+    numbers.for_each(|(image, number)| *by_image.entry(image).or_default() += number);
+    let (n, sum) = (by_image.len() as f64, by_image.values().sum::<f64>());
+    let squares: f64 = by_image.values().map(|number| (number - sum / n.max(1.0)).powi(2)).sum();
+    (sum, (squares * n / (n - 1.0).max(1.0)).sqrt())
+}
+
+/// Whether no lot loses more than its standard error, by one over the rank or by what comes first.
+fn is_harmless(questions: &[&Question], weight: Weight, than: Weight, gains: &[f64]) -> bool {
+    let mut lots: BTreeMap<usize, [Vec<(usize, f64)>; 2]> = BTreeMap::new();
     for (question, gain) in questions.iter().zip(gains) {
-        let (n, gained, first) = lots.entry(question.lot).or_default();
-        let is_first = |weight: f32| i64::from(question.rank_by(weight) == 0);
-        *n += 1;
-        *gained += gain;
-        *first += is_first(weight) - is_first(0.0);
+        let is_first = |weight: Weight| f64::from(u8::from(question.rank_by(weight) == 0));
+        let [by_rank, by_first] = lots.entry(question.lot).or_default();
+        by_rank.push((question.image, *gain));
+        by_first.push((question.image, is_first(weight) - is_first(than)));
     }
-    lots.values().all(|&(n, gained, first)| n < LEAST_OF_LOT || gained >= 0.0 && first >= 0)
+    lots.into_values().flatten().all(|gains| {
+        let (gained, error) = sum_of_images(gains.into_iter());
+        gained >= -error
+    })
 }
 
 impl Found {
@@ -394,6 +508,7 @@ mod tests {
             image,
             cosines: cosines.to_vec(),
             logits: logits.to_vec(),
+            hubness: vec![0.0; cosines.len()],
             belongs,
             rank,
             n_belong: 1,
@@ -403,18 +518,19 @@ mod tests {
     #[test]
     fn ranks_follow_the_blend() {
         let asked = question(0, &[0.9, 0.8, 0.7], &[0.0, 1.0, 3.0], Some(2), 2);
-        assert_eq!([0.0, 0.05, 0.1, 1.0].map(|w| asked.rank_by(w)), [2, 2, 0, 0]);
+        let of_logit = |logit: f32| Weight { logit, ..Weight::NONE };
+        assert_eq!([0.0, 0.05, 0.1, 1.0].map(|w| asked.rank_by(of_logit(w))), [2, 2, 0, 0]);
         // Equal scores stand before the own one, and so do candidates that are no better than it.
-        assert_eq!(question(0, &[0.5, 0.5], &[1.0, 1.0], Some(1), 1).rank_by(0.3), 1);
+        assert_eq!(question(0, &[0.5, 0.5], &[1.0, 1.0], Some(1), 1).rank_by(of_logit(0.3)), 1);
         // What is not among the candidates stays where it is.
-        assert_eq!(question(0, &[0.5, 0.4], &[1.0, 1.0], None, 77).rank_by(0.3), 77);
+        assert_eq!(question(0, &[0.5, 0.4], &[1.0, 1.0], None, 77).rank_by(of_logit(0.3)), 77);
         // By hand: of two that belong, the first and the third of three.
         let two = Question {
             belongs: vec![true, false, true],
             n_belong: 2,
             ..question(0, &[0.9, 0.8, 0.7], &[0.0; 3], None, 0)
         };
-        assert!((two.ndcg_by(0.0) - (1.0 + 0.5) / (1.0 + 1.0 / 3f64.log2())).abs() < 1e-9);
+        assert!((two.ndcg_by(Weight::NONE) - (1.0 + 0.5) / (1.0 + 1.0 / 3f64.log2())).abs() < 1e-9);
     }
 
     #[test]
@@ -424,7 +540,7 @@ mod tests {
         let reranking = Reranking { questions: (0..40).map(asked).collect() };
         let gain = reranking.gain(&Weights::default(), 10, 1);
         assert_eq!((gain.cosine.at_1, gain.reranked.at_1, gain.interval), (1.0, 1.0, [0.0; 2]));
-        assert_eq!(gain.weights, vec![0.0; 10]);
+        assert_eq!(gain.weights, vec![Weight::NONE; 10]);
         assert_eq!(gain.p, 1.0);
         // Chance gives no gain that would be called one.
         let noise = |image: usize, rng: &mut ChaCha8Rng| {
@@ -437,6 +553,28 @@ mod tests {
         assert!(gain.interval[0] <= 0.0, "{gain:?}");
     }
 
+    /// Hubness is taken first; a network that knows no more than it is left out, and what it adds is told apart.
+    #[test]
+    fn hubs_stand_back() {
+        let asked = |image: usize, logit: f32| match image % 3 {
+            0 => Question { hubness: vec![0.4, 0.0], ..question(image, &[0.9, 0.8], &[0.0, 0.1], Some(1), 1) },
+            1 => Question { hubness: vec![0.0, 0.0], ..question(image, &[0.9, 0.8], &[0.0, logit], Some(1), 1) },
+            _ => Question { hubness: vec![0.1, 0.0], ..question(image, &[0.9, 0.6], &[0.0, 0.0], Some(0), 0) },
+        };
+        let gain = |logit: f32| {
+            let reranking = Reranking { questions: (0..300).map(|image| asked(image, logit)).collect() };
+            reranking.gain(&Weights::default(), 5, 1)
+        };
+        let alone = gain(-1.0);
+        assert!(alone.weights.iter().all(|weight| weight.logit == 0.0 && weight.hubness > 0.0), "{alone:?}");
+        assert_eq!(alone.without_logit, alone.reranked);
+        assert_eq!((alone.interval_of_logit, alone.cosine.at_1 < alone.reranked.at_1), ([0.0; 2], true));
+        let both = gain(4.0);
+        assert!(both.weights.iter().all(|weight| weight.logit > 0.0 && weight.hubness > 0.0), "{both:?}");
+        assert_eq!((both.without_logit, both.reranked.at_1), (alone.reranked, 1.0));
+        assert!(both.interval_of_logit[0] > 0.2);
+    }
+
     #[test]
     fn a_network_that_knows_is_seen_to() {
         let asked = |image: usize| match image % 4 {
@@ -446,7 +584,7 @@ mod tests {
         let gain = Reranking { questions: (0..200).map(asked).collect() }.gain(&Weights::default(), 5, 1);
         assert_eq!((gain.n_questions, gain.n_images, gain.cosine.at_1, gain.reranked.at_1), (200, 200, 0.75, 1.0));
         assert!(gain.interval[0] > 0.15 && gain.interval[1] < 0.35 && gain.p == 0.0, "{gain:?}");
-        assert!(gain.weights.iter().all(|&weight| weight > 0.0));
+        assert!(gain.weights.iter().all(|weight| weight.logit > 0.0));
     }
 
     /// One image in a hundred found better is chance, whatever the weight; and lots are told apart.
@@ -457,18 +595,23 @@ mod tests {
             _ => question(image, &[0.9, 0.8], &[5.0, 0.0], Some(0), 0),
         };
         let lucky = Reranking { questions: (0..100).map(asked).collect() };
-        assert!(lucky.best_weight(&Weights::default()) > 0.0);
-        assert_eq!(lucky.sure_weight(&Weights::default()), 0.0);
+        assert!(lucky.best_weight(Weight::NONE, &Weights::default()).logit > 0.0);
+        assert_eq!(lucky.sure_weight(&Weights::default()), Weight::NONE);
         let both = Reranking::of_all(vec![lucky.clone(), lucky]);
-        assert_eq!(both.gain_of(|lot, _| lot == 1, &Weights::default(), 5, 1).n_questions, 100);
+        assert_eq!(both.gain_of(&both.choose(&Weights::default(), 5, 1), 1, |lot, _| lot == 1).n_questions, 100);
 
         // What gains much in one language may not lose in another.
         let good = |image: usize| question(image, &[0.9, 0.8], &[0.0, 5.0], Some(1), 1);
         let bad = |image: usize| question(image, &[0.9, 0.8], &[0.0, if image < 20 { 5.0 } else { 0.0 }], Some(0), 0);
         let lot = |asked: &dyn Fn(usize) -> Question, n: usize| Reranking { questions: (0..n).map(asked).collect() };
-        let sure = |all: Vec<Reranking>| Reranking::of_all(all).sure_weight(&Weights::default());
+        let sure = |all: Vec<Reranking>| Reranking::of_all(all).sure_weight(&Weights::default()).logit;
         assert!(sure(vec![lot(&good, 400)]) > 0.0);
         assert_eq!(sure(vec![lot(&good, 400), lot(&bad, 300)]), 0.0);
-        assert!(sure(vec![lot(&good, 400), lot(&bad, 100)]) > 0.0, "too few to tell");
+        let hardly = |image: usize| match image {
+            0 => good(image),
+            1 | 2 => bad(image),
+            _ => bad(99),
+        };
+        assert!(sure(vec![lot(&good, 400), lot(&hardly, 100)]) > 0.0, "two lost and one won is chance");
     }
 }

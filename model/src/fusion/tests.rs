@@ -1,6 +1,6 @@
 //! Networks on made-up pairs: what they start as, what they may see, and whether they learn what a cosine cannot say.
 
-use std::ops::ControlFlow;
+use std::{collections::BTreeMap, ops::ControlFlow};
 
 use candle_core::{DType, Device, Tensor};
 use half::f16;
@@ -136,7 +136,8 @@ fn tokens_teach_what_no_vector_says() {
         let (network, _) = train(&options, &mut |_| ControlFlow::Continue(())).unwrap().unwrap();
         let ask = |direction| {
             let asked =
-                Reranking::ask(&network, &pairs, &Cosines::of(&pairs), direction, &held_out, &held_out, 60).unwrap();
+                Reranking::ask(Some(&network), &pairs, &Cosines::of(&pairs), direction, &held_out, &held_out, 60)
+                    .unwrap();
             asked.gain(&Weights::default(), 5, 1)
         };
         (ask(Direction::TextToImage), ask(Direction::ImageToText))
@@ -204,12 +205,12 @@ fn networks_are_read_as_they_were_written_and_asked_as_one() {
         let alone = Ensemble::new(vec![network(kind, &pairs)]).unwrap();
         let again = read(&alone).unwrap();
         assert_eq!((again.shape(), again.n_parameters()), (alone.shape(), alone.n_parameters()));
-        let logits = score(again.scorer().unwrap().as_ref());
-        assert_eq!(logits, score(alone.scorer().unwrap().as_ref()));
+        let logits = score(again.scorer().unwrap().unwrap().as_ref());
+        assert_eq!(logits, score(alone.scorer().unwrap().unwrap().as_ref()));
         sums.iter_mut().zip(logits).for_each(|(sum, logit)| *sum += logit);
     }
     let all = Ensemble::new(Kind::ALL.map(|kind| network(kind, &pairs)).into()).unwrap();
-    let means = score(read(&all).unwrap().scorer().unwrap().as_ref());
+    let means = score(read(&all).unwrap().scorer().unwrap().unwrap().as_ref());
     assert!(means.iter().zip(&sums).all(|(mean, sum)| (mean - sum / 5.0).abs() < 1e-6));
 
     let bytes = all.bytes().unwrap();
@@ -222,6 +223,15 @@ fn networks_are_read_as_they_were_written_and_asked_as_one() {
     let other = network(Kind::Mlp, &Pairs { images: Items { dim: 3, ..Items::default() }, ..world(8, 7) });
     assert!(Ensemble::new(vec![network(Kind::Mlp, &pairs), other]).is_err(), "networks of other sizes");
     assert!(Ensemble::new(Vec::new()).is_err());
+
+    let members = || BTreeMap::from([("image".to_owned(), pairs.images.clone())]);
+    let hubs = Hubs { texts: members(), images: members() };
+    let with_hubs =
+        read(&Ensemble::new(vec![network(Kind::Mlp, &pairs)]).unwrap().with_hubs(Some(hubs.clone()))).unwrap();
+    assert_eq!(with_hubs.hubs().unwrap().texts["image"].n(), 8);
+    assert!(with_hubs.scorer().unwrap().is_some());
+    let alone = read(&Ensemble::of_hubs(hubs)).unwrap();
+    assert!(alone.scorer().unwrap().is_none() && alone.hubs().is_some() && alone.n_parameters() == 0);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
 use super::{
-    Cosines, Direction, Kind, Network, Pairs, Reranking, Shape, Sizes, Weights,
+    Cosines, Direction, Kind, Network, Pairs, Reranking, Shape, Sizes, Telling, Weight, Weights,
     draws::{Draws, turned},
     lists::Search,
     loss::Losses,
@@ -147,11 +147,13 @@ pub struct Progress {
     pub loss: f32,
     /// Share of lists whose first is the one that belongs.
     pub accuracy: f32,
-    /// R@1 of the held-out images' texts: by cosine, and re-ranked with the best weight.
+    /// R@1 of the held-out images' texts: without the network, and re-ranked with the best weight.
     pub held_out: Option<[f64; 2]>,
     pub elapsed: Duration,
 }
 
+/// What hubness counts while a network learns what to add (arXiv 1710.04087, equation 3, on the scale of one cosine).
+const HUBNESS: f32 = 0.5;
 /// Candidates of a held-out text that are looked at while training.
 const N_CANDIDATES: usize = 50;
 /// Fewer pairs teach nothing.
@@ -229,22 +231,27 @@ impl Run {
         Ok(Run { network, mean, optimizer, best: Best::none(), n_worse: 0, step: 0 })
     }
 
-    /// R@1 by cosine and re-ranked; keeps the weights if they are the best.
+    /// R@1 without and with the network; keeps the weights if they are the best.
     fn look(&mut self, pairs: &Pairs, texts: &[usize], images: &[usize]) -> crate::Result<[f64; 2]> {
-        let base = Cosines::of(pairs);
+        let (hubs, hubness) = match &pairs.hubness[..] {
+            [] => (Telling::Nobody, 0.0),
+            hubness => (Telling::Images(hubness), HUBNESS),
+        };
+        let (base, without) = (Cosines { hubs, ..Cosines::of(pairs) }, Weight { hubness, ..Weight::NONE });
         let scorer = self.mean.scorer()?;
         let ask = Direction::TextToImage;
-        let reranking = Reranking::ask(scorer.as_ref(), pairs, &base, ask, texts, images, N_CANDIDATES)?;
-        let found = reranking.found(reranking.best_weight(&Weights::default()));
+        let reranking = Reranking::ask(Some(scorer.as_ref()), pairs, &base, ask, texts, images, N_CANDIDATES)?;
+        let found = reranking.found(reranking.best_weight(without, &Weights::default()));
         self.n_worse = if self.best.offer(&self.mean, found.at_1, self.step)? { 0 } else { self.n_worse + 1 };
-        Ok([reranking.found(0.0).at_1, found.at_1])
+        Ok([reranking.found(without).at_1, found.at_1])
     }
 }
 
 /// What is learnt from, so that no run goes on with something else.
 fn fingerprint(options: &Options) -> String {
-    let Pairs { images, texts, owner_of, parts, shared, group_of } = options.pairs;
+    let Pairs { images, texts, owner_of, parts, shared, hubness, group_of } = options.pairs;
     let mut hasher = blake3::Hasher::new();
+    hasher.update(bytemuck::cast_slice(hubness));
     for items in [images, texts] {
         hasher.update(bytemuck::cast_slice(&items.vectors)).update(bytemuck::cast_slice(&items.extra));
         hasher.update(bytemuck::cast_slice(&items.tokens.iter().map(|x| x.to_bits()).collect::<Vec<u16>>()));
@@ -280,7 +287,8 @@ fn one_step(
     let of_images = Pass::noisy(DType::F32, plan.image_dropout, plan.seed, 2 * step + 1);
     let images = &draws.pairs.images;
     let added = network.forward(images, &texts, &list, [&pass, &of_images])?;
-    let cosines = list.iter().map(|&(text, image)| texts.product(text, images, image)).collect();
+    let hubness = |image: usize| draws.pairs.hubness.get(image).map_or(0.0, |hubness| HUBNESS * hubness);
+    let cosines = list.iter().map(|&(text, image)| texts.product(text, images, image) - hubness(image)).collect();
     let logits = network.logits(cosines, &added)?.reshape(((), plan.list_length))?;
     let mut loss = plan.losses.of(&logits, &added)?;
     if plan.block > 0 {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use firn_client::{Client, Error, v1};
 use firn_index::ModelRef;
-use firn_model::fusion::{Direction, Found, Gain};
+use firn_model::fusion::{Direction, Found, Gain, Weight};
 use tonic::Code;
 
 use super::call;
@@ -109,11 +109,10 @@ fn lost(error: Error, id: &str) -> Error {
 
 fn training_request(collection: &str, training: &Training) -> v1::TrainRerankerRequest {
     let plan = &training.plan;
-    let kinds: Vec<&str> = training.kinds.iter().map(|kind| kind.name()).collect();
     let size = |number: usize| Some(u32::try_from(number).unwrap_or(u32::MAX));
     v1::TrainRerankerRequest {
         collection_name: collection.to_owned(),
-        kind: Some(kinds.join("+")),
+        kind: Some(training.kind()),
         using: Some(training.using.clone()),
         extra: training.extra.clone(),
         seed: Some(plan.seed),
@@ -147,6 +146,7 @@ fn training_request(collection: &str, training: &Training) -> v1::TrainRerankerR
         }),
         activate: training.activate,
         members: size(training.n_members),
+        crowd: size(training.crowd),
     }
 }
 
@@ -164,7 +164,7 @@ fn shown(version: v1::RerankerDescription) -> Result<Shown, Error> {
         made_at: version.made_at,
         reads: Reads { image: vector, extra, tokens, model },
         blend: version.blend.into_iter().collect(),
-        weights: [version.text_to_image_weight, version.image_to_text_weight],
+        weights: [version.text_to_image_weight, version.image_to_text_weight].map(weight),
         parting: parting_in(version.parting),
         candidates: version.candidates as usize,
         calibration_error: version.calibration_error,
@@ -190,12 +190,19 @@ fn judged(gain: v1::RerankGain) -> Judged {
             n_questions: gain.questions_count as usize,
             n_images: gain.images_count as usize,
             cosine: found(gain.cosine),
+            without_logit: found(gain.without_logit),
             reranked: found(gain.reranked),
             interval: [gain.interval_low, gain.interval_high],
+            interval_of_logit: [gain.logit_interval_low, gain.logit_interval_high],
             p: gain.p,
-            weights: gain.fold_weights,
+            weights: gain.fold_weights.into_iter().map(|of| weight(Some(of))).collect(),
         },
     }
+}
+
+fn weight(weight: Option<v1::RerankWeight>) -> Weight {
+    let v1::RerankWeight { logit, hubness } = weight.unwrap_or_default();
+    Weight { logit, hubness }
 }
 
 fn incomplete(what: &str) -> Error {
@@ -220,6 +227,7 @@ mod tests {
         check(&Training::new(vec![Kind::FacetFusionOneWay], None, 1));
         let mut training = Training::new(vec![Kind::Mlp, Kind::MaxSim], Some(30), 7);
         (training.n_members, training.candidates, training.activate) = (3, 20, true);
+        training.crowd = 99;
         (training.using, training.extra) = ("left".to_owned(), Some("raw".to_owned()));
         let group = Some("family".to_owned());
         training.parting =
@@ -233,5 +241,6 @@ mod tests {
         (plan.losses.contrastive, plan.losses.matching, plan.losses.regularisation) = (2.0, 0.5, 0.04);
         (plan.evaluate_every, plan.patience) = (33, 4);
         check(&training);
+        check(&Training::new(Vec::new(), None, 1));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use firn_model::fusion::Direction;
+use firn_model::fusion::{Direction, Weight};
 use serde::Serialize;
 
 use crate::{
@@ -24,7 +24,7 @@ pub struct Shown {
     pub made_at: u64,
     pub reads: Reads,
     pub blend: BTreeMap<String, f32>,
-    pub weights: [f32; 2],
+    pub weights: [Weight; 2],
     pub parting: Parting,
     pub candidates: usize,
     /// Mean difference between `relevance` and what was so.
@@ -97,11 +97,23 @@ pub fn print(version: &Shown, is_active: bool, settings: &Settings) {
         kind_in_words(&version.kind, version.members)
     );
     println!("reads {}; re-ranks the first {candidates} by cosine of {}", read.join(", "), of_blend.join(" + "));
-    println!("a logit counts {} when texts look for images, {} when images look for texts\n", weights[0], weights[1]);
-    let rows: Vec<Vec<String>> = version.judged.iter().map(judged_row).collect();
-    table::print(&["QUESTIONS", "N", "R@1", "R@5", "R@10", "MRR", "nDCG@10", "GAIN IN R@1 (95 %), P"], &rows);
+    for (weight, asks) in weights.iter().zip(["texts look for images", "images look for texts"]) {
+        println!("when {asks}: {}", score_in_words(*weight));
+    }
+    println!();
+    // Where hubness or the network counts alone, the gain is its own.
+    let are_both = weights.iter().any(|weight| weight.logit > 0.0 && weight.hubness > 0.0);
+    let mut head = vec!["QUESTIONS", "N", "R@1", "R@5", "R@10", "MRR", "nDCG@10", "GAIN IN R@1 (95 %), P"];
+    head.extend(are_both.then_some("BY THE NETWORK"));
+    let row = |judged: &Judged| judged_row(judged).into_iter().take(head.len()).collect();
+    let rows: Vec<Vec<String>> = version.judged.iter().map(row).collect();
+    table::print(&head, &rows);
+    println!();
+    if are_both {
+        println!("BY THE NETWORK: what its logit adds to R@1 by cosine and hubness alone (95 %)");
+    }
     if let Some(error) = version.calibration_error {
-        println!("\nrelevance is off by {:.1} points on average (expected calibration error)", 100.0 * error);
+        println!("relevance is off by {:.1} points on average (expected calibration error)", 100.0 * error);
     }
 }
 
@@ -112,6 +124,15 @@ pub fn say_active(active: Option<u32>, settings: &Settings) {
         (false, Some(number)) => println!("version {number} is active"),
         (false, None) => println!("no version is active: hits are ordered by cosine"),
     }
+}
+
+/// Such as "cosine + 0.02 logit - 0.6 hubness".
+fn score_in_words(Weight { logit, hubness }: Weight) -> String {
+    let of = |sign: &str, weight: f32, what: &str| match weight {
+        0.0 => String::new(),
+        weight => format!(" {sign} {weight:.2} {what}"),
+    };
+    format!("cosine{}{}", of("+", logit, "logit"), of("-", hubness, "hubness"))
 }
 
 fn judged_row(judged: &Judged) -> Vec<String> {
@@ -125,6 +146,8 @@ fn judged_row(judged: &Judged) -> Vec<String> {
     let (before, after) = (&gain.cosine, &gain.reranked);
     let both = |before: f64, after: f64| format!("{:.1} > {:.1}", 100.0 * before, 100.0 * after);
     let [low, high] = gain.interval.map(|share| 100.0 * share);
+    let [least, most] = gain.interval_of_logit.map(|share| 100.0 * share);
+    let added = 100.0 * (after.at_1 - gain.without_logit.at_1);
     let points = 100.0 * (after.at_1 - before.at_1);
     let relative = if before.at_1 > 0.0 { format!("{:+.1} %", points / before.at_1) } else { "-".to_owned() };
     vec![
@@ -136,5 +159,6 @@ fn judged_row(judged: &Judged) -> Vec<String> {
         both(before.mrr, after.mrr),
         both(before.ndcg, after.ndcg),
         format!("{points:+.2} ({low:+.2} to {high:+.2}), {relative}, p {:.3}", gain.p),
+        format!("{added:+.2} ({least:+.2} to {most:+.2})"),
     ]
 }

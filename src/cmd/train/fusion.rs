@@ -29,7 +29,8 @@ use crate::{
 pub(super) struct FusionArgs {
     /// A collection, or an alias
     collection: String,
-    /// frevl, facet-fusion, facet-fusion-1way, mlp or maxsim; or several with a plus between them, which are asked as one
+    /// frevl, facet-fusion, facet-fusion-1way, mlp or maxsim; several with a plus between them, which are asked as one; or hubs, without
+    /// a network: what lies near to many has to be nearer
     #[arg(long, default_value = "facet-fusion-1way", value_name = "KIND[+KIND]")]
     kind: Kinds,
     /// Networks of each kind, by other seeds, that are asked as one: better, and as many times dearer
@@ -41,6 +42,10 @@ pub(super) struct FusionArgs {
     /// A named vector of images that is read too, though no text is compared with it, such as their encoder's own output
     #[arg(long, value_name = "NAME")]
     extra: Option<String>,
+    /// Texts and images to learn from, so many at most of each, that tell hubs: what lies near to many of them comes first where it does
+    /// not belong, and less so if that counts against it. 0: hubs are not told
+    #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u64).range(0..=4096), value_name = "N")]
+    crowd: u64,
     /// Activate it if it is significantly better than cosine
     #[arg(long)]
     activate: bool,
@@ -172,7 +177,7 @@ struct RecipeArgs {
 impl FusionArgs {
     fn training(&self) -> Result<Training, Usage> {
         let mut training = Training::new(self.kind.0.clone(), self.steps, self.seed);
-        training.n_members = self.members as usize;
+        (training.n_members, training.crowd) = (self.members as usize, self.crowd as usize);
         (training.using, training.extra) = (self.using.clone(), self.extra.clone());
         (training.candidates, training.activate) = (self.candidates as usize, self.activate);
         training.parting = self.parting.parting();
@@ -266,6 +271,7 @@ impl Show {
             Stage::Learning(progress, n_steps) => {
                 show(self.learning.get_or_insert_with(|| Bar::new(*n_steps)), progress);
             }
+            Stage::Learnt(0, _) => eprintln!("judging"),
             Stage::Learnt(n_parameters, step) => {
                 self.end();
                 let taken = HumanDuration(self.started.elapsed());
@@ -290,7 +296,7 @@ impl Show {
             }
             v1::JobState::Learning if job.done_count > before.done_count || is_new => {
                 self.texts.finish_and_clear();
-                let recalls = |job: &v1::Job| job.recall_cosine.zip(job.recall_reranked);
+                let recalls = |job: &v1::Job| job.recall_without.zip(job.recall_reranked);
                 let progress = Progress {
                     step: job.done_count,
                     loss: job.loss,
@@ -336,6 +342,6 @@ fn show(bar: &mut Bar, progress: &Progress) {
     let said = format!("{:.1} % of lists right", 100.0 * progress.accuracy);
     let held_out = progress
         .held_out
-        .map(|[before, after]| format!("; R@1 by cosine {:.1} %, re-ranked {:.1} %", 100.0 * before, 100.0 * after));
+        .map(|[before, after]| format!("; R@1 without it {:.1} %, re-ranked {:.1} %", 100.0 * before, 100.0 * after));
     bar.take(progress.step, progress.loss, &said, held_out);
 }
