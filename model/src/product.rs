@@ -2,19 +2,19 @@
 
 /// A matrix inside a slice: where it starts and how far apart its rows and columns are.
 #[derive(Clone, Copy)]
-pub(crate) struct View<'a> {
-    values: &'a [f32],
+pub(crate) struct View<'a, T = f32> {
+    values: &'a [T],
     row_step: usize,
     column_step: usize,
 }
 
-impl<'a> View<'a> {
+impl<'a, T> View<'a, T> {
     /// Row after row.
-    pub(crate) fn rows(values: &'a [f32], row_step: usize) -> View<'a> {
+    pub(crate) fn rows(values: &'a [T], row_step: usize) -> View<'a, T> {
         View { values, row_step, column_step: 1 }
     }
 
-    pub(crate) fn transposed(self) -> View<'a> {
+    pub(crate) fn transposed(self) -> View<'a, T> {
         View { row_step: self.column_step, column_step: self.row_step, ..self }
     }
 
@@ -33,16 +33,16 @@ pub(crate) struct Product {
 
 impl Product {
     /// `into` = `scale` a b, its rows `row_step` apart.
-    pub(crate) fn write(&self, a: View, b: View, into: &mut [f32], row_step: usize) {
+    pub(crate) fn write<T: From<f32> + 'static>(&self, a: View<T>, b: View<T>, into: &mut [T], row_step: usize) {
         self.run(a, b, into, row_step, false);
     }
 
     /// `into` += `scale` a b
-    pub(crate) fn add(&self, a: View, b: View, into: &mut [f32], row_step: usize) {
+    pub(crate) fn add<T: From<f32> + 'static>(&self, a: View<T>, b: View<T>, into: &mut [T], row_step: usize) {
         self.run(a, b, into, row_step, true);
     }
 
-    fn run(&self, a: View, b: View, into: &mut [f32], row_step: usize, keep: bool) {
+    fn run<T: From<f32> + 'static>(&self, a: View<T>, b: View<T>, into: &mut [T], row_step: usize, keep: bool) {
         let [m, n, k] = self.size;
         if m == 0 || n == 0 || k == 0 {
             return;
@@ -69,8 +69,8 @@ impl Product {
                 b.values.as_ptr(),
                 b.column_step as isize,
                 b.row_step as isize,
-                1.0,
-                self.scale,
+                T::from(1.0),
+                T::from(self.scale),
                 false,
                 false,
                 false,

@@ -62,7 +62,7 @@ pub fn judge(
             Reranking::of_all(groups.iter().map(of).collect::<Result<_, _>>()?)
         }
     };
-    // No language may lose by what others gain.
+    // No language of many images may lose by what others gain.
     let lot_of: BTreeMap<&str, usize> = languages.iter().enumerate().map(|(lot, language)| (*language, lot)).collect();
     let there = there.in_lots(|text| lot_of[gathered.languages[text].as_str()]);
     let chosen = there.choose(&weights, N_FOLDS, seed);

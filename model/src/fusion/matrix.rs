@@ -1,10 +1,9 @@
 //! A learnt matrix with its bias while it is folded with what stands before and behind it. Sums run in f64.
 
 use candle_core::Result;
-use rayon::prelude::*;
 
 use super::half_dense::HalfDense;
-use crate::{flat::Dense, learn::layers::Linear};
+use crate::{builtin::layers::View, flat::Dense, learn::layers::Linear, product::Product};
 
 /// From how many weights on a matrix is multiplied in bf16, where that is fast: smaller ones stay in a core's cache, and exact.
 const HALF_FROM: usize = 1 << 18;
@@ -87,14 +86,11 @@ impl Matrix {
     pub(super) fn after(&self, first: &Matrix) -> Matrix {
         let n_in = first.n_in;
         let mut weight = vec![0.0; self.bias.len() * n_in];
-        let mut bias = self.bias.clone();
-        let rows = weight.par_chunks_exact_mut(n_in).zip(&mut bias).zip(self.weight.par_chunks_exact(self.n_in));
-        rows.for_each(|((into, bias), row)| {
-            for (x, (between, own)) in row.iter().zip(first.weight.chunks_exact(n_in).zip(&first.bias)) {
-                into.iter_mut().zip(between).for_each(|(into, between)| *into += x * between);
-                *bias += x * own;
-            }
-        });
+        let product =
+            Product { size: [self.bias.len(), n_in, self.n_in], scale: 1.0, n_threads: rayon::current_num_threads() };
+        product.write(View::rows(&self.weight, self.n_in), View::rows(&first.weight, n_in), &mut weight, n_in);
+        let own = |(bias, row): (&f64, &[f64])| bias + row.iter().zip(&first.bias).map(|(x, own)| x * own).sum::<f64>();
+        let bias = self.bias.iter().zip(self.weight.chunks_exact(self.n_in)).map(own).collect();
         Matrix { weight, bias, n_in }
     }
 
@@ -123,7 +119,18 @@ impl Matrix {
     /// Weight (in, out) and bias.
     fn transposed(self) -> (Vec<f32>, Vec<f32>) {
         let (n_in, n_out) = (self.n_in, self.bias.len());
-        let weight = (0..n_in * n_out).map(|at| self.weight[(at % n_out) * n_in + at / n_out] as f32).collect();
+        /// Rows and columns of a piece that stays in a core's cache.
+        const SIDE: usize = 32;
+        let mut weight = vec![0.0; n_in * n_out];
+        for (from_row, from_column) in
+            (0..n_out).step_by(SIDE).flat_map(|row| (0..n_in).step_by(SIDE).map(move |column| (row, column)))
+        {
+            for row in from_row..n_out.min(from_row + SIDE) {
+                for column in from_column..n_in.min(from_column + SIDE) {
+                    weight[column * n_out + row] = self.weight[row * n_in + column] as f32;
+                }
+            }
+        }
         (weight, self.bias.into_iter().map(|x| x as f32).collect())
     }
 

@@ -413,6 +413,8 @@ fn of_hubness(weights: &Weights) -> impl Iterator<Item = Weight> {
 
 /// A weight is taken only if it is better than none by so many standard errors.
 const LEAST_ERRORS: f64 = 1.64;
+/// Images that the questions of a lot are about, of which fewer are too few to say that it loses.
+const LEAST_OF_LOT: usize = 200;
 
 /// First what hubness counts, then what a logit adds to that: each has to be better than without, and the second costs a network.
 fn sure_weight(questions: &[&Question], weights: &Weights) -> Weight {
@@ -424,20 +426,20 @@ fn sure_weight(questions: &[&Question], weights: &Weights) -> Weight {
 fn sure_of(questions: &[&Question], than: Weight, all: impl Iterator<Item = Weight>) -> Weight {
     let (weight, gains) = best_of(questions, than, all, |weight, gains| is_harmless(questions, weight, than, gains));
     let gained = questions.iter().zip(gains).map(|(question, gain)| (question.image, gain));
-    let (gained, error) = sum_of_images(gained);
+    let (gained, error, _) = sum_of_images(gained);
     if gained > LEAST_ERRORS * error { weight } else { than }
 }
 
-/// A sum over questions, and its standard error: images, not their questions, are drawn.
-fn sum_of_images(numbers: impl Iterator<Item = (usize, f64)>) -> (f64, f64) {
+/// A sum over questions, its standard error, and how many images they are about: these, not their questions, are drawn.
+fn sum_of_images(numbers: impl Iterator<Item = (usize, f64)>) -> (f64, f64, usize) {
     let mut by_image: BTreeMap<usize, f64> = BTreeMap::new();
     numbers.for_each(|(image, number)| *by_image.entry(image).or_default() += number);
     let (n, sum) = (by_image.len() as f64, by_image.values().sum::<f64>());
     let squares: f64 = by_image.values().map(|number| (number - sum / n.max(1.0)).powi(2)).sum();
-    (sum, (squares * n / (n - 1.0).max(1.0)).sqrt())
+    (sum, (squares * n / (n - 1.0).max(1.0)).sqrt(), by_image.len())
 }
 
-/// Whether no lot loses more than its standard error, by one over the rank or by what comes first.
+/// Whether no lot of some size loses more than its standard error, by one over the rank or by what comes first.
 fn is_harmless(questions: &[&Question], weight: Weight, than: Weight, gains: &[f64]) -> bool {
     let mut lots: BTreeMap<usize, [Vec<(usize, f64)>; 2]> = BTreeMap::new();
     for (question, gain) in questions.iter().zip(gains) {
@@ -447,8 +449,8 @@ fn is_harmless(questions: &[&Question], weight: Weight, than: Weight, gains: &[f
         by_first.push((question.image, is_first(weight) - is_first(than)));
     }
     lots.into_values().flatten().all(|gains| {
-        let (gained, error) = sum_of_images(gains.into_iter());
-        gained >= -error
+        let (gained, error, n) = sum_of_images(gains.into_iter());
+        n < LEAST_OF_LOT || gained >= -error
     })
 }
 
@@ -607,11 +609,12 @@ mod tests {
         let sure = |all: Vec<Reranking>| Reranking::of_all(all).sure_weight(&Weights::default()).logit;
         assert!(sure(vec![lot(&good, 400)]) > 0.0);
         assert_eq!(sure(vec![lot(&good, 400), lot(&bad, 300)]), 0.0);
+        assert!(sure(vec![lot(&good, 400), lot(&bad, 100)]) > 0.0, "too few to tell");
         let hardly = |image: usize| match image {
             0 => good(image),
             1 | 2 => bad(image),
-            _ => bad(99),
+            _ => Question { image, ..bad(99) },
         };
-        assert!(sure(vec![lot(&good, 400), lot(&hardly, 100)]) > 0.0, "two lost and one won is chance");
+        assert!(sure(vec![lot(&good, 400), lot(&hardly, 300)]) > 0.0, "two lost and one won is chance");
     }
 }
