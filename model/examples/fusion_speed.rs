@@ -17,7 +17,7 @@ use std::{
 
 use firn_model::{
     Device,
-    fusion::{Ensemble, Items, Kind, Mining, Options, Pairs, Plan, Scorer, Sizes, train},
+    fusion::{Direction, Ensemble, Hubs, Items, Kind, MAX_CROWD, Mining, Options, Pairs, Plan, Scorer, Sizes, train},
 };
 use half::f16;
 use rand::{Rng, SeedableRng};
@@ -109,6 +109,36 @@ fn table(device: Device) -> Outcome<()> {
             let (name, weights, median) = (case.name, learnt.n_parameters(), times[N_TIMES / 2]);
             println!("| {name} | {weights} | {n} | {median:.2} | {far:.0e} of {spread:.0e} |");
         }
+    }
+    hubs()
+}
+
+/// The same of telling hubs among candidates that were never seen, by the largest crowd and a blend of 256 and 512 numbers. On the CPU.
+fn hubs() -> Outcome<()> {
+    const N_TIMES: usize = 21;
+    const BLEND: [(&str, usize); 2] = [("one", 256), ("other", 512)];
+    let mut rng = ChaCha8Rng::seed_from_u64(3);
+    let mut numbers = |n: usize| (0..n).map(|_| rng.random_range(-0.1..0.1)).collect::<Vec<f32>>();
+    let mut side = || {
+        let items = |(name, dim): (&str, usize)| {
+            (name.to_owned(), Items { dim, vectors: numbers(MAX_CROWD * dim), ..Items::default() })
+        };
+        BLEND.map(items).into()
+    };
+    let hubs = Hubs { texts: side(), images: side() };
+    let blend = BLEND.map(|(name, _)| (name.to_owned(), 1.0)).into();
+    let crowds = hubs.crowds(&blend).ok_or("the blend is that of the hubs")?;
+    let candidates = numbers(N_CANDIDATES * 768);
+    for n in [10, 100, N_CANDIDATES] {
+        let mut times: Vec<f64> = (0..N_TIMES)
+            .map(|_| {
+                let start = Instant::now();
+                std::hint::black_box(crowds.who_look(Direction::TextToImage).hubness(&candidates[..n * 768]));
+                1000.0 * start.elapsed().as_secs_f64()
+            })
+            .collect();
+        times.sort_by(f64::total_cmp);
+        println!("| hubs, {MAX_CROWD} x 768 | - | {n} | {:.2} | |", times[N_TIMES / 2]);
     }
     Ok(())
 }
