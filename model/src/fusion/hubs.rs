@@ -36,7 +36,8 @@ pub struct Hubs {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Crowd {
     dim: usize,
-    /// (n, dim)
+    n: usize,
+    /// (dim, n): the order that the product reads fastest.
     vectors: Vec<f32>,
     /// What is taken off, so that a usual item has none.
     usual: f32,
@@ -164,7 +165,9 @@ impl Crowds {
 
 impl Crowd {
     fn new(members: Items, some_others: &[f32]) -> Crowd {
-        let mut crowd = Crowd { dim: members.dim, vectors: members.vectors, usual: 0.0 };
+        let (n, dim) = (members.n(), members.dim);
+        let vectors = (0..dim * n).map(|at| members.vectors[at % n * dim + at / n]).collect();
+        let mut crowd = Crowd { dim, n, vectors, usual: 0.0 };
         let of_some = crowd.hubness(some_others);
         crowd.usual = of_some.iter().sum::<f32>() / of_some.len().max(1) as f32;
         crowd
@@ -176,15 +179,17 @@ impl Crowd {
     }
 
     fn n_nearest(&self) -> usize {
-        (self.vectors.len() / self.dim / MEMBERS_FOR_ONE_NEAR).max(1)
+        (self.n / MEMBERS_FOR_ONE_NEAR).max(1)
     }
 
     /// Of items, row by row: how much nearer than usual the nearest of the crowd are.
     pub fn hubness(&self, items: &[f32]) -> Vec<f32> {
-        /// Items whose products are held at once.
-        const AT_ONCE: usize = 32;
-        let (n, n_nearest) = (self.vectors.len() / self.dim, self.n_nearest());
-        let members = View::rows(&self.vectors, self.dim).transposed();
+        /// Most items whose products are held by a thread.
+        const AT_ONCE: usize = 256;
+        let (n, n_nearest) = (self.n, self.n_nearest());
+        // A product reads the whole crowd, however few items it has.
+        let at_once = (items.len() / self.dim).div_ceil(rayon::current_num_threads()).clamp(1, AT_ONCE);
+        let members = View::rows(&self.vectors, n);
         let of_some = |items: &[f32]| {
             let m = items.len() / self.dim;
             let mut products = vec![0.0; m * n];
@@ -197,7 +202,7 @@ impl Crowd {
             };
             products.chunks_exact_mut(n).map(hubness).collect::<Vec<f32>>()
         };
-        items.par_chunks(AT_ONCE * self.dim).flat_map_iter(of_some).collect()
+        items.par_chunks(at_once * self.dim).flat_map_iter(of_some).collect()
     }
 }
 
