@@ -22,15 +22,17 @@ mod side;
 #[cfg(test)]
 mod tests;
 mod trainer;
+mod weights;
 
 pub use self::{
     calibration::Calibration,
     data::{Items, Pairs},
     ensemble::{Ensemble, MAX_MEMBERS},
-    hubs::{Crowd, Crowds, Hubs, MAX_CROWD},
+    hubs::{Crowd, Crowds, Hubs, MAX_CROWD, Telling},
     lists::Search,
     loss::Losses,
     network::{Kind, Network, Shape, SideShape, Sizes},
-    rerank::{Chosen, Cosines, Direction, Found, Gain, Reranking, Scorer, Telling, Weight, Weights},
+    rerank::{Chosen, Cosines, Direction, Found, Gain, Reranking, Scorer},
     trainer::{Checkpoint, Mining, Options, Plan, Progress, train},
+    weights::{Weight, Weights},
 };

@@ -267,7 +267,7 @@ fn looked_at(
 ) -> Result<Seen, String> {
     /// Kept for what comes after it: payloads and the way back.
     const REST: Duration = Duration::from_millis(5);
-    let (estimate, now) = (reranker.estimate(*direction, merged.len()), Instant::now());
+    let (estimate, now) = (reranker.estimate(*direction, merged.len(), *looks), Instant::now());
     let deadline = request.deadline.map(|deadline| deadline.checked_sub(REST).unwrap_or(now));
     if let Some(left) = deadline.map(|deadline| deadline.saturating_duration_since(now))
         && left < estimate
@@ -275,19 +275,19 @@ fn looked_at(
         reranker.doubt_estimate();
         return Err(format!("it takes about {estimate:.1?}, and {left:.1?} are left until the deadline"));
     }
-    let asker = query.asker.as_ref().ok_or("nobody asks whom it reads")?.as_ref().map_err(String::clone)?;
     let rows: Vec<Row> = merged.iter().map(|merged| merged.candidate.row).collect();
     let fields = Fields { vectors: true, tokens: reads.tokens, ..Fields::default() };
     let mut points = reader.fetch(&rows, fields).map_err(|error| error.to_string())?;
     if points.len() != rows.len() {
         return Err("a candidate is gone".to_owned());
     }
-    let (named, stored): (_, Vec<Option<Row>>) = (|name: &str| names.get(name), rows.into_iter().map(Some).collect());
-    let vector_of = |at: usize, name: &str| points[at].vectors.get(named(name)?).map(Vec::as_slice);
+    let stored: Vec<Option<Row>> = rows.into_iter().map(Some).collect();
+    let vector_of = |at: usize, name: &str| points[at].vectors.get(names.get(name)?).map(Vec::as_slice);
     let hubness = reranker.hubness(*direction, &stored, vector_of);
     if !looks {
         return Ok(Seen { logits: None, hubness });
     }
+    let asker = query.asker.as_ref().ok_or("nobody asks whom it reads")?.as_ref().map_err(String::clone)?;
     let mut candidates = Items::default();
     for point in &mut points {
         let read = reads.add(point, &mut candidates);

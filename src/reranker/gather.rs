@@ -277,12 +277,14 @@ impl Rows {
         let total: f32 = blended.iter().map(|(_, weight)| weight).sum();
         let is_judged: HashSet<usize> = gathered.judged.iter().copied().collect();
         let judged = (0..self.asked.len()).filter(|&at| is_judged.contains(&self.asked[at].owner));
-        let places: Vec<usize> = judged.chain(asked.iter().copied()).collect();
+        let judged: Vec<usize> = judged.collect();
+        let all_asked = [&judged[..], asked].concat();
         let mut all = Vec::new();
         for ((name, weight), vectors) in blended.iter().zip(&self.of_blend) {
             let dim = vectors.len() / self.ids.len();
             let mut of_texts = vec![0.0; self.asked.len() * dim];
             let encoder = encoder(engine, collection, name)?;
+            let places = if *name == read { &judged } else { &all_asked };
             for places in places.chunks(TEXTS_AT_ONCE) {
                 let words: Vec<&str> = places.iter().map(|&at| self.asked[at].text.as_str()).collect();
                 for (&at, embedded) in places.iter().zip(encoder.embed_texts(&words, Keep::Nothing)?) {

@@ -167,9 +167,9 @@ impl Reranker {
         self.hubs.as_ref()?.crowds(blend)
     }
 
-    /// What so many candidates are likely to take, as far as is known.
-    pub fn estimate(&self, direction: Direction, n_candidates: usize) -> Duration {
-        let of_network = self.network.as_ref().map(|network| network.cost.pair_ns());
+    /// What so many candidates are likely to take, as far as is known, of a network that looks at them or without.
+    pub fn estimate(&self, direction: Direction, n_candidates: usize, looks: bool) -> Duration {
+        let of_network = self.network.as_ref().filter(|_| looks).map(|network| network.cost.pair_ns());
         let of_hubs = self.telling(direction).map(|known| known.cost.pair_ns());
         let pair_ns = of_network.unwrap_or(0).saturating_add(of_hubs.unwrap_or(0));
         Duration::from_nanos(pair_ns.saturating_mul(n_candidates as u64))

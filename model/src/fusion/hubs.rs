@@ -99,6 +99,28 @@ impl Hubs {
     }
 }
 
+/// What is known of how much of a hub each item is.
+#[derive(Clone, Copy, Default)]
+pub enum Telling<'a> {
+    /// Nothing: hubness is 0.
+    #[default]
+    Nobody,
+    /// Those that look for them, in the space of the first order.
+    Crowds(&'a Crowds),
+    /// Of every image; that of texts is 0.
+    Images(&'a [f32]),
+}
+
+impl Telling<'_> {
+    pub(super) fn hubness(&self, direction: Direction, items: &Items, at: &[usize]) -> Vec<f32> {
+        match (self, direction) {
+            (Telling::Crowds(crowds), _) => crowds.who_look(direction).hubness(&items.vectors_of(at)),
+            (Telling::Images(hubness), Direction::TextToImage) => at.iter().map(|&at| hubness[at]).collect(),
+            _ => vec![0.0; at.len()],
+        }
+    }
+}
+
 impl Pairs {
     /// How much of a hub each image is for these texts, in the pairs' own space; those that belong to it do not count.
     pub fn tell_hubs(&mut self, texts: &[usize]) {
@@ -107,7 +129,6 @@ impl Pairs {
             return;
         }
         let images: Vec<usize> = (0..self.images.n()).collect();
-        let n_nearest = (texts.len() / MEMBERS_FOR_ONE_NEAR).max(1);
         let of_some = |images: &[usize]| {
             let mut products = self.images.cosines(images, &self.texts, texts);
             let rows = images.iter().zip(products.chunks_exact_mut(texts.len()));
@@ -117,9 +138,7 @@ impl Pairs {
                         *product = f32::NEG_INFINITY;
                     }
                 }
-                let (nearest, last, _) = row.select_nth_unstable_by(n_nearest - 1, |a, b| b.total_cmp(a));
-                let all = nearest.iter().copied().chain([*last]).filter(|product| product.is_finite());
-                all.clone().sum::<f32>() / all.count().max(1) as f32
+                mean_of_nearest(row)
             };
             rows.map(hubness).collect::<Vec<f32>>()
         };
@@ -173,20 +192,11 @@ impl Crowd {
         crowd
     }
 
-    /// Numbers of a member's vector, and of an item's.
-    pub fn dim(&self) -> usize {
-        self.dim
-    }
-
-    fn n_nearest(&self) -> usize {
-        (self.n / MEMBERS_FOR_ONE_NEAR).max(1)
-    }
-
     /// Of items, row by row: how much nearer than usual the nearest of the crowd are.
     pub fn hubness(&self, items: &[f32]) -> Vec<f32> {
         /// Most items whose products are held by a thread.
         const AT_ONCE: usize = 256;
-        let (n, n_nearest) = (self.n, self.n_nearest());
+        let n = self.n;
         // A product reads the whole crowd, however few items it has.
         let at_once = (items.len() / self.dim).div_ceil(rayon::current_num_threads()).clamp(1, AT_ONCE);
         let members = View::rows(&self.vectors, n);
@@ -195,15 +205,18 @@ impl Crowd {
             let mut products = vec![0.0; m * n];
             let product = Product { size: [m, n, self.dim], scale: 1.0, n_threads: 1 };
             product.write(View::rows(items, self.dim), members, &mut products, n);
-            let hubness = |row: &mut [f32]| {
-                let (nearest, last, _) = row.select_nth_unstable_by(n_nearest - 1, |a, b| b.total_cmp(a));
-                let sum = nearest.iter().sum::<f32>() + *last;
-                sum / n_nearest as f32 - self.usual
-            };
-            products.chunks_exact_mut(n).map(hubness).collect::<Vec<f32>>()
+            products.chunks_exact_mut(n).map(|row| mean_of_nearest(row) - self.usual).collect::<Vec<f32>>()
         };
         items.par_chunks(at_once * self.dim).flat_map_iter(of_some).collect()
     }
+}
+
+/// Of an item's products with a crowd, in an order that changes: the mean of the greatest. What is not finite does not count.
+fn mean_of_nearest(products: &mut [f32]) -> f32 {
+    let n = (products.len() / MEMBERS_FOR_ONE_NEAR).max(1);
+    let (nearest, last, _) = products.select_nth_unstable_by(n - 1, |a, b| b.total_cmp(a));
+    let all = nearest.iter().copied().chain([*last]).filter(|product| product.is_finite());
+    all.clone().sum::<f32>() / all.count().max(1) as f32
 }
 
 /// What each vector of the blend is multiplied with, so that the product of all of them is the weighted mean of the cosines.
@@ -255,7 +268,6 @@ mod tests {
         let (hubs, asked) = (hubs(), [items(70, 6, 40), items(70, 4, 60)]);
         let crowds = hubs.crowds(&blend).unwrap();
         let crowd = crowds.who_look(Direction::TextToImage);
-        assert_eq!(crowd.dim(), 10);
         let shares = [0.75f32.sqrt(), 0.5];
         let row = |at: usize| {
             let part = |items: &Items, share: f32| -> Vec<f32> {
