@@ -35,7 +35,15 @@ pub enum Loading {
     /// The same, where one was named that every collection must be made with.
     Named(Device),
     /// In the server: only what it was started with. A client must not make it read a folder.
-    Fixed,
+    Fixed(Device),
+}
+
+impl Loading {
+    fn device(self) -> Device {
+        match self {
+            Loading::OnDemand(device) | Loading::Named(device) | Loading::Fixed(device) => device,
+        }
+    }
 }
 
 /// The database and the encoders.
@@ -48,11 +56,16 @@ pub struct Engine {
 
 impl Engine {
     pub fn new(db: Database, encoders: Vec<Arc<dyn Encoder>>, loading: Loading) -> Self {
-        Engine { db, encoders: Mutex::new(encoders), loading, rerankers: Cache::default() }
+        Engine { db, encoders: Mutex::new(encoders), loading, rerankers: Cache::new(loading.device()) }
     }
 
     pub fn db(&self) -> &Database {
         &self.db
+    }
+
+    /// Where networks compute.
+    pub fn device(&self) -> Device {
+        self.loading.device()
     }
 
     /// The fusion networks of its collections.

@@ -97,6 +97,7 @@ fn code_of_cause(cause: &(dyn StdError + 'static)) -> Option<Exit> {
             | NoPairs { .. }
             | NoModel { .. }
             | NoGain { .. }
+            | NotJudged { .. }
             | Misfit { .. }
             | NothingBefore => Some(Exit::Usage),
             Unreadable { .. } => Some(Exit::Damaged),
@@ -200,7 +201,7 @@ fn code_of_answer(error: &firn_client::Error) -> Exit {
     match (error.reason.as_str(), error.code) {
         ("UNKNOWN_MODEL" | "MODEL_NOT_LOADED" | "UNKNOWN_VERSION", _) => Exit::NotFound,
         ("NO_MODEL" | "WRONG_MODEL" | "MESSAGE_TOO_LARGE" | "REPLY_TOO_LARGE", _) => Exit::Usage,
-        ("NO_GAIN" | "NOTHING_BEFORE" | "NO_TOKENS" | "NO_PAIRS", _) => Exit::Usage,
+        ("NO_GAIN" | "NOT_JUDGED" | "NOTHING_BEFORE" | "NO_TOKENS" | "NO_PAIRS", _) => Exit::Usage,
         ("MODEL_UNUSABLE", _) => Exit::Damaged,
         ("LOCKED", _) => Exit::Locked,
         (_, Code::NotFound) => Exit::NotFound,

@@ -415,7 +415,11 @@ fn a_refused_first_ingest_makes_no_collection() {
     scratch.write("text.npy", npy(&[1, dim]));
     scratch.write("text.tokens.npy", npy(&[1, size(&tokens["n"]), size(&tokens["dim"])]));
     let plain = ["ingest", "text.npy", "--vector-name", "text", "--collection", "c", "--model", "builtin"];
-    scratch.fails(2, &plain, "this collection keeps no tokens\nhint: make it with --tokens 4x4");
+    let shape = format!("{}x{}", tokens["n"], tokens["dim"]);
+    let expected = format!(
+        "this collection keeps no tokens, and here are some beside \"text\", {shape}\nhint: make it with --token-shape text={shape}, or --tokens 4x4 for the model's own"
+    );
+    scratch.fails(2, &plain, &expected);
     scratch.fails(2, &["ingest", "facets", "--collection", "c", "--model", "builtin"], "expected");
     scratch.fails(4, &["collection", "get", "c"], "c");
     scratch.ok(&[&plain[..], &["--tokens", "4x4"]].concat());

@@ -80,6 +80,11 @@ impl Database {
     }
 
     /// Makes an empty collection.
+    /// The data directory.
+    pub fn path(&self) -> &Path {
+        &self.engine().dir
+    }
+
     pub fn create_collection(&self, name: &str, config: CollectionConfig) -> Result<Collection> {
         check::name(name)?;
         check::config(&config)?;

@@ -119,6 +119,12 @@ pub trait Encoder: Send + Sync {
         self.embed_texts(texts, keep)
     }
 
+    /// The part of the items that the model was made from that holds this one, where `embed_unseen_texts` embeds the texts of each part by
+    /// what was made from all others. Images of other parts are then seen ones to a text, and lie otherwise for it than new ones do.
+    fn fold_of(&self, _id: &str) -> Result<Option<usize>> {
+        Ok(None)
+    }
+
     /// Of a model whose tokens of texts are facets: a hash of the decoder that makes them and of how deep it is read. Facets of several
     /// templates lie in one space if it is the same.
     fn decoder(&self) -> Option<&str> {

@@ -25,6 +25,11 @@ pub(crate) trait TextSide: Send + Sync {
         self.embed(texts, keep)
     }
 
+    /// As `Encoder::fold_of`.
+    fn fold_of(&self, _id: &str) -> Result<Option<usize>> {
+        Ok(None)
+    }
+
     /// As `Encoder::decoder`.
     fn decoder(&self) -> Option<&str> {
         None
@@ -160,6 +165,10 @@ impl Encoder for Joined {
 
     fn embed_unseen_texts(&self, ids: &[&str], texts: &[&str], keep: Keep) -> Result<Vec<TextEmbedding>> {
         self.text_side()?.embed_unseen(ids, texts, keep)
+    }
+
+    fn fold_of(&self, id: &str) -> Result<Option<usize>> {
+        self.text_side()?.fold_of(id)
     }
 
     fn decoder(&self) -> Option<&str> {

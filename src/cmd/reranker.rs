@@ -11,7 +11,7 @@ use super::{collection::TargetArgs, local, remote, train::Show};
 use crate::{
     engine::Engine,
     exit::Exit,
-    reranker::{self, BUILTIN, Package, Stage, State},
+    reranker::{self, BUILTIN, Judging, Package, Stage, State},
     settings::{self, Settings},
 };
 
@@ -38,13 +38,14 @@ pub enum RerankerCommand {
     },
     /// Judge a network anew on the points that it has not learnt from, as they are now
     ///
-    /// The collection has to be parted as it was in training.
+    /// The verdict, and with it what logit and hubness count and what `relevance` says, takes the place of the one before, also of the
+    /// active network. The collection has to be parted as it was in training.
     ///
     /// Example: firn reranker evaluate photos 2
     Evaluate(Box<EvaluateArgs>),
     /// Let queries use a network
     ///
-    /// Refused if it is not significantly better than cosine.
+    /// Refused if it is not significantly better than cosine, or was judged in another collection.
     ///
     /// Example: firn reranker activate photos 2
     Activate {
@@ -102,8 +103,17 @@ pub struct EvaluateArgs {
     /// Decides the folds of the judgement
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Only print the verdict: the version stays as it was
+    #[arg(long)]
+    report_only: bool,
     #[command(flatten)]
     target: TargetArgs,
+}
+
+impl EvaluateArgs {
+    fn judging(&self) -> Judging {
+        Judging { number: self.number, seed: self.seed, keep: !self.report_only }
+    }
 }
 
 pub fn run(command: &RerankerCommand, settings: &Settings) -> anyhow::Result<Exit> {
@@ -129,13 +139,16 @@ fn here(command: &RerankerCommand, settings: &Settings) -> anyhow::Result<()> {
     let open = |name: &str| engine.db().collection(name);
     match command {
         RerankerCommand::List { collection, .. } => {
-            let state = State::of(&open(collection)?)?;
-            let versions: Vec<Shown> = state.versions.iter().map(Shown::from).collect();
+            let collection = open(collection)?;
+            let state = State::of(&collection)?;
+            let versions: Vec<Shown> = state.versions.iter().map(|version| Shown::of(version, &collection)).collect();
             print_list(&versions, state.active, settings);
         }
         RerankerCommand::Show { collection, number, .. } => {
-            let state = State::of(&open(collection)?)?;
-            print(&state.version(*number)?.into(), state.active == Some(*number), settings);
+            let collection = open(collection)?;
+            let state = State::of(&collection)?;
+            let version = Shown::of(state.version(*number)?, &collection);
+            print(&version, state.active == Some(*number), settings);
         }
         RerankerCommand::Evaluate(args) => evaluate(&engine, args, settings)?,
         RerankerCommand::Activate { collection, number, force, .. } => {
@@ -155,7 +168,7 @@ fn here(command: &RerankerCommand, settings: &Settings) -> anyhow::Result<()> {
             let collection = open(collection)?;
             let version = package.add(&engine, &collection, from)?;
             let active = engine.rerankers().state(&collection)?.active;
-            print(&(&version).into(), active == Some(version.number), settings);
+            print(&Shown::of(&version, &collection), active == Some(version.number), settings);
         }
     }
     Ok(())
@@ -180,7 +193,7 @@ fn at_server(server: &str, command: &RerankerCommand, settings: &Settings) -> an
         RerankerCommand::Evaluate(args) => {
             let mut show = Show::new();
             let look = &mut |job: &_| show.look(job);
-            let judged = evaluate(server, &args.collection, (args.number, args.seed), look)?;
+            let judged = evaluate(server, &args.collection, args.judging(), look)?;
             show.end();
             match judged {
                 Some((version, is_active)) => print(&version, is_active, settings),
@@ -201,10 +214,10 @@ fn evaluate(engine: &Engine, args: &EvaluateArgs, settings: &Settings) -> anyhow
     let collection = engine.db().collection(&args.collection)?;
     let mut show = Show::new();
     let report = &mut |stage: Stage| show.take(&stage);
-    let version = reranker::evaluate(engine, &collection, (args.number, args.seed), settings.device, report)?;
+    let version = reranker::evaluate(engine, &collection, args.judging(), report)?;
     show.end();
     let version = version.expect("nothing breaks it off");
     let active = engine.rerankers().state(&collection)?.active;
-    print(&(&version).into(), active == Some(version.number), settings);
+    print(&Shown::of(&version, &collection), active == Some(version.number), settings);
     Ok(())
 }

@@ -36,7 +36,7 @@ pub fn run_with(layer: &ServeLayer, settings: &Settings) -> anyhow::Result<Exit>
     let (settings, also) = (settings.clone(), serve.also_models.clone());
     server::run(serve, move || {
         let db = Database::open(&settings.data_dir, Options::default())?;
-        Ok(Opened { db, encoders: encoders(&settings, &also)? })
+        Ok(Opened { db, encoders: encoders(&settings, &also)?, device: settings.device })
     })?;
     Ok(Exit::Ok)
 }

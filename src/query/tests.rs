@@ -49,7 +49,7 @@ impl World {
         }
         collection.delete(&[PointId::Num(5), PointId::Num(250)]).unwrap();
         points.retain(|(id, _)| ![5, 250].contains(id));
-        World { engine: Engine::new(db, Vec::new(), Loading::Fixed), points, _dir: dir }
+        World { engine: Engine::new(db, Vec::new(), Loading::Fixed(firn_model::Device::Cpu)), points, _dir: dir }
     }
 
     pub fn collection(&self) -> Collection {

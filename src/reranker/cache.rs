@@ -15,8 +15,8 @@ use super::{Error, Reranker, SharedScorer, State};
 pub type Share = Box<dyn Fn(SharedScorer) -> SharedScorer + Send + Sync>;
 
 /// Of a database.
-#[derive(Default)]
 pub struct Cache {
+    device: Device,
     share: OnceLock<Share>,
     /// By the collection's uuid.
     known: Mutex<BTreeMap<String, Arc<Known>>>,
@@ -30,6 +30,11 @@ struct Known {
 }
 
 impl Cache {
+    /// Networks compute there.
+    pub fn new(device: Device) -> Cache {
+        Cache { device, share: OnceLock::new(), known: Mutex::default(), changing: Mutex::default() }
+    }
+
     /// Networks that are opened from now on run where this puts them. Said once, before the first query.
     pub fn run_by(&self, share: Share) {
         let _ = self.share.set(share);
@@ -109,7 +114,7 @@ impl Cache {
         if let Some(reranker) = open.get(&number) {
             return Ok(reranker.clone());
         }
-        let mut reranker = Reranker::open(collection, version, Device::Auto)?;
+        let mut reranker = Reranker::open(collection, version, self.device)?;
         reranker.warm_up()?;
         if let Some(share) = self.share.get() {
             reranker = reranker.run_by(share);

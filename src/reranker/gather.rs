@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    ops::ControlFlow,
     sync::Arc,
 };
 
@@ -64,7 +65,7 @@ pub struct Gathered {
     pub train: Vec<usize>,
     pub stop: Vec<usize>,
     pub judged: Vec<usize>,
-    /// The judged ones by group, where a text is asked among its own group alone.
+    /// The judged ones by group, where a text is asked among its own group alone; none if no two of a group are there.
     pub judged_groups: Option<Vec<Vec<usize>>>,
     /// What the first order of the judged ones is made by, if not by the vectors of the pairs.
     blended: Option<(Items, Items)>,
@@ -73,6 +74,28 @@ pub struct Gathered {
     /// Points that lack a vector or tokens that are read, and one of them.
     pub n_left_out: usize,
     pub left_out: Option<String>,
+    pub fields: Present,
+}
+
+/// Which fields of the parting any point has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Present {
+    split: bool,
+    group: bool,
+}
+
+impl Present {
+    /// A field that is named and that no point has is a slip of the pen: without it images are parted that belong together.
+    pub fn check(self, parting: &Parting) -> Result<(), Error> {
+        let Parting { split, group, .. } = parting;
+        let lacks_split = !self.split && *split != Parting::default().split;
+        let lacks_group = group.as_ref().filter(|_| !self.group);
+        let lacking = lacks_group.map(|group| ("group", group)).or_else(|| lacks_split.then_some(("split", split)));
+        lacking.map_or(Ok(()), |(field, name)| {
+            let expected = "a field of payloads that points with texts have".to_owned();
+            Err(Error::Setting { field, expected, received: format!("{name:?}, which none has") })
+        })
+    }
 }
 
 /// What is read of a collection.
@@ -108,19 +131,27 @@ impl Gathered {
             _ => wanted.blend.iter().map(|(name, weight)| (name.as_str(), *weight)).collect(),
         };
         let mut rows = Rows { of_blend: vec![Vec::new(); blended.len()], ..Rows::default() };
-        rows.read(&collection.reader(), wanted, &blended)?;
+        if rows.read(&collection.reader(), wanted, &blended, report)?.is_break() {
+            return Ok(None);
+        }
         if rows.ids.is_empty() {
             return Err(rows.nothing(wanted));
         }
         let Some(mut gathered) = rows.gather(encoder.as_ref(), wanted, report)? else { return Ok(None) };
-        let crowd = wanted.crowd.map(|(n, seed)| drawn(&gathered, n, seed));
+        let crowd = wanted.crowd.map(|(n, seed)| {
+            let (mut texts, mut images) = drawn(&gathered, seed);
+            gathered.pairs.tell_hubs(&texts, n);
+            texts.truncate(n);
+            images.truncate(n);
+            (texts, images)
+        });
         let asked = crowd.as_ref().map_or(&[][..], |(texts, _)| texts);
         let of_blend = match blended.is_empty() {
-            true => Vec::new(),
-            false => rows.blend(engine, collection, (&gathered, &wanted.reads.image), asked, &blended)?,
+            true => Some(Vec::new()),
+            false => rows.blend((engine, collection), (&gathered, &wanted.reads.image), asked, &blended, report)?,
         };
+        let Some(of_blend) = of_blend else { return Ok(None) };
         if let Some(crowd) = crowd {
-            gathered.pairs.tell_hubs(&crowd.0);
             gathered.hubs = Some(hubs(&gathered, &of_blend, &wanted.reads.image, crowd));
         }
         gathered.blended = (!of_blend.is_empty()).then(|| beside(of_blend));
@@ -156,18 +187,28 @@ struct Rows {
     asked: Vec<Asked>,
     n_left_out: usize,
     left_out: Option<String>,
+    fields: Present,
 }
 
 impl Rows {
-    fn read(&mut self, reader: &Reader, wanted: &Wanted, blended: &[(&str, f32)]) -> Result<(), Error> {
+    fn read(
+        &mut self,
+        reader: &Reader,
+        wanted: &Wanted,
+        blended: &[(&str, f32)],
+        report: &mut Report,
+    ) -> Result<ControlFlow<()>, Error> {
         let fields = Fields { payload: true, texts: true, vectors: true, tokens: wanted.reads.tokens };
         let mut from = Some(0);
         while let Some(row) = from {
             let page = reader.scroll(row, PAGE, fields)?;
             from = page.next;
             page.points.into_iter().for_each(|point| self.take(point, wanted, blended));
+            if report(Stage::Texts(0, self.asked.len())).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
         }
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     }
 
     fn take(&mut self, mut point: Point, wanted: &Wanted, blended: &[(&str, f32)]) {
@@ -184,6 +225,9 @@ impl Rows {
             self.left_out.get_or_insert_with(|| point.id.to_string());
             return;
         };
+        let has = |field: &str| point.payload.contains_key(field);
+        self.fields.split |= has(&wanted.parting.split);
+        self.fields.group |= wanted.parting.group.as_deref().is_some_and(has);
         let owner = self.ids.len();
         self.ids.push(point.id.to_string());
         self.rows.push(point.row);
@@ -228,12 +272,9 @@ impl Rows {
         }
         let places = |part: Part| (0..self.parts.len()).filter(|&at| self.parts[at] == part).collect();
         let judged: Vec<usize> = places(Part::Judged);
-        let judged_groups = wanted.parting.among_group.then(|| {
-            let mut by_group: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
-            judged.iter().for_each(|&at| by_group.entry(self.groups[at].as_str()).or_default().push(at));
-            by_group.into_values().collect()
-        });
+        let judged_groups = wanted.parting.among_group.then(|| self.groups_of(&judged)).filter(|all| !all.is_empty());
         let mut numbers: BTreeMap<&str, usize> = BTreeMap::new();
+        let folds = self.ids.iter().map(|id| encoder.fold_of(id)).collect::<firn_model::Result<Vec<_>>>()?;
         let groups = self.groups.iter().filter(|_| wanted.parting.among_group);
         let group_of = groups
             .map(|group| {
@@ -241,10 +282,12 @@ impl Rows {
                 *numbers.entry(group).or_insert(next)
             })
             .collect();
+        let train = places(Part::Train);
+        let fold_of = large_folds(&folds, &train);
         Ok(Some(Gathered {
             languages: self.asked.iter().map(|asked| asked.language.clone()).collect(),
             rows: std::mem::take(&mut self.rows),
-            train: places(Part::Train),
+            train,
             stop: places(Part::Stop),
             judged,
             judged_groups,
@@ -255,25 +298,34 @@ impl Rows {
                 texts,
                 shared: shared(&self.asked),
                 hubness: Vec::new(),
+                fold_of,
                 group_of,
             },
             blended: None,
             hubs: None,
             n_left_out: self.n_left_out,
             left_out: self.left_out.clone(),
+            fields: self.fields,
         }))
+    }
+
+    /// Groups of some images; one image alone is nothing to choose from.
+    fn groups_of(&self, images: &[usize]) -> Vec<Vec<usize>> {
+        let mut by_group: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+        images.iter().for_each(|&at| by_group.entry(self.groups[at].as_str()).or_default().push(at));
+        by_group.into_values().filter(|group| group.len() > 1).collect()
     }
 
     /// Each vector of the blend; of the texts only those of judged images and those `asked`, of which the ones the network reads are as if
     /// they had never been seen.
     fn blend(
         &self,
-        engine: &Engine,
-        collection: &Collection,
+        (engine, collection): (&Engine, &Collection),
         (gathered, read): (&Gathered, &str),
         asked: &[usize],
         blended: &[(&str, f32)],
-    ) -> Result<Vec<OfBlend>, Error> {
+        report: &mut Report,
+    ) -> Result<Option<Vec<OfBlend>>, Error> {
         let total: f32 = blended.iter().map(|(_, weight)| weight).sum();
         let is_judged: HashSet<usize> = gathered.judged.iter().copied().collect();
         let judged = (0..self.asked.len()).filter(|&at| is_judged.contains(&self.asked[at].owner));
@@ -285,7 +337,11 @@ impl Rows {
             let mut of_texts = vec![0.0; self.asked.len() * dim];
             let encoder = encoder(engine, collection, name)?;
             let places = if *name == read { &judged } else { &all_asked };
-            for places in places.chunks(TEXTS_AT_ONCE) {
+            let n = places.len();
+            for (done, places) in places.chunks(TEXTS_AT_ONCE).enumerate() {
+                if report(Stage::Texts(done * TEXTS_AT_ONCE, n)).is_break() {
+                    return Ok(None);
+                }
                 let words: Vec<&str> = places.iter().map(|&at| self.asked[at].text.as_str()).collect();
                 for (&at, embedded) in places.iter().zip(encoder.embed_texts(&words, Keep::Nothing)?) {
                     of_texts[at * dim..][..dim].copy_from_slice(&embedded.embedding);
@@ -299,7 +355,7 @@ impl Rows {
             let (images, texts) = (items(vectors.clone()), items(of_texts));
             all.push(OfBlend { name: (*name).to_owned(), share: (weight / total).sqrt(), images, texts });
         }
-        Ok(all)
+        Ok(Some(all))
     }
 }
 
@@ -328,15 +384,14 @@ fn beside(parts: Vec<OfBlend>) -> (Items, Items) {
     (together(&|part| &part.images), together(&|part| &part.texts))
 }
 
-/// Texts and images to learn from, at most `n` of each.
-fn drawn(gathered: &Gathered, n: usize, seed: u64) -> (Vec<usize>, Vec<usize>) {
+/// Texts and images to learn from, in an order that is drawn.
+fn drawn(gathered: &Gathered, seed: u64) -> (Vec<usize>, Vec<usize>) {
     let is_learnt: HashSet<usize> = gathered.train.iter().copied().collect();
     let owner_of = &gathered.pairs.owner_of;
     let texts = (0..owner_of.len()).filter(|&text| is_learnt.contains(&owner_of[text])).collect();
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut draw = |mut all: Vec<usize>| {
         all.shuffle(&mut rng);
-        all.truncate(n);
         all
     };
     (draw(texts), draw(gathered.train.clone()))
@@ -355,6 +410,20 @@ fn hubs(gathered: &Gathered, of_blend: &[OfBlend], read: &str, (texts, images): 
         hubs.images.insert(name.to_owned(), pick(of_images, &images));
     }
     hubs
+}
+
+/// The fold of each image, where two or more are large enough to have near images of their own: fewer images to learn from lie together
+/// with those of no fold. Empty if all are in one.
+fn large_folds(folds: &[Option<usize>], train: &[usize]) -> Vec<usize> {
+    const LEAST: usize = 200;
+    const OTHER: usize = usize::MAX;
+    let mut n_of: BTreeMap<usize, usize> = BTreeMap::new();
+    train.iter().filter_map(|&at| folds[at]).for_each(|fold| *n_of.entry(fold).or_default() += 1);
+    n_of.retain(|_, n| *n >= LEAST);
+    match n_of.len() {
+        0 | 1 => Vec::new(),
+        _ => folds.iter().map(|fold| fold.filter(|fold| n_of.contains_key(fold)).unwrap_or(OTHER)).collect(),
+    }
 }
 
 /// The points that have a text, by its place, where they are several: one set, whoever points to it.
@@ -429,6 +498,17 @@ mod tests {
     use firn_index::{ModelRef, Payload, PointId, Text};
 
     use super::*;
+
+    #[test]
+    fn only_large_folds_stand_alone() {
+        let folds: Vec<Option<usize>> = (0..1000).map(|at| (at % 10 < 9).then_some(at % 10 / 4)).collect();
+        let train: Vec<usize> = (0..950).collect();
+        // 380 of each of two, 95 of a third, and some of none.
+        let of = large_folds(&folds, &train);
+        assert_eq!((of[0], of[4], of[8], of[9], of[995]), (0, 1, usize::MAX, usize::MAX, 1));
+        assert_eq!(large_folds(&folds, &train[..450]), Vec::<usize>::new());
+        assert_eq!(large_folds(&[None; 500], &train[..500]), Vec::<usize>::new());
+    }
 
     /// A point that lacks one of the vectors leaves no trace in what is read of the others.
     #[test]

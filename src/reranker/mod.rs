@@ -16,7 +16,7 @@ pub use self::{
     package::{BUILTIN, Package},
     serve::{Reranker, SharedScorer},
     state::{Judged, Length, Reads, State, Version, attachment, gain_in_words, kind_in_words, now_s},
-    train::{Report, Stage, Training, evaluate, kinds_of, train},
+    train::{Judging, Report, Stage, Training, evaluate, forget, kinds_of, train},
 };
 
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +40,10 @@ pub enum Error {
         "version {version} is not significantly better than cosine: {detail}; hint: --force activates it nevertheless"
     )]
     NoGain { version: u32, detail: String },
+    #[error(
+        "version {version} was judged in another collection; hint: `firn reranker evaluate {collection} {version}` judges it in this one, --force activates it nevertheless"
+    )]
+    NotJudged { version: u32, collection: String },
     #[error("point {id} has not {what}, which the network reads")]
     Lacking { id: firn_index::PointId, what: String },
     #[error("{}: expected a collection with {what}", .name.display())]

@@ -51,6 +51,9 @@ pub struct Version {
     /// From score to the probability that a candidate belongs.
     pub calibration: Option<Calibration>,
     pub judged: Vec<Judged>,
+    /// The uuid of the collection whose points it was judged on: what it gained there says nothing of another.
+    #[serde(default)]
+    pub judged_in: String,
 }
 
 /// What a network reads of points and questions.
@@ -133,9 +136,13 @@ impl State {
         Ok(self)
     }
 
-    /// Queries use this version from now on. `Error::NoGain` if it is not significantly better than cosine, unless it is forced.
+    /// Queries use this version from now on. `Error::NotJudged` if it comes from another collection, `Error::NoGain` if it is not
+    /// significantly better than cosine, unless it is forced.
     pub fn activate(mut self, collection: &Collection, number: u32, is_forced: bool) -> Result<State, Error> {
         let version = self.version(number)?;
+        if !is_forced && !version.is_judged_in(collection) {
+            return Err(Error::NotJudged { version: number, collection: collection.name().to_owned() });
+        }
         if !is_forced && !is_better(&version.judged) {
             return Err(Error::NoGain { version: number, detail: gain_in_words(&version.judged) });
         }
@@ -163,8 +170,7 @@ impl State {
     ) -> Result<State, Error> {
         self.version(number)?;
         let version = self.versions.iter_mut().find(|version| version.number == number).expect("it was just found");
-        (version.blend, version.weights) = (blend, verdict.weights);
-        (version.calibration, version.judged) = (verdict.calibration, verdict.judged);
+        *version = version.clone().judged(collection, blend, verdict);
         self.write(collection)
     }
 
@@ -175,6 +181,17 @@ impl State {
 }
 
 impl Version {
+    /// Whether its figures are of that collection.
+    pub fn is_judged_in(&self, collection: &Collection) -> bool {
+        self.judged_in == collection.uuid()
+    }
+
+    /// With another verdict, of that collection and this first order.
+    pub fn judged(self, collection: &Collection, blend: BTreeMap<String, f32>, verdict: Verdict) -> Version {
+        let Verdict { weights, calibration, judged } = verdict;
+        Version { blend, weights, calibration, judged, judged_in: collection.uuid().to_owned(), ..self }
+    }
+
     /// What counts beside the cosine.
     pub fn weight(&self, direction: Direction) -> Weight {
         match direction {

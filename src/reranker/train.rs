@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    fs, io,
     ops::ControlFlow,
     path::{Path, PathBuf},
 };
@@ -43,13 +44,15 @@ pub struct Training {
 
 /// How far a run is.
 pub enum Stage<'a> {
-    /// So many texts of how many are embedded.
+    /// So many texts of how many are embedded; of none as long as points are read.
     Texts(usize, usize),
     Gathered(&'a Gathered),
     /// So many steps are the most; of several networks those of all before count as taken.
     Learning(&'a Progress, u64),
     /// So many weights are learnt, the best of the first network after this step.
     Learnt(usize, u64),
+    /// So many held-out questions of how many are asked.
+    Judging(usize, usize),
 }
 
 /// Between the seeds of members, so that runs of neighbouring seeds share none.
@@ -213,7 +216,7 @@ pub fn train(
     engine: &Engine,
     collection: &Collection,
     training: &Training,
-    (device, checkpoint): (Device, Option<Checkpoint>),
+    checkpoint: Option<Checkpoint>,
     report: &mut Report,
 ) -> Result<Option<Version>, Error> {
     training.check()?;
@@ -224,13 +227,14 @@ pub fn train(
     let crowd = (training.crowd > 0).then_some((training.crowd, plan.seed));
     let wanted = Wanted { reads: &reads, parting, blend: &blend, only_judged: false, crowd };
     let Some(mut gathered) = Gathered::read(engine, collection, &wanted, report)? else { return Ok(None) };
+    gathered.fields.check(parting)?;
     if report(Stage::Gathered(&gathered)).is_break() {
         return Ok(None);
     }
     let hubs = gathered.hubs.take();
     let learnt = match (training.kinds.is_empty(), hubs) {
         (true, Some(hubs)) => Some((Ensemble::of_hubs(hubs), 0)),
-        (_, hubs) => learn(collection, &gathered, training, (device, checkpoint), report)?
+        (_, hubs) => learn(collection, &gathered, training, (engine.device(), checkpoint), report)?
             .map(|(network, step)| (network.with_hubs(hubs), step)),
     };
     let Some((network, step)) = learnt else { return Ok(None) };
@@ -239,8 +243,9 @@ pub fn train(
     }
     let (scorer, crowds) = (network.scorer()?, network.hubs().and_then(|hubs| hubs.crowds(&blend)));
     let scorer = scorer.as_ref().map(|scorer| scorer.as_ref() as &dyn Scorer);
-    let verdict = judge((scorer, crowds.as_ref()), &gathered, *candidates, plan.seed)?;
-    let version = version(&network, step, training, (reads, blend), &verdict);
+    let verdict = judge((scorer, crowds.as_ref()), &gathered, *candidates, plan.seed, report)?;
+    let Some(verdict) = verdict else { return Ok(None) };
+    let version = version(&network, step, training, (reads, blend), (&verdict, collection));
     let weights = network.bytes()?;
     let state = engine.rerankers().change(collection, |state| {
         let state = state.add(collection, version, weights)?;
@@ -252,7 +257,22 @@ pub fn train(
             false => Ok(state),
         }
     })?;
+    if let Some(checkpoint) = checkpoint {
+        forget(checkpoint.path);
+    }
     Ok(Some(state.newest().clone()))
+}
+
+/// Removes a checkpoint, and those of the members behind the first.
+pub fn forget(checkpoint: &Path) {
+    for at in 0..MAX_MEMBERS {
+        let path = member_path(checkpoint, at);
+        if let Err(error) = fs::remove_file(&path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!("{} cannot be removed: {error}", path.display());
+        }
+    }
 }
 
 /// The networks, and the step that the first of them was taken at. Each has a checkpoint of its own.
@@ -347,16 +367,25 @@ fn member_path(path: &Path, at: usize) -> PathBuf {
     }
 }
 
+/// How a version is judged anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Judging {
+    pub number: u32,
+    /// Of the folds.
+    pub seed: u64,
+    /// The verdict, with its weights and relevance, takes the place of the one before, also of the active version; else it is only told.
+    pub keep: bool,
+}
+
 /// Judges a version anew, on the points that it has not learnt from as they are now; none if it was broken off before. `Error::UnknownVersion`.
 pub fn evaluate(
     engine: &Engine,
     collection: &Collection,
-    (number, seed): (u32, u64),
-    device: Device,
+    Judging { number, seed, keep }: Judging,
     report: &mut Report,
 ) -> Result<Option<Version>, Error> {
     let state = engine.rerankers().state(collection)?;
-    let reranker = Reranker::open(collection, state.version(number)?, device)?;
+    let reranker = Reranker::open(collection, state.version(number)?, engine.device())?;
     let Version { reads, parting, .. } = &reranker.version;
     let blend = blend_of(collection, &reads.image)?;
     let wanted = Wanted { reads, parting, blend: &blend, only_judged: true, crowd: None };
@@ -371,7 +400,12 @@ pub fn evaluate(
             "version {number} cannot tell hubs by {names:?}: it learnt from other vectors; hint: train anew"
         );
     }
-    let verdict = judge((reranker.scorer(), crowds.as_ref()), &gathered, reranker.version.candidates, seed)?;
+    let (scorer, candidates) = (reranker.scorer(), reranker.version.candidates);
+    let verdict = judge((scorer, crowds.as_ref()), &gathered, candidates, seed, report)?;
+    let Some(verdict) = verdict else { return Ok(None) };
+    if !keep {
+        return Ok(Some(reranker.version.clone().judged(collection, blend, verdict)));
+    }
     let state = engine.rerankers().change(collection, |state| state.judge(collection, number, blend, verdict))?;
     Ok(Some(state.version(number)?.clone()))
 }
@@ -389,7 +423,7 @@ fn version(
     step: u64,
     training: &Training,
     (reads, blend): (Reads, BTreeMap<String, f32>),
-    verdict: &Verdict,
+    (verdict, collection): (&Verdict, &Collection),
 ) -> Version {
     Version {
         number: 0,
@@ -406,6 +440,7 @@ fn version(
         candidates: training.candidates,
         calibration: verdict.calibration.clone(),
         judged: verdict.judged.clone(),
+        judged_in: collection.uuid().to_owned(),
     }
 }
 

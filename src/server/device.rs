@@ -77,6 +77,10 @@ impl Encoder for Shared {
         self.encoder.embed_unseen_texts(ids, texts, keep)
     }
 
+    fn fold_of(&self, id: &str) -> Result<Option<usize>> {
+        self.encoder.fold_of(id)
+    }
+
     fn embed_texts(&self, texts: &[&str], keep: Keep) -> Result<Vec<TextEmbedding>> {
         let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
         self.in_turn(texts, MAX_TEXTS, keep, |texts, reply| Inputs::Texts(owned(texts), reply))

@@ -120,6 +120,11 @@ impl Jobs {
         lock(&self.known).iter().for_each(|job| job.cancel());
     }
 
+    /// Whether the server stops.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
     fn find(&self, id: &str) -> Result<Arc<Job>, Problem> {
         lock(&self.known).iter().find(|job| job.id == id).cloned().ok_or_else(|| {
             let message = format!("no job {id:?}: jobs are known until the server stops, the last {KNOWN} of them");
@@ -189,9 +194,7 @@ impl Job {
         };
         match stage {
             Stage::Texts(done, total) => is_at(JobState::Embedding, *done, *total),
-            Stage::Gathered(gathered) => {
-                is_at(JobState::Judging, gathered.pairs.owner_of.len(), gathered.pairs.owner_of.len());
-            }
+            Stage::Gathered(_) => is_at(JobState::Judging, 0, 0),
             Stage::Learning(progress, n_steps) => {
                 is_at(JobState::Learning, progress.step as usize, *n_steps as usize);
                 (job.loss, job.accuracy) = (progress.loss, progress.accuracy);
@@ -199,7 +202,8 @@ impl Job {
                     (job.recall_without, job.recall_reranked) = (Some(cosine), Some(reranked));
                 }
             }
-            Stage::Learnt(_, step) => is_at(JobState::Judging, *step as usize, *step as usize),
+            Stage::Learnt(..) => is_at(JobState::Judging, 0, 0),
+            Stage::Judging(done, total) => is_at(JobState::Judging, *done, *total),
         }
         match self.wants_end.load(Ordering::SeqCst) {
             true => ControlFlow::Break(()),

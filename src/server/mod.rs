@@ -20,6 +20,7 @@ pub mod settings;
 mod shared;
 mod status;
 mod stop;
+mod unfinished;
 mod upsert_stream;
 mod work;
 
@@ -46,6 +47,8 @@ use crate::engine::{Engine, Loading};
 pub struct Opened {
     pub db: Database,
     pub encoders: Vec<Arc<dyn Encoder>>,
+    /// Where networks compute.
+    pub device: firn_model::Device,
 }
 
 /// Calls of one connection beyond those that the gate admits: to be refused with a reason, and to ask for health.
@@ -115,7 +118,8 @@ async fn bind(setting: &'static str, address: &str) -> anyhow::Result<TcpListene
 fn engine(opened: Opened, shared: &Shared) -> anyhow::Result<Engine> {
     let device = Device::start(shared.metrics.clone()).context("starting the device thread")?;
     let encoders = opened.encoders.into_iter().map(|encoder| device.share(encoder)).collect();
-    let engine = Engine::new(opened.db, encoders, Loading::Fixed);
+    let engine = Engine::new(opened.db, encoders, Loading::Fixed(opened.device));
+    unfinished::tidy(&engine);
     engine.rerankers().run_by(Box::new(move |scorer| device.share_scorer(scorer)));
     // No query is to wait until a network is open.
     for collection in engine.db().collections().iter().filter_map(|info| engine.db().collection(&info.name).ok()) {

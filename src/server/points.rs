@@ -328,7 +328,7 @@ mod tests {
             let state = format!(r#"{{"versions": [], "active": {active}, "before": [], "next": 2}}"#);
             collection.attach(vec![("rerankers".to_owned(), Some(state.into_bytes()))]).unwrap();
         }
-        let engine = Engine::new(db, Vec::new(), Loading::Fixed);
+        let engine = Engine::new(db, Vec::new(), Loading::Fixed(firn_model::Device::Cpu));
         let check = |collection: &str, content, which, expected: bool| {
             let wire =
                 v1::QueryRequest { collection_name: collection.to_owned(), query: Some(content), ..Default::default() };

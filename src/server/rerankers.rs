@@ -1,12 +1,9 @@
 //! The Rerankers service.
 
-use std::sync::Arc;
+use std::{ops::ControlFlow, sync::Arc};
 
 use firn_index::Collection;
-use firn_model::{
-    Device,
-    fusion::{Direction, Found, Kind, Weight},
-};
+use firn_model::fusion::{Direction, Found, Kind, Weight};
 use firn_proto::v1::{
     self, ActivateRerankerRequest, ActivateRerankerResponse, CancelJobRequest, CancelJobResponse,
     EvaluateRerankerRequest, EvaluateRerankerResponse, GetJobRequest, GetJobResponse, ListRerankersRequest,
@@ -15,10 +12,10 @@ use firn_proto::v1::{
 };
 use tonic::{Request, Response, Status};
 
-use super::{shared::Shared, status::Problem, work};
+use super::{shared::Shared, status::Problem, unfinished::Unfinished, work};
 use crate::{
     engine::Engine,
-    reranker::{self, Error, Judged, Length, Parting, Reads, State, Training, Version},
+    reranker::{self, Error, Judged, Judging, Length, Parting, Reads, Report, Stage, State, Training, Version},
 };
 
 pub struct Rerankers(pub Arc<Shared>);
@@ -36,8 +33,26 @@ impl v1::rerankers_server::Rerankers for Rerankers {
             &self.0.gate,
             Box::new(move |report| {
                 let engine = shared.engine().map_err(|_| Error::Closed)?;
-                let version = reranker::train(engine, &collection, &training, (Device::Auto, None), report)?;
-                described(engine, &collection, version)
+                let unfinished = Unfinished::of(engine, &collection, &training).map_err(|error| {
+                    let what = engine.db().path().display().to_string();
+                    Error::Unreadable { what, detail: error.to_string() }
+                })?;
+                let train = |report: &mut Report| {
+                    let report = &mut |stage: Stage| while_there(engine, &collection, report(stage));
+                    reranker::train(engine, &collection, &training, Some(unfinished.checkpoint()), report)
+                };
+                let version = match train(report) {
+                    // The collection is another since.
+                    Err(Error::Model(firn_model::Error::BadFile { file, .. })) if unfinished.holds(&file) => {
+                        unfinished.remove();
+                        train(report)
+                    }
+                    trained => trained,
+                };
+                if !shared.jobs.is_closed() {
+                    unfinished.remove();
+                }
+                described(engine, &collection, version?)
             }),
         )?;
         Ok(Response::new(TrainRerankerResponse { job: Some(job) }))
@@ -47,9 +62,10 @@ impl v1::rerankers_server::Rerankers for Rerankers {
         &self,
         request: Request<EvaluateRerankerRequest>,
     ) -> Result<Response<EvaluateRerankerResponse>, Status> {
-        let EvaluateRerankerRequest { collection_name, version, seed } = request.into_inner();
+        let EvaluateRerankerRequest { collection_name, version, seed, report_only } = request.into_inner();
         let (shared, collection) = (self.0.clone(), self.0.collection(&collection_name)?);
-        let (seed, name, of) = (seed.unwrap_or(1), collection.name().to_owned(), collection.clone());
+        let judging = Judging { number: version, seed: seed.unwrap_or(1), keep: !report_only };
+        let (name, of) = (collection.name().to_owned(), collection.clone());
         let state = self.0.clone();
         work::run(move || Ok(state.engine()?.rerankers().state(&of)?.version(version).map(drop)?)).await?;
         let job = self.0.jobs.add(
@@ -57,7 +73,8 @@ impl v1::rerankers_server::Rerankers for Rerankers {
             &self.0.gate,
             Box::new(move |report| {
                 let engine = shared.engine().map_err(|_| Error::Closed)?;
-                let judged = reranker::evaluate(engine, &collection, (version, seed), Device::Auto, report)?;
+                let report = &mut |stage: Stage| while_there(engine, &collection, report(stage));
+                let judged = reranker::evaluate(engine, &collection, judging, report)?;
                 described(engine, &collection, judged)
             }),
         )?;
@@ -77,8 +94,9 @@ impl v1::rerankers_server::Rerankers for Rerankers {
     async fn list(&self, request: Request<ListRerankersRequest>) -> Result<Response<ListRerankersResponse>, Status> {
         let name = request.into_inner().collection_name;
         let (shared, collection) = (self.0.clone(), self.0.collection(&name)?);
-        let state = work::run(move || Ok(shared.engine()?.rerankers().state(&collection)?)).await?;
-        let of = |version: &Version| description(version, state.active);
+        let of = collection.clone();
+        let state = work::run(move || Ok(shared.engine()?.rerankers().state(&of)?)).await?;
+        let of = |version: &Version| description(version, (&state, &collection));
         Ok(Response::new(ListRerankersResponse { rerankers: state.versions.iter().map(of).collect() }))
     }
 
@@ -194,11 +212,21 @@ fn described(
     collection: &Collection,
     version: Option<Version>,
 ) -> Result<Option<v1::RerankerDescription>, Error> {
-    let Some(version) = version else { return Ok(None) };
-    Ok(Some(description(&version, engine.rerankers().state(collection)?.active)))
+    let Some(version) = version else {
+        // Broken off, perhaps since it is deleted.
+        engine.db().collection(collection.name())?;
+        return Ok(None);
+    };
+    Ok(Some(description(&version, (&engine.rerankers().state(collection)?, collection))))
 }
 
-fn description(version: &Version, active: Option<u32>) -> v1::RerankerDescription {
+/// Nobody learns for a collection that is gone.
+fn while_there(engine: &Engine, collection: &Collection, said: ControlFlow<()>) -> ControlFlow<()> {
+    let is_there = engine.db().collection(collection.name()).is_ok_and(|now| now.uuid() == collection.uuid());
+    if is_there { said } else { ControlFlow::Break(()) }
+}
+
+fn description(version: &Version, (state, collection): (&State, &Collection)) -> v1::RerankerDescription {
     v1::RerankerDescription {
         version: version.number,
         kind: version.kind.clone(),
@@ -207,7 +235,7 @@ fn description(version: &Version, active: Option<u32>) -> v1::RerankerDescriptio
         seed: version.seed,
         steps: version.steps,
         made_at: version.made_at,
-        active: active == Some(version.number),
+        active: state.active == Some(version.number),
         blend: version.blend.clone().into_iter().collect(),
         candidates: version.candidates as u32,
         gains: version.judged.iter().map(gain).collect(),
@@ -216,6 +244,7 @@ fn description(version: &Version, active: Option<u32>) -> v1::RerankerDescriptio
         text_to_image_weight: Some(weight(&version.weight(Direction::TextToImage))),
         image_to_text_weight: Some(weight(&version.weight(Direction::ImageToText))),
         parting: Some(parting(&version.parting)),
+        judged_elsewhere: !version.is_judged_in(collection),
     }
 }
 

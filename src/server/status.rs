@@ -255,6 +255,7 @@ impl From<reranker::Error> for Problem {
             NoTokens { .. } => Problem::new(Code::FailedPrecondition, "NO_TOKENS", message),
             UnknownVersion { .. } => Problem::invalid("version", "UNKNOWN_VERSION", message),
             Misfit { .. } => Problem::new(Code::FailedPrecondition, "WRONG_MODEL", message),
+            NotJudged { .. } => Problem::new(Code::FailedPrecondition, "NOT_JUDGED", message),
             NoGain { .. } => Problem::new(Code::FailedPrecondition, "NO_GAIN", message),
             NothingBefore => Problem::new(Code::FailedPrecondition, "NOTHING_BEFORE", message),
             Lacking { .. } | NotFinite { .. } | TooLate => {

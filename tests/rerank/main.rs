@@ -6,12 +6,22 @@ mod common;
 mod serving;
 mod world;
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::ControlFlow,
+};
 
-use firn::query::{self, Content, Given, Item, OnFailure, Request, Which};
+use firn::{
+    query::{self, Content, Given, Item, OnFailure, Request, Which},
+    reranker::{self, Judging, Stage, Training},
+};
 use firn_client::{Client, v1};
 use firn_index::{Point, PointId};
-use firn_model::fusion::Direction;
+use firn_model::{
+    Grid, Keep,
+    fusion::{Direction, Kind},
+    scenes,
+};
 use serving::Server;
 use world::{Judged, N, World, assert_near, named, request, scratch, text};
 
@@ -317,6 +327,59 @@ async fn refused(client: &Client, hit: &v1::Hit, picture: &dyn Fn(u64) -> v1::re
     assert_eq!(client.rerank(named).await.unwrap().reranker, 2, "a version that is named need not be active");
 }
 
+/// A run may be broken off whenever it says how far it is, while it learns and while it judges, and then leaves no trace.
+#[test]
+fn a_run_that_is_broken_off_leaves_no_trace() {
+    let world = World::judged_by(&[("image", 1.0)]);
+    let collection = world.collection();
+    let versions = || world.engine.rerankers().state(&collection).unwrap().versions;
+    let before = versions();
+    // The encoder that texts went through, on both sides: not one weight of it moves.
+    let frozen = || {
+        let encoder = &world.engine.models()[0];
+        let pixels = encoder.preprocess(&scenes::scene(7, 0).draw(64)).unwrap();
+        let images = encoder.embed_images(&[pixels], Keep::Tokens(Grid::Four)).unwrap();
+        (images, encoder.embed_texts(&["a green star", "ein Boot"], Keep::Tokens(Grid::Four)).unwrap())
+    };
+    let embedded = frozen();
+    let mut training = Training::new(vec![Kind::Mlp], Some(6), 1);
+    (training.plan.n_lists, training.plan.sizes.dim, training.plan.sizes.wide) = (8, 16, 16);
+    training.parting.held_out = 0.3;
+    // Broken off at the so manieth time, in each kind of stage, until it gets through.
+    let mut stages = BTreeSet::new();
+    let run = |n_before_the_end: usize, judges: bool, stages: &mut BTreeSet<&str>| {
+        let mut n = 0;
+        let report = &mut |stage: Stage| {
+            stages.insert(match stage {
+                Stage::Texts(..) => "texts",
+                Stage::Gathered(_) => "gathered",
+                Stage::Learning(..) => "learning",
+                Stage::Learnt(..) => "learnt",
+                Stage::Judging(..) => "judging",
+            });
+            n += 1;
+            if n > n_before_the_end { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let (engine, judging) = (&world.engine, Judging { number: 1, seed: 1, keep: true });
+        match judges {
+            false => reranker::train(engine, &collection, &training, None, report).unwrap(),
+            true => reranker::evaluate(engine, &collection, judging, report).unwrap(),
+        }
+    };
+    for (judges, expected) in [(false, before.len() + 1), (true, before.len() + 1)] {
+        let was = versions();
+        let n = (0..100).find(|&n| {
+            let made = run(n, judges, &mut stages);
+            assert!(made.is_some() || versions() == was, "broken off after {n}");
+            made.is_some()
+        });
+        assert!(n.is_some_and(|n| n > 4), "{n:?}");
+        assert_eq!(versions().len(), expected);
+    }
+    assert_eq!(stages.len(), 5, "{stages:?}");
+    assert_eq!(frozen(), embedded, "an encoder has learnt");
+}
+
 /// Many ask at the same time while the active network is switched back and forth: nobody is dropped, nobody waits for a switch, and each answer is whole: by one
 /// network, or by cosine.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -372,7 +435,7 @@ async fn a_switch_drops_no_query() {
         n_switches += 1;
     }
     assert!(n_switches > 2, "{n_switches}");
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     for asker in askers {
         let answers = asker.await.unwrap();
         assert_eq!(answers.len(), EACH);

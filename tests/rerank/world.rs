@@ -70,7 +70,7 @@ impl World {
     pub fn judged_by(blend: &[(&str, f32)]) -> World {
         let scratch = scratch(blend);
         let builtin = firn_model::load("builtin", Device::Cpu).unwrap();
-        let engine = Engine::new(open(&scratch), vec![builtin], Loading::Fixed);
+        let engine = Engine::new(open(&scratch), vec![builtin], Loading::Fixed(firn_model::Device::Cpu));
         let all = Fields { payload: true, texts: true, vectors: true, tokens: true };
         let points = engine.db().collection("c").unwrap().reader().scroll(0, 1000, all).unwrap().points;
         assert_eq!(points.len() as u64, N + 4);

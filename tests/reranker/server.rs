@@ -143,6 +143,49 @@ async fn a_server_trains_judges_and_is_told_to_end() {
     assert_eq!(json(&scratch.ok(&["reranker", "list", "c", "--json"]))["versions"].as_array().unwrap().len(), 1);
 }
 
+/// What a stop breaks off goes on when it is asked for again; what is learnt for a collection that is deleted ends with it.
+#[tokio::test]
+async fn a_training_goes_on_after_a_stop_and_ends_with_its_collection() {
+    let scratch = scratch();
+    let (data, folder) = (scratch.path().join("firn-data"), scratch.path().join("ridge"));
+    let start = || Server::start_with_model(&data, folder.to_str().unwrap(), &[]);
+    let n_kept = || std::fs::read_dir(data.join("trainings")).unwrap().count();
+    let (dim, lists) = (Some(16), Some(8));
+    let recipe = RerankerRecipe { dim, lists, wide: dim, patience: Some(1_000_000), ..RerankerRecipe::default() };
+    let ask = |seed: u64| TrainRerankerRequest {
+        collection_name: "c".into(),
+        kind: Some("mlp".into()),
+        steps: Some(1_000_000),
+        seed: Some(seed),
+        recipe: Some(recipe),
+        ..TrainRerankerRequest::default()
+    };
+    let learns = |job: &Job| job.state() == JobState::Learning;
+    let server = start();
+    let client = server.client().await;
+    let job = client.train_reranker(ask(1)).await.unwrap();
+    let seen = once(&client, &job.id, |job| learns(job) && job.done_count > 9).await;
+    server.terminate();
+    let (status, log) = server.ended();
+    assert!(status.success() && n_kept() == 1, "{log}");
+
+    let server = start();
+    let client = server.client().await;
+    let again = client.train_reranker(ask(1)).await.unwrap();
+    let first = once(&client, &again.id, learns).await;
+    assert!(first.done_count > seen.done_count, "{first:?} {seen:?}");
+    client.cancel_job(&again.id).await.unwrap();
+    assert_eq!(once(&client, &again.id, has_ended).await.state(), JobState::Cancelled);
+    assert_eq!(n_kept(), 0, "who cancels does not go on");
+
+    let other = client.train_reranker(ask(2)).await.unwrap();
+    once(&client, &other.id, learns).await;
+    client.delete_collection("c").await.unwrap();
+    let ended = once(&client, &other.id, has_ended).await;
+    assert_eq!((ended.state(), ended.error_reason.as_str()), (JobState::Failed, "COLLECTION_NOT_FOUND"));
+    assert_eq!(n_kept(), 0);
+}
+
 /// The same commands, flags and answers as of the local directory, by the work of a server.
 #[test]
 fn the_terminal_trains_judges_and_switches_at_a_server() {

@@ -359,6 +359,10 @@ impl TextSide for Texts {
         let weights = |id: &str| folds.and_then(|folds| folds.without(id)).unwrap_or(&self.ridge.weights);
         ids.iter().zip(texts).map(|(id, text)| self.ridge.embed(text, keep, weights(id))).collect()
     }
+
+    fn fold_of(&self, id: &str) -> Result<Option<usize>> {
+        Ok(self.ridge.folds()?.and_then(|folds| folds.of(id)))
+    }
 }
 
 #[cfg(test)]

@@ -148,6 +148,9 @@ pub struct Pairs {
     pub shared: BTreeMap<usize, Arc<BTreeSet<usize>>>,
     /// By image: how much of a hub it is; empty if that is not known. A network learns what is to be added to the cosine without it.
     pub hubness: Vec<f32>,
+    /// By image: the part of those the encoder was made from that holds it (`Encoder::fold_of`); empty if all are in one. A text's
+    /// encoder has seen the images of all other parts, so a text is compared with those of its own alone.
+    pub fold_of: Vec<usize>,
     /// By image: which hardly differ from each other; empty if that is not known. Blocks of lists are drawn from them first.
     pub group_of: Vec<usize>,
 }
@@ -156,6 +159,19 @@ impl Pairs {
     /// Whether a text is several of its image's in one.
     pub fn is_joined(&self, text: usize) -> bool {
         self.parts.contains_key(&text)
+    }
+
+    /// Of an image; the same of all if folds are not known.
+    pub(super) fn fold(&self, image: usize) -> usize {
+        self.fold_of.get(image).copied().unwrap_or_default()
+    }
+
+    /// Images, and texts by that of their image.
+    pub(super) fn by_fold(&self, images: &[usize], texts: &[usize]) -> Vec<(Vec<usize>, Vec<usize>)> {
+        let mut folds: BTreeMap<usize, (Vec<usize>, Vec<usize>)> = BTreeMap::new();
+        images.iter().for_each(|&image| folds.entry(self.fold(image)).or_default().0.push(image));
+        texts.iter().for_each(|&text| folds.entry(self.fold(self.owner_of[text])).or_default().1.push(text));
+        folds.into_values().collect()
     }
 
     pub(super) fn belongs(&self, text: usize, image: usize) -> bool {
@@ -186,19 +202,13 @@ impl Pairs {
         if images.dim != texts.dim {
             return Err(format!("expected vectors of one space, received {} and {} numbers", images.dim, texts.dim));
         }
-        if !self.group_of.is_empty() && self.group_of.len() != images.n() {
-            return Err(format!(
-                "expected to know of {} images their group, received {}",
-                images.n(),
-                self.group_of.len()
-            ));
-        }
-        if !self.hubness.is_empty() && self.hubness.len() != images.n() {
-            let received = self.hubness.len();
-            return Err(format!(
-                "expected to know of {} images how much of a hub they are, received {received}",
-                images.n()
-            ));
+        let of_images = [
+            ("their group", self.group_of.len()),
+            ("their fold", self.fold_of.len()),
+            ("how much of a hub they are", self.hubness.len()),
+        ];
+        if let Some((what, received)) = of_images.iter().find(|(_, n)| *n != 0 && *n != images.n()) {
+            return Err(format!("expected to know of {} images {what}, received {received}", images.n()));
         }
         let mut places = self.parts.iter().flat_map(|(joined, parts)| std::iter::once(joined).chain(parts));
         if places.any(|&text| text >= texts.n()) {

@@ -25,7 +25,8 @@ const MAX_PARTS: usize = 6;
 /// What lists are drawn from.
 pub(super) struct Draws<'a> {
     pub pairs: &'a Pairs,
-    train: &'a [usize],
+    /// Images to learn from, by fold.
+    train: BTreeMap<usize, Vec<usize>>,
     images_of: Nearest,
     /// Of those that are asked: texts as they are, and all of an image's in one.
     single: Vec<usize>,
@@ -70,7 +71,9 @@ impl<'a> Draws<'a> {
         let mut groups: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
         let grouped = train.iter().filter_map(|&image| Some((*pairs.group_of.get(image)?, image)));
         grouped.for_each(|(group, image)| groups.entry(group).or_default().push(image));
-        Ok(Draws { pairs, train, images_of, single, joined, texts_of, own, groups })
+        let mut by_fold: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        train.iter().for_each(|&image| by_fold.entry(pairs.fold(image)).or_default().push(image));
+        Ok(Draws { pairs, train: by_fold, images_of, single, joined, texts_of, own, groups })
     }
 
     /// (text, image) pairs, list after list, in each the one that belongs first.
@@ -159,8 +162,10 @@ impl<'a> Draws<'a> {
         let mut alike = group.cloned().unwrap_or_default();
         alike.shuffle(rng);
         let near = self.images_of.shuffled(first, rng);
-        let tries: Vec<usize> =
-            alike.into_iter().chain(near).chain((0..MAX_TRIES).map(|_| pick(self.train, rng))).collect();
+        let of_fold = self.of_fold(members[0].1);
+        let is_of_fold = |image: &usize| self.pairs.fold(*image) == self.pairs.fold(members[0].1);
+        let tries = alike.into_iter().filter(is_of_fold).chain(near);
+        let tries: Vec<usize> = tries.chain((0..MAX_TRIES).map(|_| pick(of_fold, rng))).collect();
         for image in tries {
             // An image without a text of the same kind lends one of the other.
             let texts = [is_joined, 1 - is_joined].map(|kind| &self.own[image][kind]);
@@ -180,8 +185,14 @@ impl<'a> Draws<'a> {
     }
 
     fn far_from(&self, text: usize, rng: &mut ChaCha8Rng) -> usize {
-        let mut tries = (0..MAX_TRIES).map(|_| pick(self.train, rng));
-        tries.find(|&image| !self.pairs.belongs(text, image)).unwrap_or(self.train[0])
+        let of_fold = self.of_fold(self.pairs.owner_of[text]);
+        let mut tries = (0..MAX_TRIES).map(|_| pick(of_fold, rng));
+        tries.find(|&image| !self.pairs.belongs(text, image)).unwrap_or(of_fold[0])
+    }
+
+    /// Images to learn from that lie in the fold of one.
+    fn of_fold(&self, image: usize) -> &[usize] {
+        &self.train[&self.pairs.fold(image)]
     }
 
     fn kind_of_text(&self, plan: &Plan, rng: &mut ChaCha8Rng) -> &[usize] {
@@ -267,6 +278,30 @@ mod tests {
                 assert_eq!(list[1..4].iter().map(|pair| pair.1).collect::<Vec<_>>(), others);
             }
             assert!(own.iter().all(|image| image / 5 == own[0] / 5), "{own:?}");
+        }
+    }
+
+    /// A text is compared with images of its own fold alone, near or far, whichever side asks.
+    #[test]
+    fn lists_stay_in_their_fold() {
+        let n = 60;
+        let items = || Items { dim: 2, vectors: (0..2 * n).map(|at| (at as f32).sin()).collect(), ..Items::default() };
+        let pairs = Pairs {
+            images: items(),
+            texts: items(),
+            owner_of: (0..n).collect(),
+            group_of: (0..n).map(|at| at / 5).collect(),
+            fold_of: (0..n).map(|at| at % 3).collect(),
+            ..Pairs::default()
+        };
+        let train: Vec<usize> = (0..50).collect();
+        for block in [0, 4] {
+            let mut plan = Plan::new(Kind::Mlp, 1, 1);
+            (plan.n_lists, plan.list_length, plan.block, plan.within, plan.image_to_text) = (200, 6, block, n, 0.5);
+            let draws = draws(&plan, &pairs, &train);
+            let lists = draws.lists(&plan, &mut ChaCha8Rng::seed_from_u64(2));
+            assert!(lists.iter().all(|&(text, image)| text % 3 == image % 3 && image < 50));
+            assert_eq!(lists.iter().map(|&(text, _)| text % 3).collect::<std::collections::BTreeSet<_>>().len(), 3);
         }
     }
 

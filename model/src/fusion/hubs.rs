@@ -122,13 +122,26 @@ impl Telling<'_> {
 }
 
 impl Pairs {
-    /// How much of a hub each image is for these texts, in the pairs' own space; those that belong to it do not count.
-    pub fn tell_hubs(&mut self, texts: &[usize]) {
+    /// How much of a hub each image is for the first `n` of these texts that are of its fold, in the pairs' own space; those that belong
+    /// to it do not count.
+    pub fn tell_hubs(&mut self, texts: &[usize], n: usize) {
+        let images: Vec<usize> = (0..self.images.n()).collect();
+        let mut hubness = vec![0.0; images.len()];
+        for (images, mut texts) in self.by_fold(&images, texts) {
+            texts.truncate(n);
+            let of_fold = self.hubness_for(&images, &texts);
+            let usual = of_fold.iter().sum::<f32>() / of_fold.len().max(1) as f32;
+            images.iter().zip(of_fold).for_each(|(&image, of)| hubness[image] = of - usual);
+        }
+        self.hubness = hubness;
+    }
+
+    /// Of each of some images; 0 if there are no texts.
+    fn hubness_for(&self, images: &[usize], texts: &[usize]) -> Vec<f32> {
         const AT_ONCE: usize = 64;
         if texts.is_empty() {
-            return;
+            return vec![0.0; images.len()];
         }
-        let images: Vec<usize> = (0..self.images.n()).collect();
         let of_some = |images: &[usize]| {
             let mut products = self.images.cosines(images, &self.texts, texts);
             let rows = images.iter().zip(products.chunks_exact_mut(texts.len()));
@@ -142,10 +155,7 @@ impl Pairs {
             };
             rows.map(hubness).collect::<Vec<f32>>()
         };
-        let mut hubness: Vec<f32> = images.par_chunks(AT_ONCE).flat_map_iter(of_some).collect();
-        let usual = hubness.iter().sum::<f32>() / hubness.len().max(1) as f32;
-        hubness.iter_mut().for_each(|hubness| *hubness -= usual);
-        self.hubness = hubness;
+        images.par_chunks(AT_ONCE).flat_map_iter(of_some).collect()
     }
 }
 
@@ -305,7 +315,7 @@ mod tests {
         let texts = items(430, 6, 3);
         let owner_of = (0..430).map(|text| text / 2).collect();
         let mut pairs = Pairs { images: items(215, 6, 77), texts, owner_of, ..Pairs::default() };
-        pairs.tell_hubs(&(0..420).collect::<Vec<usize>>());
+        pairs.tell_hubs(&(0..430).collect::<Vec<usize>>(), 420);
         let plain = |image: usize| {
             let others = (0..420).filter(|text| text / 2 != image);
             let mut products: Vec<f32> = others.map(|text| pairs.texts.product(text, &pairs.images, image)).collect();

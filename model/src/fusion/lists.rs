@@ -1,5 +1,7 @@
 //! Lists to learn from: one that belongs and others that nearly do, mined by cosine.
 
+use std::collections::BTreeSet;
+
 use rand::{Rng, seq::SliceRandom};
 use rayon::prelude::*;
 
@@ -15,6 +17,7 @@ pub trait Search: Sync {
 }
 
 /// Queries that are worth asking, and for each the nearest that do not belong.
+#[derive(Default)]
 pub(super) struct Nearest {
     /// By query; empty for those that are not asked.
     others_of: Vec<Vec<u32>>,
@@ -23,15 +26,32 @@ pub(super) struct Nearest {
 }
 
 impl Nearest {
-    /// Of texts among images: `n` others, and an own one that fewer than `within` others stand before.
+    /// Of texts among images of their fold: `n` others, and an own one that fewer than `within` others stand before.
     pub(super) fn images_of(pairs: &Pairs, texts: &[usize], images: &[usize], n: usize, within: usize) -> Nearest {
         let belongs = |text: usize, image: usize| pairs.belongs(text, image);
-        mine((&pairs.texts, texts), (&pairs.images, images), [n, within], belongs)
+        let of_fold = |(images, texts): &(Vec<usize>, Vec<usize>)| {
+            mine((&pairs.texts, texts), (&pairs.images, images), [n, within], belongs)
+        };
+        Nearest::of_folds(pairs.by_fold(images, texts).iter().map(of_fold))
     }
 
     pub(super) fn texts_of(pairs: &Pairs, images: &[usize], texts: &[usize], n: usize, within: usize) -> Nearest {
         let belongs = |image: usize, text: usize| pairs.belongs(text, image);
-        mine((&pairs.images, images), (&pairs.texts, texts), [n, within], belongs)
+        let of_fold = |(images, texts): &(Vec<usize>, Vec<usize>)| {
+            mine((&pairs.images, images), (&pairs.texts, texts), [n, within], belongs)
+        };
+        Nearest::of_folds(pairs.by_fold(images, texts).iter().map(of_fold))
+    }
+
+    fn of_folds(folds: impl Iterator<Item = Nearest>) -> Nearest {
+        let both = |mut all: Nearest, fold: Nearest| {
+            for &query in &fold.asked {
+                all.others_of[query] = fold.others_of[query].clone();
+            }
+            all.asked.extend(fold.asked);
+            all
+        };
+        folds.reduce(both).unwrap_or_default()
     }
 
     /// The same, of what an index finds: one that it overlooks is no negative.
@@ -43,9 +63,12 @@ impl Nearest {
         [n, within]: [usize; 2],
     ) -> crate::Result<Nearest> {
         let (mut others_of, mut asked) = (vec![Vec::new(); pairs.texts.n()], Vec::new());
-        for (&text, found) in texts.iter().zip(search.images_of(texts, n.max(within) + 1)?) {
+        // Of those found, only the ones of a fold count.
+        let n_folds = pairs.fold_of.iter().collect::<BTreeSet<_>>().len().max(1);
+        for (&text, found) in texts.iter().zip(search.images_of(texts, n_folds * (n.max(within) + 1))?) {
+            let counts = |image: usize| is_learnt[image] && pairs.fold(image) == pairs.fold(pairs.owner_of[text]);
             let (own, others): (Vec<usize>, Vec<usize>) =
-                (0..found.len()).filter(|&at| is_learnt[found[at]]).partition(|&at| pairs.belongs(text, found[at]));
+                (0..found.len()).filter(|&at| counts(found[at])).partition(|&at| pairs.belongs(text, found[at]));
             let Some(&first) = own.first() else { continue };
             if others.iter().filter(|&&at| at < first).count() < within && !others.is_empty() {
                 others_of[text] = others.into_iter().take(n).map(|at| found[at] as u32).collect();
@@ -157,7 +180,7 @@ mod tests {
         }
         let items =
             Items { dim: 2, vectors: (0..40).map(|at| (at * 37 % 23) as f32 * 0.1).collect(), ..Items::default() };
-        let pairs = Pairs {
+        let mut pairs = Pairs {
             images: items.clone(),
             texts: items.clone(),
             owner_of: (0..20).map(|at| (at + 3) % 20).collect(),
@@ -166,9 +189,13 @@ mod tests {
         let (texts, learnt): (Vec<usize>, Vec<usize>) = ((0..20).collect(), (0..15).collect());
         let is_learnt: Vec<bool> = (0..20).map(|at| at < 15).collect();
         let asked: Vec<usize> = texts.into_iter().filter(|&text| is_learnt[pairs.owner_of[text]]).collect();
-        let exact = Nearest::images_of(&pairs, &asked, &learnt, 4, 8);
-        let found = Nearest::found(&pairs, &asked, &is_learnt, &All(items), [4, 8]).unwrap();
-        assert!(exact.asked.len() > 3 && exact.asked.len() < asked.len());
-        assert_eq!((exact.asked, exact.others_of), (found.asked, found.others_of));
+        for (fold_of, within) in [(Vec::new(), 8), ((0..20).map(|at| at % 2).collect(), 4)] {
+            pairs.fold_of = fold_of;
+            let mut exact = Nearest::images_of(&pairs, &asked, &learnt, 4, within);
+            let found = Nearest::found(&pairs, &asked, &is_learnt, &All(items.clone()), [4, within]).unwrap();
+            exact.asked.sort_unstable();
+            assert!(exact.asked.len() > 3 && exact.asked.len() < asked.len());
+            assert_eq!((exact.asked, exact.others_of), (found.asked, found.others_of));
+        }
     }
 }

@@ -143,11 +143,15 @@ impl Sizes {
         }
         let fits = (1..=1 << 13).contains(&dim) && (1..=64).contains(&n_layers) && (1..=1 << 15).contains(&wide);
         if !fits || n_heads == 0 || !dim.is_multiple_of(n_heads) {
-            return Err(format!("expected sizes in range and a dim that the heads divide, received {self:?}"));
+            return Err(format!(
+                "expected a dim of 1 to 8192 that the heads divide, 1 to 64 layers, and 1 to 32768 wide: received dim {dim}, {n_heads} heads, {n_layers} layers, {wide} wide"
+            ));
         }
         let n_weights = self.n_weights();
         if n_weights > MAX_WEIGHTS {
-            return Err(format!("expected sizes of at most {MAX_WEIGHTS} weights, received {n_weights} by {self:?}"));
+            return Err(format!(
+                "expected sizes of at most {MAX_WEIGHTS} weights, received {n_weights} by dim {dim}, {n_layers} layers, {wide} wide"
+            ));
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::ControlFlow,
     time::Instant,
 };
 
@@ -118,7 +119,7 @@ pub struct Gain {
     pub interval: [f64; 2],
     /// The same of what the network adds to cosine and hubness.
     pub interval_of_logit: [f64; 2],
-    /// Share of resamples in which R@1 was not better.
+    /// Two-sided p-value of that difference, by the same resamples.
     pub p: f64,
     /// Chosen in each fold.
     pub weights: Vec<Weight>,
@@ -135,10 +136,24 @@ impl Reranking {
         pairs: &Pairs,
         base: &Cosines,
         direction: Direction,
-        queries: &[usize],
-        gallery: &[usize],
+        (queries, gallery): (&[usize], &[usize]),
         n_candidates: usize,
     ) -> Result<Reranking> {
+        let go_on = &mut |_| ControlFlow::Continue(());
+        let asked = Reranking::ask_while(network, pairs, base, direction, (queries, gallery), n_candidates, go_on)?;
+        Ok(asked.expect("nobody breaks it off"))
+    }
+
+    /// The same; none if `report`, which is told how many more are asked, breaks it off.
+    pub fn ask_while(
+        network: Option<&dyn Scorer>,
+        pairs: &Pairs,
+        base: &Cosines,
+        direction: Direction,
+        (queries, gallery): (&[usize], &[usize]),
+        n_candidates: usize,
+        report: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<Option<Reranking>> {
         const AT_ONCE: usize = 64;
         let mut questions = Vec::with_capacity(queries.len());
         let (from, to) = match direction {
@@ -147,6 +162,9 @@ impl Reranking {
         };
         let hubness = base.hubs.hubness(direction, to, gallery);
         for piece in queries.chunks(AT_ONCE) {
+            if report(piece.len()).is_break() {
+                return Ok(None);
+            }
             let scores = from.cosines(piece, to, gallery);
             let mut together = Vec::new();
             for (&query, scores) in piece.iter().zip(scores.chunks_exact(gallery.len())) {
@@ -185,7 +203,7 @@ impl Reranking {
                 question.logits = logits.by_ref().take(question.cosines.len()).collect();
             }
         }
-        Ok(Reranking { questions })
+        Ok(Some(Reranking { questions }))
     }
 
     /// What a logit is to count beside what hubness does, to find best by the mean of one over the rank; the smaller of equals.
@@ -341,7 +359,8 @@ impl Found {
     }
 }
 
-/// Of (image, rank before, rank after): the 95 % interval of the difference in R@1, and the share of resamples without a gain.
+/// Of (image, rank before, rank after): the 95 % interval of the difference in R@1, and its two-sided p-value: twice the share of resamples
+/// on the other side of 0.
 fn bootstrap(ranks: &[(usize, usize, usize)], rng: &mut ChaCha8Rng) -> ([f64; 2], f64) {
     let mut by_image: BTreeMap<usize, (f64, f64)> = BTreeMap::new();
     for &(image, before, after) in ranks {
@@ -362,8 +381,9 @@ fn bootstrap(ranks: &[(usize, usize, usize)], rng: &mut ChaCha8Rng) -> ([f64; 2]
         .collect();
     differences.sort_by(f64::total_cmp);
     let share = |part: f64| differences[((N_RESAMPLES as f64 * part) as usize).min(N_RESAMPLES - 1)];
-    let n_without = differences.iter().filter(|&&difference| difference <= 0.0).count();
-    ([share(0.025), share(0.975)], n_without as f64 / N_RESAMPLES as f64)
+    let n = |is_there: &dyn Fn(f64) -> bool| differences.iter().filter(|difference| is_there(**difference)).count();
+    let n_beyond = n(&|difference| difference <= 0.0).min(n(&|difference| difference >= 0.0));
+    ([share(0.025), share(0.975)], (2.0 * n_beyond as f64 / N_RESAMPLES as f64).min(1.0))
 }
 
 #[cfg(test)]

@@ -136,7 +136,7 @@ fn tokens_teach_what_no_vector_says() {
         let (network, _) = train(&options, &mut |_| ControlFlow::Continue(())).unwrap().unwrap();
         let ask = |direction| {
             let asked =
-                Reranking::ask(Some(&network), &pairs, &Cosines::of(&pairs), direction, &held_out, &held_out, 60)
+                Reranking::ask(Some(&network), &pairs, &Cosines::of(&pairs), direction, (&held_out, &held_out), 60)
                     .unwrap();
             asked.gain(&Weights::default(), 5, 1)
         };
@@ -174,7 +174,7 @@ fn what_cannot_be_learnt_from_is_refused() {
     check(error(&plan, &pairs, &images, &images[..2]), "either to learn from or to hold out");
     let mut wide = plan.clone();
     wide.sizes.n_heads = 3;
-    check(error(&wide, &pairs, &images[..30], &images[30..]), "a dim that the heads divide");
+    check(error(&wide, &pairs, &images[..30], &images[30..]), "that the heads divide");
     let mut broken = pairs.clone();
     broken.texts.vectors[3] = f32::NAN;
     check(error(&plan, &broken, &images[..30], &images[30..]), "texts: expected finite numbers");

@@ -240,7 +240,11 @@ impl Run {
         let (base, without) = (Cosines { hubs, ..Cosines::of(pairs) }, Weight { hubness, ..Weight::NONE });
         let scorer = self.mean.scorer()?;
         let ask = Direction::TextToImage;
-        let reranking = Reranking::ask(Some(scorer.as_ref()), pairs, &base, ask, texts, images, N_CANDIDATES)?;
+        let of_fold = |(images, texts): &(Vec<usize>, Vec<usize>)| {
+            Reranking::ask(Some(scorer.as_ref()), pairs, &base, ask, (texts, images), N_CANDIDATES)
+        };
+        let all: crate::Result<Vec<Reranking>> = pairs.by_fold(images, texts).iter().map(of_fold).collect();
+        let reranking = Reranking::of_all(all?);
         let found = reranking.found(reranking.best_weight(without, &Weights::default()));
         self.n_worse = if self.best.offer(&self.mean, found.at_1, self.step)? { 0 } else { self.n_worse + 1 };
         Ok([reranking.found(without).at_1, found.at_1])
@@ -249,7 +253,7 @@ impl Run {
 
 /// What is learnt from, so that no run goes on with something else.
 fn fingerprint(options: &Options) -> String {
-    let Pairs { images, texts, owner_of, parts, shared, hubness, group_of } = options.pairs;
+    let Pairs { images, texts, owner_of, parts, shared, hubness, fold_of, group_of } = options.pairs;
     let mut hasher = blake3::Hasher::new();
     hasher.update(bytemuck::cast_slice(hubness));
     for items in [images, texts] {
@@ -263,7 +267,7 @@ fn fingerprint(options: &Options) -> String {
         .iter()
         .flat_map(|(joined, parts)| [*joined, parts.len()].into_iter().chain(parts.iter().copied()))
         .collect();
-    for places in [parts.as_slice(), owner_of.as_slice(), options.train, options.held_out, &shared, group_of] {
+    for places in [&parts, owner_of, options.train, options.held_out, &shared, fold_of, group_of] {
         hasher.update(&(places.len() as u64).to_le_bytes());
         for &place in places {
             hasher.update(&(place as u64).to_le_bytes());

@@ -37,6 +37,7 @@ pub fn show(dir: &Path, settings: &Settings) -> anyhow::Result<()> {
     let collection = engine.db().collection(COLLECTION)?;
     if engine.rerankers().state(&collection)?.active.is_none() {
         let version = Package::builtin().add(&engine, &collection, Path::new(BUILTIN))?;
+        // What it counts was chosen on other families, so that what is shown here was not.
         engine.rerankers().change(&collection, |state| state.activate(&collection, version.number, true))?;
     }
     ask(&engine, &scenes)?;
@@ -54,7 +55,10 @@ fn sentence(scene: &Scene) -> String {
 
 fn write(at: usize, scene: &Scene, folder: &Path) -> anyhow::Result<()> {
     let texts = [serde_json::json!({ "text": sentence(scene), "language": "en" })];
-    let sidecar = serde_json::json!({ "id": id(at), "texts": texts, "shows": sentence(scene) });
+    // No network learnt from any of them.
+    let (family, split) = (at / FAMILY_SIZE, "unseen");
+    let sidecar =
+        serde_json::json!({ "id": id(at), "texts": texts, "shows": sentence(scene), "family": family, "split": split });
     fs::write(folder.join(id(at)).with_extension("json"), serde_json::to_vec(&sidecar)?)?;
     scene.draw(SIDE_PX).save(folder.join(id(at)).with_extension("png"))?;
     Ok(())

@@ -260,11 +260,14 @@ pub fn of_collection(args: &RunArgs, network: Option<&Network>, settings: &Setti
     bar.finish_and_clear();
     let eval::Asked { mut data, documents: (of_documents, documents), queries: (of_queries, queries), pairs } = asked;
     if let Some(network) = network {
-        data.notes.push(format!(
-            "what a logit of {} counts, and its relevance, were fitted on held-out points such as these: `firn reranker show` has \
-             figures for which they were chosen on other points",
-            network.made.name
-        ));
+        let name = &network.made.name;
+        data.notes.push(match network.reranker.version.is_judged_in(&collection) {
+            true => format!(
+                "what a logit of {name} counts, and its relevance, were fitted on held-out points such as these: `firn reranker show` has \
+                 figures for which they were chosen on other points"
+            ),
+            false => format!("what a logit of {name} counts, and its relevance, were fitted in another collection"),
+        });
     }
     let place = place(args, &data, &[collection.uuid(), &format!("{pairs:?}")]);
     let engine = open(&place, Vec::new(), settings)?;

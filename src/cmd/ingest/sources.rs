@@ -182,8 +182,11 @@ fn check_dims(config: &CollectionConfig, source: &Source) -> Result<(), Refusal>
                 return Err(("wrong_tokens", IndexError::WrongTokens { tokens, expected, received }.into()));
             }
             None if config.tokens.is_empty() && config.model.is_some() => {
-                let error = Usage("this collection keeps no tokens; hint: make it with --tokens 4x4".to_owned());
-                return Err(("unknown_tokens", error.into()));
+                let shape = format!("{}x{}", received.n, received.dim);
+                let detail = format!(
+                    "this collection keeps no tokens, and here are some beside {of:?}, {shape}; hint: make it with --token-shape {of}={shape}, or --tokens 4x4 for the model's own"
+                );
+                return Err(("unknown_tokens", Usage(detail).into()));
             }
             None => {
                 let (expected, received) = (config.tokens.keys().cloned().collect(), of.clone());

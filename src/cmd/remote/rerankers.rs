@@ -10,7 +10,7 @@ use tonic::Code;
 use super::call;
 use crate::{
     cmd::reranker::Shown,
-    reranker::{Judged, Length, Reads, Training},
+    reranker::{Judged, Judging, Length, Reads, Training},
     server::rerankers::{parting, parting_in},
 };
 
@@ -51,10 +51,15 @@ pub fn train(
 pub fn evaluate(
     server: &str,
     collection: &str,
-    (version, seed): (u32, u64),
+    Judging { number, seed, keep }: Judging,
     look: &mut dyn FnMut(&v1::Job),
 ) -> anyhow::Result<Option<(Shown, bool)>> {
-    let request = v1::EvaluateRerankerRequest { collection_name: collection.to_owned(), version, seed: Some(seed) };
+    let request = v1::EvaluateRerankerRequest {
+        collection_name: collection.to_owned(),
+        version: number,
+        seed: Some(seed),
+        report_only: !keep,
+    };
     call(server, async |client| {
         let job = client.evaluate_reranker(request).await?;
         follow(&client, job, look).await
@@ -169,6 +174,7 @@ fn shown(version: v1::RerankerDescription) -> Result<Shown, Error> {
         candidates: version.candidates as usize,
         calibration_error: version.calibration_error,
         judged: version.gains.into_iter().map(judged).collect(),
+        judged_elsewhere: version.judged_elsewhere,
     })
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use firn_index::Collection;
 use firn_model::fusion::{Direction, Weight};
 use serde::Serialize;
 
@@ -30,10 +31,14 @@ pub struct Shown {
     /// Mean difference between `relevance` and what was so.
     pub calibration_error: Option<f64>,
     pub judged: Vec<Judged>,
+    /// The verdict is of another collection.
+    pub judged_elsewhere: bool,
 }
 
-impl From<&Version> for Shown {
-    fn from(version: &Version) -> Shown {
+impl Shown {
+    /// A version of that collection.
+    pub fn of(version: &Version, collection: &Collection) -> Shown {
+        let judged_elsewhere = !version.is_judged_in(collection);
         let Version { number, kind, members, parameters, seed, steps, made_at, .. } = version.clone();
         let Version { reads, blend, weights, parting, candidates, calibration, judged, .. } = version.clone();
         let calibration_error = calibration.map(|calibration| calibration.error);
@@ -52,6 +57,7 @@ impl From<&Version> for Shown {
             candidates,
             calibration_error,
             judged,
+            judged_elsewhere,
         }
     }
 }
@@ -73,7 +79,7 @@ pub fn print_list(versions: &[Shown], active: Option<u32>, settings: &Settings) 
             kind_in_words(&version.kind, version.members),
             version.parameters.to_string(),
             is_active.to_owned(),
-            gain_in_words(&version.judged),
+            format!("{}{}", if version.judged_elsewhere { "elsewhere: " } else { "" }, gain_in_words(&version.judged)),
         ]
     };
     let rows: Vec<Vec<String>> = versions.iter().map(row).collect();
@@ -99,6 +105,9 @@ pub fn print(version: &Shown, is_active: bool, settings: &Settings) {
     println!("reads {}; re-ranks the first {candidates} by cosine of {}", read.join(", "), of_blend.join(" + "));
     for (weight, asks) in weights.iter().zip(["texts look for images", "images look for texts"]) {
         println!("when {asks}: {}", score_in_words(*weight));
+    }
+    if version.judged_elsewhere {
+        println!("judged in another collection: `firn reranker evaluate` judges it in this one");
     }
     println!();
     // Where hubness or the network counts alone, the gain is its own.

@@ -1,6 +1,7 @@
 //! `firn train fusion`: a network that re-ranks the candidates of a collection, learnt from its own pairs.
 
 use std::{
+    collections::BTreeSet,
     ops::ControlFlow,
     path::PathBuf,
     time::{Duration, Instant},
@@ -12,7 +13,11 @@ use indicatif::{HumanDuration, ProgressBar};
 
 use super::Bar;
 use crate::{
-    cmd::{collection::TargetArgs, local, remote, reranker::print},
+    cmd::{
+        collection::TargetArgs,
+        local, remote,
+        reranker::{Shown, print},
+    },
     exit::Usage,
     reranker::{self, Gathered, Parting, Stage, Training},
     settings::{self, Settings},
@@ -216,12 +221,12 @@ pub(super) fn run(args: &FusionArgs, settings: &Settings) -> anyhow::Result<()> 
     });
     let mut show = Show::new();
     let report = &mut |stage: Stage| show.take(&stage);
-    let version = reranker::train(&engine, &collection, &training, (settings.device, checkpoint), report)?;
+    let version = reranker::train(&engine, &collection, &training, checkpoint, report)?;
     show.end();
     match version {
         Some(version) => {
             let active = engine.rerankers().state(&collection)?.active;
-            print(&(&version).into(), active == Some(version.number), settings);
+            print(&Shown::of(&version, &collection), active == Some(version.number), settings);
         }
         None => eprintln!("stopped; the same command without --stop-after goes on from here"),
     }
@@ -247,6 +252,7 @@ fn at_server(server: &str, args: &FusionArgs, training: &Training, settings: &Se
 pub struct Show {
     texts: ProgressBar,
     learning: Option<Bar>,
+    questions: Option<ProgressBar>,
     started: Instant,
     /// What was last said of a server's job.
     seen: v1::Job,
@@ -254,7 +260,8 @@ pub struct Show {
 
 impl Show {
     pub fn new() -> Show {
-        Show { texts: ProgressBar::new(0), learning: None, started: Instant::now(), seen: v1::Job::default() }
+        let (texts, started, seen) = (ProgressBar::new(0), Instant::now(), v1::Job::default());
+        Show { texts, learning: None, questions: None, started, seen }
     }
 
     pub fn take(&mut self, stage: &Stage) -> ControlFlow<()> {
@@ -277,6 +284,7 @@ impl Show {
                 let taken = HumanDuration(self.started.elapsed());
                 eprintln!("{n_parameters} weights learnt in {taken}, the best after {step} steps");
             }
+            Stage::Judging(done, all) => self.asked(*done as u64, *all as u64),
         }
         ControlFlow::Continue(())
     }
@@ -312,12 +320,21 @@ impl Show {
                 self.end();
                 eprintln!("learnt; judging");
             }
+            v1::JobState::Judging => self.asked(job.done_count, job.total_count),
             _ => {}
         }
     }
 
+    /// Of the questions that it is judged with.
+    fn asked(&mut self, done: u64, all: u64) {
+        let bar = self.questions.get_or_insert_with(|| ProgressBar::new(all));
+        bar.set_length(all);
+        bar.set_position(done);
+    }
+
     pub fn end(&self) {
         self.texts.finish_and_clear();
+        self.questions.iter().for_each(ProgressBar::finish_and_clear);
         self.learning.iter().for_each(|bar| bar.bar.finish_and_clear());
     }
 }
@@ -336,6 +353,11 @@ fn say_gathered(gathered: &Gathered) {
         gathered.stop.len(),
         gathered.judged.len()
     );
+    if let [language] = &gathered.languages.iter().collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>()[..]
+        && !language.is_empty()
+    {
+        eprintln!("all texts are of one language, {language}: what comes of it is not judged in others");
+    }
 }
 
 fn show(bar: &mut Bar, progress: &Progress) {

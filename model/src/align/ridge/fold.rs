@@ -36,11 +36,16 @@ impl Folds {
         Folds { ids, weights }
     }
 
-    /// The weights that were solved without an item; none if no weights saw it.
-    pub(super) fn without(&self, id: &str) -> Option<&[f16]> {
+    /// The part that an item is in; none if no weights saw it.
+    pub(super) fn of(&self, id: &str) -> Option<usize> {
         let hash = hash(id);
         let at = self.ids.binary_search_by_key(&hash, |&(hash, _)| hash).ok()?;
-        Some(&self.weights[usize::from(self.ids[at].1)])
+        Some(usize::from(self.ids[at].1))
+    }
+
+    /// The weights that were solved without an item; none if no weights saw it.
+    pub(super) fn without(&self, id: &str) -> Option<&[f16]> {
+        self.of(id).map(|fold| &self.weights[fold][..])
     }
 
     pub(super) fn write(&self, path: &Path, shape: (usize, usize)) -> Result<()> {

@@ -110,6 +110,10 @@ fn words_add_up_to_the_embedding_and_folds_have_not_seen_their_images() {
     let of_folds: std::collections::BTreeSet<String> =
         (1..5).map(|at| format!("{:?}", unseen(&format!("i{at}"))[0].embedding)).collect();
     assert!(of_folds.len() > 1, "all in one fold");
+    let folds: std::collections::BTreeSet<Option<usize>> =
+        (1..5).map(|at| model.fold_of(&format!("i{at}")).unwrap()).collect();
+    assert!(folds.len() == of_folds.len() && !folds.contains(&None), "{folds:?}");
+    assert_eq!((model.fold_of("i5").unwrap(), model.fold_of("nobody").unwrap()), (None, None));
     // Each fold is what its neighbours alone teach: solved once more without it.
     let all = captions::read(&folder.path().join("captions.jsonl")).unwrap();
     let train = Train::of(&images, &all, ridge.plan());
