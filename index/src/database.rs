@@ -79,12 +79,12 @@ impl Database {
         path.join(identity::FILE).exists() || path.join(STORE).exists()
     }
 
-    /// Makes an empty collection.
     /// The data directory.
     pub fn path(&self) -> &Path {
         &self.engine().dir
     }
 
+    /// Makes an empty collection.
     pub fn create_collection(&self, name: &str, config: CollectionConfig) -> Result<Collection> {
         check::name(name)?;
         check::config(&config)?;

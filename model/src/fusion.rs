@@ -34,5 +34,5 @@ pub use self::{
     network::{Kind, Network, Shape, SideShape, Sizes},
     rerank::{Chosen, Cosines, Direction, Found, Gain, Reranking, Scorer},
     trainer::{Checkpoint, Mining, Options, Plan, Progress, train},
-    weights::{Weight, Weights},
+    weights::{LEAST_OF_LOT, Weight, Weights},
 };

@@ -45,7 +45,8 @@ pub enum RerankerCommand {
     Evaluate(Box<EvaluateArgs>),
     /// Let queries use a network
     ///
-    /// Refused if it is not significantly better than cosine, or was judged in another collection.
+    /// Refused if it is not significantly better than cosine, if images find fewer of their texts by it, or if it was judged in another
+    /// collection.
     ///
     /// Example: firn reranker activate photos 2
     Activate {

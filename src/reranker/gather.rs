@@ -74,19 +74,18 @@ pub struct Gathered {
     /// Points that lack a vector or tokens that are read, and one of them.
     pub n_left_out: usize,
     pub left_out: Option<String>,
-    pub fields: Present,
 }
 
 /// Which fields of the parting any point has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Present {
+struct Present {
     split: bool,
     group: bool,
 }
 
 impl Present {
     /// A field that is named and that no point has is a slip of the pen: without it images are parted that belong together.
-    pub fn check(self, parting: &Parting) -> Result<(), Error> {
+    fn check(self, parting: &Parting) -> Result<(), Error> {
         let Parting { split, group, .. } = parting;
         let lacks_split = !self.split && *split != Parting::default().split;
         let lacks_group = group.as_ref().filter(|_| !self.group);
@@ -133,6 +132,10 @@ impl Gathered {
         let mut rows = Rows { of_blend: vec![Vec::new(); blended.len()], ..Rows::default() };
         if rows.read(&collection.reader(), wanted, &blended, report)?.is_break() {
             return Ok(None);
+        }
+        // What is only judged may come from a collection with other fields.
+        if !wanted.only_judged {
+            rows.fields.check(wanted.parting)?;
         }
         if rows.ids.is_empty() {
             return Err(rows.nothing(wanted));
@@ -305,7 +308,6 @@ impl Rows {
             hubs: None,
             n_left_out: self.n_left_out,
             left_out: self.left_out.clone(),
-            fields: self.fields,
         }))
     }
 

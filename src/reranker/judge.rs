@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use firn_model::fusion::{Calibration, Crowds, Direction, Gain, Reranking, Scorer, Weight, Weights};
+use firn_model::fusion::{Calibration, Crowds, Direction, Gain, LEAST_OF_LOT, Reranking, Scorer, Weight, Weights};
 
 use super::{Error, Gathered, Judged, Length, Report, Stage};
 
@@ -29,11 +29,15 @@ impl Verdict {
 }
 
 pub fn is_better(judged: &[Judged]) -> bool {
-    let is_there = |row: &&Judged| row.direction == Direction::TextToImage && row.language.is_empty();
-    let is_back = |row: &&Judged| row.direction == Direction::ImageToText;
-    let is_worse = |row: &Judged| row.gain.interval[1] < 0.0;
-    judged.iter().filter(is_there).any(|row| row.gain.interval[0] > 0.0)
-        && !judged.iter().filter(is_there).chain(judged.iter().filter(is_back)).any(is_worse)
+    judged.iter().filter(|row| row.is_of_all()).any(|row| row.gain.interval[0] > 0.0) && worse(judged).next().is_none()
+}
+
+/// Where significantly fewer are found, of all texts that look for images, or of images that look for the texts of a language; one of few
+/// images says nothing.
+pub fn worse(judged: &[Judged]) -> impl Iterator<Item = &Judged> {
+    let counts =
+        |row: &Judged| row.is_of_all() || row.direction == Direction::ImageToText && row.gain.n_images >= LEAST_OF_LOT;
+    judged.iter().filter(move |row| counts(row) && row.gain.interval[1] < 0.0)
 }
 
 /// Asks all questions about the judged images, of which each sees `candidates`; none if `report` breaks it off. Without a network or what
@@ -52,44 +56,27 @@ pub fn judge(
     let languages: BTreeSet<&str> = texts.iter().map(|&text| gathered.languages[text].as_str()).collect();
     let weights = Weights::default();
 
-    // An image looks for texts of one language.
-    let of_language = |language: &&str| {
-        let is_of = |text: &usize| gathered.languages[*text] == **language && !pairs.is_joined(*text);
-        let gallery: Vec<usize> = texts.iter().copied().filter(is_of).collect();
-        let described: BTreeSet<usize> = gallery.iter().map(|&text| pairs.owner_of[text]).collect();
-        (described.into_iter().collect(), gallery)
-    };
-    let from_images: Vec<(Vec<usize>, Vec<usize>)> = languages.iter().map(of_language).collect();
-    let n_rounds = if gathered.judged_groups.is_some() { 2 } else { 1 };
-    let n_questions = n_rounds * texts.len() + from_images.iter().map(|(images, _)| images.len()).sum::<usize>();
+    let rounds = rounds(gathered, &texts, &languages);
+    let n_questions = rounds.iter().flatten().map(|(queries, _)| queries.len()).sum();
     let mut n_asked = 0;
-    let mut ask = |direction, queries: &[usize], gallery: &[usize]| {
-        let tell = &mut |n| {
-            n_asked += n;
-            report(Stage::Judging(n_asked, n_questions))
-        };
-        Reranking::ask_while(network, pairs, &base, direction, (queries, gallery), candidates, tell)
-    };
-    let there = match &gathered.judged_groups {
-        None => ask(Direction::TextToImage, &texts, &gathered.judged)?,
-        Some(groups) => {
-            let mut texts_of = vec![Vec::new(); pairs.images.n()];
-            texts.iter().for_each(|&text| texts_of[pairs.owner_of[text]].push(text));
-            let of = |group: &Vec<usize>| {
-                let texts: Vec<usize> = group.iter().flat_map(|&image| texts_of[image].iter().copied()).collect();
-                ask(Direction::TextToImage, &texts, group)
+    let mut ask = |direction, rounds: &[Round]| -> Result<Option<Vec<Reranking>>, Error> {
+        let mut all = Vec::with_capacity(rounds.len());
+        for (queries, gallery) in rounds {
+            let told = &mut |n| {
+                n_asked += n;
+                report(Stage::Judging(n_asked, n_questions))
             };
-            groups.iter().map(of).collect::<Result<Option<_>, _>>()?.map(Reranking::of_all)
+            let asked = Reranking::ask_while(network, pairs, &base, direction, (queries, gallery), candidates, told)?;
+            let Some(asked) = asked else { return Ok(None) };
+            all.push(asked);
         }
+        Ok(Some(all))
     };
-    // A query looks among all, so that is what relevance is told of.
-    let among_all = gathered.judged_groups.as_ref().map(|_| ask(Direction::TextToImage, &texts, &gathered.judged));
-    let among_all = match among_all.transpose()? {
-        Some(None) => return Ok(None),
-        among_all => among_all.flatten(),
-    };
-    let back = from_images.iter().map(|(images, gallery)| ask(Direction::ImageToText, images, gallery));
-    let (Some(there), Some(back)) = (there, back.collect::<Result<Option<_>, _>>()?) else { return Ok(None) };
+    let [there, among_all, back] = &rounds;
+    let Some(there) = ask(Direction::TextToImage, there)? else { return Ok(None) };
+    let Some(among_all) = ask(Direction::TextToImage, among_all)? else { return Ok(None) };
+    let Some(back) = ask(Direction::ImageToText, back)? else { return Ok(None) };
+    let there = Reranking::of_all(there);
     // No language of many images may lose by what others gain.
     let lot_of: BTreeMap<&str, usize> = languages.iter().enumerate().map(|(lot, language)| (*language, lot)).collect();
     let there = there.in_lots(|text| lot_of[gathered.languages[text].as_str()]);
@@ -118,7 +105,68 @@ pub fn judge(
     let weight = there.sure_weight(&weights);
     Ok(Some(Verdict {
         weights: [weight, back.sure_weight(&weights)],
-        calibration: among_all.as_ref().unwrap_or(&there).calibration(weight, N_FOLDS, seed),
+        calibration: among_all.first().unwrap_or(&there).calibration(weight, N_FOLDS, seed),
         judged,
     }))
+}
+
+/// Who asks, among whom.
+type Round = (Vec<usize>, Vec<usize>);
+
+/// Texts that look for images; the same among all, if they look among their group alone, since a query does and that is what relevance is
+/// told of; and images that look for texts, of one language each.
+fn rounds(gathered: &Gathered, texts: &[usize], languages: &BTreeSet<&str>) -> [Vec<Round>; 3] {
+    let Gathered { pairs, judged, judged_groups, .. } = gathered;
+    let among_all = (texts.to_vec(), judged.clone());
+    let of_language = |language: &&str| {
+        let is_of = |text: &usize| gathered.languages[*text] == **language && !pairs.is_joined(*text);
+        let gallery: Vec<usize> = texts.iter().copied().filter(is_of).collect();
+        let described: BTreeSet<usize> = gallery.iter().map(|&text| pairs.owner_of[text]).collect();
+        (described.into_iter().collect(), gallery)
+    };
+    let back = languages.iter().map(of_language).collect();
+    let Some(groups) = judged_groups else { return [vec![among_all], Vec::new(), back] };
+    let mut texts_of = vec![Vec::new(); pairs.images.n()];
+    texts.iter().for_each(|&text| texts_of[pairs.owner_of[text]].push(text));
+    let of_group =
+        |group: &Vec<usize>| (group.iter().flat_map(|&image| texts_of[image].iter().copied()).collect(), group.clone());
+    [groups.iter().map(of_group).collect(), vec![among_all], back]
+}
+
+#[cfg(test)]
+mod tests {
+    use firn_model::fusion::Found;
+
+    use super::*;
+
+    #[test]
+    fn a_gain_counts_unless_something_is_lost() {
+        let row = |direction, language: &str, n_images: usize, interval: [f64; 2]| Judged {
+            direction,
+            language: language.to_owned(),
+            length: Length::Single,
+            gain: Gain {
+                n_questions: n_images,
+                n_images,
+                cosine: Found::default(),
+                without_logit: Found::default(),
+                reranked: Found::default(),
+                interval,
+                interval_of_logit: [0.0; 2],
+                p: 0.5,
+                weights: Vec::new(),
+            },
+        };
+        let (there, back) = (Direction::TextToImage, Direction::ImageToText);
+        let gains = row(there, "", 500, [0.01, 0.02]);
+        let check =
+            |other: Judged, is_fit: bool| assert_eq!(is_better(&[gains.clone(), other.clone()]), is_fit, "{other:?}");
+        check(row(there, "", 500, [-0.01, 0.01]), true);
+        check(row(there, "", 500, [-0.02, -0.01]), false);
+        check(row(back, "en", 500, [-0.01, 0.01]), true);
+        check(row(back, "en", 500, [-0.02, -0.01]), false);
+        check(row(back, "nl", 60, [-0.02, -0.01]), true);
+        assert!(!is_better(&[row(there, "", 500, [0.0, 0.01])]));
+        assert!(!is_better(&[row(back, "en", 500, [0.01, 0.02])]));
+    }
 }

@@ -16,7 +16,7 @@ pub use self::{
     package::{BUILTIN, Package},
     serve::{Reranker, SharedScorer},
     state::{Judged, Length, Reads, State, Version, attachment, gain_in_words, kind_in_words, now_s},
-    train::{Judging, Report, Stage, Training, evaluate, forget, kinds_of, train},
+    train::{Judging, Report, Stage, Training, evaluate, kinds_of, train},
 };
 
 #[derive(Debug, thiserror::Error)]

@@ -9,7 +9,10 @@ use firn_index::{Collection, ModelRef};
 use firn_model::fusion::{Calibration, Direction, Gain, Weight};
 use serde::{Deserialize, Serialize};
 
-use super::{Error, Parting, Verdict, judge::is_better};
+use super::{
+    Error, Parting, Verdict,
+    judge::{is_better, worse},
+};
 
 /// The attachment that says what there is.
 const STATE: &str = "rerankers";
@@ -144,7 +147,7 @@ impl State {
             return Err(Error::NotJudged { version: number, collection: collection.name().to_owned() });
         }
         if !is_forced && !is_better(&version.judged) {
-            return Err(Error::NoGain { version: number, detail: gain_in_words(&version.judged) });
+            return Err(Error::NoGain { version: number, detail: no_gain_in_words(&version.judged) });
         }
         if self.active != Some(number) {
             self.before.push(self.active.replace(number));
@@ -222,13 +225,33 @@ pub fn kind_in_words(kind: &str, members: u32) -> String {
 
 /// R@1 of all texts that look for images, with and without the network.
 pub fn gain_in_words(judged: &[Judged]) -> String {
-    let all = |row: &&Judged| row.direction == Direction::TextToImage && row.language.is_empty();
-    let say = |Judged { length, gain, .. }: &Judged| {
-        let [before, after] = [gain.cosine.at_1, gain.reranked.at_1].map(|share| 100.0 * share);
-        let [low, high] = gain.interval.map(|share| 100.0 * share);
-        format!("R@1 of {} {before:.1} to {after:.1} (95 % {low:+.1} to {high:+.1})", length.in_words())
+    let say = |row: &Judged| format!("R@1 of {} {}", row.length.in_words(), row.in_numbers());
+    judged.iter().filter(|row| row.is_of_all()).map(say).collect::<Vec<_>>().join(", ")
+}
+
+/// Why it is not to be used: where less is found, else what all texts gain.
+fn no_gain_in_words(judged: &[Judged]) -> String {
+    let say = |row: &Judged| match row.direction {
+        Direction::TextToImage => format!("R@1 of {} {}", row.length.in_words(), row.in_numbers()),
+        Direction::ImageToText => {
+            format!("R@1 of images that look for texts of {:?} {}", row.language, row.in_numbers())
+        }
     };
-    judged.iter().filter(all).map(say).collect::<Vec<_>>().join(", ")
+    let worse: Vec<String> = worse(judged).map(say).collect();
+    if worse.is_empty() { gain_in_words(judged) } else { worse.join(", ") }
+}
+
+impl Judged {
+    /// Texts of all languages that look for images.
+    pub fn is_of_all(&self) -> bool {
+        self.direction == Direction::TextToImage && self.language.is_empty()
+    }
+
+    fn in_numbers(&self) -> String {
+        let [before, after] = [self.gain.cosine.at_1, self.gain.reranked.at_1].map(|share| 100.0 * share);
+        let [low, high] = self.gain.interval.map(|share| 100.0 * share);
+        format!("{before:.1} to {after:.1} (95 % {low:+.1} to {high:+.1})")
+    }
 }
 
 impl Length {

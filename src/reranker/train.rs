@@ -44,7 +44,7 @@ pub struct Training {
 
 /// How far a run is.
 pub enum Stage<'a> {
-    /// So many texts of how many are embedded; of none as long as points are read.
+    /// So many texts of how many are embedded; while points are read none, of so many as were found.
     Texts(usize, usize),
     Gathered(&'a Gathered),
     /// So many steps are the most; of several networks those of all before count as taken.
@@ -227,7 +227,10 @@ pub fn train(
     let crowd = (training.crowd > 0).then_some((training.crowd, plan.seed));
     let wanted = Wanted { reads: &reads, parting, blend: &blend, only_judged: false, crowd };
     let Some(mut gathered) = Gathered::read(engine, collection, &wanted, report)? else { return Ok(None) };
-    gathered.fields.check(parting)?;
+    if parting.among_group && gathered.judged_groups.is_none() {
+        let expected = "two or more points to judge on that have the same group".to_owned();
+        return Err(Error::Setting { field: "among-group", expected, received: "none".to_owned() });
+    }
     if report(Stage::Gathered(&gathered)).is_break() {
         return Ok(None);
     }
@@ -258,15 +261,14 @@ pub fn train(
         }
     })?;
     if let Some(checkpoint) = checkpoint {
-        forget(checkpoint.path);
+        forget(checkpoint.path, training.plans().len());
     }
     Ok(Some(state.newest().clone()))
 }
 
-/// Removes a checkpoint, and those of the members behind the first.
-pub fn forget(checkpoint: &Path) {
-    for at in 0..MAX_MEMBERS {
-        let path = member_path(checkpoint, at);
+/// Removes the checkpoints of so many networks that are kept now.
+fn forget(checkpoint: &Path, n: usize) {
+    for path in (0..n).map(|at| member_path(checkpoint, at)) {
         if let Err(error) = fs::remove_file(&path)
             && error.kind() != io::ErrorKind::NotFound
         {
@@ -392,6 +394,9 @@ pub fn evaluate(
     let Some(gathered) = Gathered::read(engine, collection, &wanted, report)? else { return Ok(None) };
     if report(Stage::Gathered(&gathered)).is_break() {
         return Ok(None);
+    }
+    if parting.among_group && gathered.judged_groups.is_none() {
+        tracing::warn!("no two points to judge on have the same {:?}: each text looks among all", parting.group);
     }
     let crowds = reranker.crowds(&blend);
     if crowds.is_none() && reranker.has_hubs() {

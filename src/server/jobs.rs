@@ -37,7 +37,7 @@ pub struct Jobs {
     /// What tells this server's jobs from those of one before.
     prefix: String,
     next: AtomicU64,
-    closed: AtomicBool,
+    closed: Arc<AtomicBool>,
 }
 
 struct Job {
@@ -63,7 +63,7 @@ impl Jobs {
             known: Mutex::default(),
             prefix: format!("{started_ms:x}"),
             next: AtomicU64::new(1),
-            closed: AtomicBool::new(false),
+            closed: Arc::default(),
         })
     }
 
@@ -120,9 +120,9 @@ impl Jobs {
         lock(&self.known).iter().for_each(|job| job.cancel());
     }
 
-    /// Whether the server stops.
-    pub fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::SeqCst)
+    /// Whether the server stops, then and later.
+    pub fn closed(&self) -> Arc<AtomicBool> {
+        self.closed.clone()
     }
 
     fn find(&self, id: &str) -> Result<Arc<Job>, Problem> {
@@ -194,7 +194,7 @@ impl Job {
         };
         match stage {
             Stage::Texts(done, total) => is_at(JobState::Embedding, *done, *total),
-            Stage::Gathered(_) => is_at(JobState::Judging, 0, 0),
+            Stage::Gathered(of) => is_at(JobState::Embedding, of.pairs.owner_of.len(), of.pairs.owner_of.len()),
             Stage::Learning(progress, n_steps) => {
                 is_at(JobState::Learning, progress.step as usize, *n_steps as usize);
                 (job.loss, job.accuracy) = (progress.loss, progress.accuracy);

@@ -33,26 +33,25 @@ impl v1::rerankers_server::Rerankers for Rerankers {
             &self.0.gate,
             Box::new(move |report| {
                 let engine = shared.engine().map_err(|_| Error::Closed)?;
-                let unfinished = Unfinished::of(engine, &collection, &training).map_err(|error| {
-                    let what = engine.db().path().display().to_string();
-                    Error::Unreadable { what, detail: error.to_string() }
-                })?;
+                let unfinished =
+                    Unfinished::of(engine, &collection, &training, shared.jobs.closed()).map_err(|error| {
+                        let what = engine.db().path().display().to_string();
+                        Error::Unreadable { what, detail: error.to_string() }
+                    })?;
                 let train = |report: &mut Report| {
                     let report = &mut |stage: Stage| while_there(engine, &collection, report(stage));
                     reranker::train(engine, &collection, &training, Some(unfinished.checkpoint()), report)
                 };
                 let version = match train(report) {
-                    // The collection is another since.
-                    Err(Error::Model(firn_model::Error::BadFile { file, .. })) if unfinished.holds(&file) => {
+                    // The collection is another since, or the checkpoint is damaged.
+                    Err(Error::Model(error)) if unfinished.goes_on() => {
+                        tracing::warn!("a training begins anew: {error}");
                         unfinished.remove();
-                        train(report)
+                        train(report)?
                     }
-                    trained => trained,
+                    trained => trained?,
                 };
-                if !shared.jobs.is_closed() {
-                    unfinished.remove();
-                }
-                described(engine, &collection, version?)
+                described(engine, &collection, version)
             }),
         )?;
         Ok(Response::new(TrainRerankerResponse { job: Some(job) }))
@@ -213,17 +212,21 @@ fn described(
     version: Option<Version>,
 ) -> Result<Option<v1::RerankerDescription>, Error> {
     let Some(version) = version else {
-        // Broken off, perhaps since it is deleted.
-        engine.db().collection(collection.name())?;
-        return Ok(None);
+        return match is_there(engine, collection) {
+            true => Ok(None),
+            false => Err(firn_index::Error::CollectionNotFound { name: collection.name().to_owned() }.into()),
+        };
     };
     Ok(Some(description(&version, (&engine.rerankers().state(collection)?, collection))))
 }
 
 /// Nobody learns for a collection that is gone.
 fn while_there(engine: &Engine, collection: &Collection, said: ControlFlow<()>) -> ControlFlow<()> {
-    let is_there = engine.db().collection(collection.name()).is_ok_and(|now| now.uuid() == collection.uuid());
-    if is_there { said } else { ControlFlow::Break(()) }
+    if is_there(engine, collection) { said } else { ControlFlow::Break(()) }
+}
+
+fn is_there(engine: &Engine, collection: &Collection) -> bool {
+    engine.db().collection(collection.name()).is_ok_and(|now| now.uuid() == collection.uuid())
 }
 
 fn description(version: &Version, (state, collection): (&State, &Collection)) -> v1::RerankerDescription {

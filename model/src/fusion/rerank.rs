@@ -119,7 +119,7 @@ pub struct Gain {
     pub interval: [f64; 2],
     /// The same of what the network adds to cosine and hubness.
     pub interval_of_logit: [f64; 2],
-    /// Two-sided p-value of that difference, by the same resamples.
+    /// Two-sided p-value of the difference to cosine, by the same resamples.
     pub p: f64,
     /// Chosen in each fold.
     pub weights: Vec<Weight>,
@@ -144,7 +144,7 @@ impl Reranking {
         Ok(asked.expect("nobody breaks it off"))
     }
 
-    /// The same; none if `report`, which is told how many more are asked, breaks it off.
+    /// The same; none if `report`, which is told how many more have been asked, breaks it off.
     pub fn ask_while(
         network: Option<&dyn Scorer>,
         pairs: &Pairs,
@@ -162,9 +162,6 @@ impl Reranking {
         };
         let hubness = base.hubs.hubness(direction, to, gallery);
         for piece in queries.chunks(AT_ONCE) {
-            if report(piece.len()).is_break() {
-                return Ok(None);
-            }
             let scores = from.cosines(piece, to, gallery);
             let mut together = Vec::new();
             for (&query, scores) in piece.iter().zip(scores.chunks_exact(gallery.len())) {
@@ -196,11 +193,15 @@ impl Reranking {
                     n_belong,
                 });
             }
-            let Some(network) = network else { continue };
-            let mut logits = network.score(&pairs.images, &pairs.texts, &together)?.into_iter();
-            let first = questions.len() - piece.len();
-            for question in &mut questions[first..] {
-                question.logits = logits.by_ref().take(question.cosines.len()).collect();
+            if let Some(network) = network {
+                let mut logits = network.score(&pairs.images, &pairs.texts, &together)?.into_iter();
+                let first = questions.len() - piece.len();
+                for question in &mut questions[first..] {
+                    question.logits = logits.by_ref().take(question.cosines.len()).collect();
+                }
+            }
+            if report(piece.len()).is_break() {
+                return Ok(None);
             }
         }
         Ok(Some(Reranking { questions }))

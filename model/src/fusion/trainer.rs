@@ -147,7 +147,7 @@ pub struct Progress {
     pub loss: f32,
     /// Share of lists whose first is the one that belongs.
     pub accuracy: f32,
-    /// R@1 of the held-out images' texts: without the network, and re-ranked with the best weight.
+    /// R@1 of the held-out images' texts, among those of their fold: without the network, and re-ranked with the best weight.
     pub held_out: Option<[f64; 2]>,
     pub elapsed: Duration,
 }
@@ -243,8 +243,13 @@ impl Run {
         let of_fold = |(images, texts): &(Vec<usize>, Vec<usize>)| {
             Reranking::ask(Some(scorer.as_ref()), pairs, &base, ask, (texts, images), N_CANDIDATES)
         };
-        let all: crate::Result<Vec<Reranking>> = pairs.by_fold(images, texts).iter().map(of_fold).collect();
-        let reranking = Reranking::of_all(all?);
+        // Each text among images of its own fold, if those are more than it looks at.
+        let folds = pairs.by_fold(images, texts);
+        let folds = match folds.iter().all(|(images, _)| images.len() >= N_CANDIDATES) {
+            true => folds,
+            false => vec![(images.to_vec(), texts.to_vec())],
+        };
+        let reranking = Reranking::of_all(folds.iter().map(of_fold).collect::<crate::Result<_>>()?);
         let found = reranking.found(reranking.best_weight(without, &Weights::default()));
         self.n_worse = if self.best.offer(&self.mean, found.at_1, self.step)? { 0 } else { self.n_worse + 1 };
         Ok([reranking.found(without).at_1, found.at_1])

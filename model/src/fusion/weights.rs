@@ -76,7 +76,7 @@ fn of_hubness(weights: &Weights) -> impl Iterator<Item = Weight> {
 /// A weight is taken only if it is better than none by so many standard errors.
 const LEAST_ERRORS: f64 = 1.64;
 /// Images that the questions of a lot are about, of which fewer are too few to say that it loses.
-const LEAST_OF_LOT: usize = 200;
+pub const LEAST_OF_LOT: usize = 200;
 
 /// First what hubness counts, then what a logit adds to that: each has to be better than without, and the second costs a network.
 pub(super) fn sure_weight(questions: &[&Question], weights: &Weights) -> Weight {

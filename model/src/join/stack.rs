@@ -84,4 +84,9 @@ impl TextSide for StackSide {
     fn embed_unseen(&self, ids: &[&str], texts: &[&str], keep: Keep) -> Result<Vec<TextEmbedding>> {
         self.joined(texts.len(), keep, |side, keep| side.embed_unseen(ids, texts, keep))
     }
+
+    /// By the first part that knows; those that were solved in as many folds have the same ones.
+    fn fold_of(&self, id: &str) -> Result<Option<usize>> {
+        self.sides.iter().find_map(|(side, _)| side.fold_of(id).transpose()).transpose()
+    }
 }

@@ -320,7 +320,7 @@ impl Show {
                 self.end();
                 eprintln!("learnt; judging");
             }
-            v1::JobState::Judging => self.asked(job.done_count, job.total_count),
+            v1::JobState::Judging if job.total_count > 0 => self.asked(job.done_count, job.total_count),
             _ => {}
         }
     }

@@ -114,6 +114,11 @@ fn words_add_up_to_the_embedding_and_folds_have_not_seen_their_images() {
         (1..5).map(|at| model.fold_of(&format!("i{at}")).unwrap()).collect();
     assert!(folds.len() == of_folds.len() && !folds.contains(&None), "{folds:?}");
     assert_eq!((model.fold_of("i5").unwrap(), model.fold_of("nobody").unwrap()), (None, None));
+    let stack = folder.path().join("stack");
+    std::fs::create_dir(&stack).unwrap();
+    std::fs::write(stack.join("model.toml"), "[text]\nstack = [\"../ridge\", \"../ridge\"]\n").unwrap();
+    let stack = encoder::load(stack.to_str().unwrap(), crate::Device::Cpu).unwrap();
+    assert_eq!(stack.fold_of("i1").unwrap(), model.fold_of("i1").unwrap());
     // Each fold is what its neighbours alone teach: solved once more without it.
     let all = captions::read(&folder.path().join("captions.jsonl")).unwrap();
     let train = Train::of(&images, &all, ridge.plan());
