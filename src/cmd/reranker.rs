@@ -220,5 +220,8 @@ fn evaluate(engine: &Engine, args: &EvaluateArgs, settings: &Settings) -> anyhow
     let version = version.expect("nothing breaks it off");
     let active = engine.rerankers().state(&collection)?.active;
     print(&Shown::of(&version, &collection), active == Some(version.number), settings);
+    if args.report_only {
+        eprintln!("only told: the version stays as it was");
+    }
     Ok(())
 }
