@@ -16,43 +16,16 @@ use firn_model::{
 };
 use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
-use serde::{Deserialize, Serialize};
 
-use super::{Error, Reads, Report, Stage};
+use super::{
+    Error, Parting, Reads, Report, Stage,
+    parting::{Part, Seen},
+};
 use crate::engine::Engine;
 
 /// Points of a page, and texts that are embedded at once.
 const PAGE: usize = 1000;
 const TEXTS_AT_ONCE: usize = 256;
-
-/// How points fall into those learnt from and those judged on.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Parting {
-    /// The field of the payload that says `train` or anything else; where it is there, it decides.
-    pub split: String,
-    /// The field whose equal values are never parted; none: each point is its own group.
-    pub group: Option<String>,
-    /// Share of groups that is judged on where no split is said.
-    pub held_out: f64,
-    /// Share of the groups to learn from that only says when to stop.
-    pub stop: f64,
-    /// A judged text is asked among the images of its own group alone.
-    pub among_group: bool,
-}
-
-impl Default for Parting {
-    fn default() -> Parting {
-        Parting { split: "split".to_owned(), group: None, held_out: 0.1, stop: 0.1, among_group: false }
-    }
-}
-
-/// Where a point belongs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Part {
-    Train,
-    Stop,
-    Judged,
-}
 
 /// Pairs of a collection.
 pub struct Gathered {
@@ -74,27 +47,6 @@ pub struct Gathered {
     /// Points that lack a vector or tokens that are read, and one of them.
     pub n_left_out: usize,
     pub left_out: Option<String>,
-}
-
-/// Which fields of the parting any point has.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Present {
-    split: bool,
-    group: bool,
-}
-
-impl Present {
-    /// A field that is named and that no point has is a slip of the pen: without it images are parted that belong together.
-    fn check(self, parting: &Parting) -> Result<(), Error> {
-        let Parting { split, group, .. } = parting;
-        let lacks_split = !self.split && *split != Parting::default().split;
-        let lacks_group = group.as_ref().filter(|_| !self.group);
-        let lacking = lacks_group.map(|group| ("group", group)).or_else(|| lacks_split.then_some(("split", split)));
-        lacking.map_or(Ok(()), |(field, name)| {
-            let expected = "a field of payloads that points with texts have".to_owned();
-            Err(Error::Setting { field, expected, received: format!("{name:?}, which none has") })
-        })
-    }
 }
 
 /// What is read of a collection.
@@ -190,7 +142,7 @@ struct Rows {
     asked: Vec<Asked>,
     n_left_out: usize,
     left_out: Option<String>,
-    fields: Present,
+    fields: Seen,
 }
 
 impl Rows {
@@ -228,9 +180,7 @@ impl Rows {
             self.left_out.get_or_insert_with(|| point.id.to_string());
             return;
         };
-        let has = |field: &str| point.payload.contains_key(field);
-        self.fields.split |= has(&wanted.parting.split);
-        self.fields.group |= wanted.parting.group.as_deref().is_some_and(has);
+        self.fields.look(&point, wanted.parting);
         let owner = self.ids.len();
         self.ids.push(point.id.to_string());
         self.rows.push(point.row);
@@ -468,31 +418,6 @@ pub fn questions(texts: Vec<firn_index::Text>) -> Vec<(String, String, usize)> {
 fn asked(owner: usize, texts: Vec<firn_index::Text>) -> Vec<Asked> {
     let ask = |(language, text, n_parts)| Asked { owner, language, text, n_parts };
     questions(texts).into_iter().map(ask).collect()
-}
-
-impl Parting {
-    /// Whether a network is judged on it, and never learns from it.
-    pub fn is_judged(&self, point: &Point) -> bool {
-        self.of(point).0 == Part::Judged
-    }
-
-    /// By its split, where one is said; else by its group, which is told too.
-    fn of(&self, point: &Point) -> (Part, String) {
-        let word = |field: &str| {
-            point.payload.get(field).map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned))
-        };
-        let group = self.group.as_deref().and_then(word).unwrap_or_else(|| point.id.to_string());
-        let number = u32::from_le_bytes(blake3::hash(group.as_bytes()).as_bytes()[..4].try_into().expect("32 bytes"));
-        let place = f64::from(number) / f64::from(u32::MAX);
-        let part = match word(&self.split) {
-            Some(split) if split != "train" => Part::Judged,
-            None if place < self.held_out => Part::Judged,
-            // Another stretch of the same numbers, from the other end.
-            _ if place > 1.0 - self.stop => Part::Stop,
-            _ => Part::Train,
-        };
-        (part, group)
-    }
 }
 
 #[cfg(test)]

@@ -5,15 +5,17 @@ mod gather;
 mod hubs;
 mod judge;
 mod package;
+mod parting;
 mod serve;
 mod state;
 mod train;
 
 pub use self::{
     cache::Cache,
-    gather::{Gathered, Parting, Wanted, questions},
+    gather::{Gathered, Wanted, questions},
     judge::{Verdict, judge},
     package::{BUILTIN, Package},
+    parting::Parting,
     serve::{Reranker, SharedScorer},
     state::{Judged, Length, Reads, State, Version, attachment, gain_in_words, kind_in_words, now_s},
     train::{Judging, Report, Stage, Training, evaluate, kinds_of, train},

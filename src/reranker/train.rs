@@ -183,15 +183,6 @@ impl Training {
     }
 }
 
-impl Parting {
-    pub fn check(&self) -> Result<(), Error> {
-        let is_fit = !self.among_group || self.group.is_some();
-        within("among-group", "none", is_fit, "a --group to ask among")?;
-        let held_out = self.held_out;
-        within("held-out", held_out, held_out > 0.0 && held_out <= 0.5, "more than 0 and at most 0.5")
-    }
-}
-
 /// What is called a kind where there is no network.
 const HUBS: &str = "hubs";
 
@@ -203,7 +194,7 @@ pub fn kinds_of(names: &str) -> Result<Vec<Kind>, String> {
     names.split('+').map(|name| name.trim().parse()).collect()
 }
 
-fn within(field: &'static str, received: impl ToString, fits: bool, expected: &str) -> Result<(), Error> {
+pub(super) fn within(field: &'static str, received: impl ToString, fits: bool, expected: &str) -> Result<(), Error> {
     match fits {
         true => Ok(()),
         false => Err(Error::Setting { field, expected: expected.to_owned(), received: received.to_string() }),
