@@ -66,7 +66,7 @@ pub fn judge(
                 n_asked += n;
                 report(Stage::Judging(n_asked, n_questions))
             };
-            let asked = Reranking::ask_while(network, pairs, &base, direction, (queries, gallery), candidates, told)?;
+            let asked = Reranking::ask(network, pairs, &base, direction, (queries, gallery), candidates, told)?;
             let Some(asked) = asked else { return Ok(None) };
             all.push(asked);
         }

@@ -130,22 +130,8 @@ const NDCG_AT: usize = 10;
 
 impl Reranking {
     /// Asks `queries` (texts, or images by direction) among all images, or texts, of `gallery`: the first by `base`, then the network, if
-    /// there is one; without one, logits are 0.
+    /// there is one; without one, logits are 0. None if `report`, which is told how many more have been asked, breaks it off.
     pub fn ask(
-        network: Option<&dyn Scorer>,
-        pairs: &Pairs,
-        base: &Cosines,
-        direction: Direction,
-        (queries, gallery): (&[usize], &[usize]),
-        n_candidates: usize,
-    ) -> Result<Reranking> {
-        let go_on = &mut |_| ControlFlow::Continue(());
-        let asked = Reranking::ask_while(network, pairs, base, direction, (queries, gallery), n_candidates, go_on)?;
-        Ok(asked.expect("nobody breaks it off"))
-    }
-
-    /// The same; none if `report`, which is told how many more have been asked, breaks it off.
-    pub fn ask_while(
         network: Option<&dyn Scorer>,
         pairs: &Pairs,
         base: &Cosines,

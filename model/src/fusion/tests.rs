@@ -135,10 +135,10 @@ fn tokens_teach_what_no_vector_says() {
         };
         let (network, _) = train(&options, &mut |_| ControlFlow::Continue(())).unwrap().unwrap();
         let ask = |direction| {
+            let (base, go_on) = (Cosines::of(&pairs), &mut |_| ControlFlow::Continue(()));
             let asked =
-                Reranking::ask(Some(&network), &pairs, &Cosines::of(&pairs), direction, (&held_out, &held_out), 60)
-                    .unwrap();
-            asked.gain(&Weights::default(), 5, 1)
+                Reranking::ask(Some(&network), &pairs, &base, direction, (&held_out, &held_out), 60, go_on).unwrap();
+            asked.unwrap().gain(&Weights::default(), 5, 1)
         };
         (ask(Direction::TextToImage), ask(Direction::ImageToText))
     };

@@ -241,7 +241,8 @@ impl Run {
         let scorer = self.mean.scorer()?;
         let ask = Direction::TextToImage;
         let of_fold = |(images, texts): &(Vec<usize>, Vec<usize>)| {
-            Reranking::ask(Some(scorer.as_ref()), pairs, &base, ask, (texts, images), N_CANDIDATES)
+            let go_on = &mut |_| ControlFlow::Continue(());
+            Reranking::ask(Some(scorer.as_ref()), pairs, &base, ask, (texts, images), N_CANDIDATES, go_on)
         };
         // Each text among images of its own fold, if those are more than it looks at.
         let folds = pairs.by_fold(images, texts);
@@ -249,7 +250,8 @@ impl Run {
             true => folds,
             false => vec![(images.to_vec(), texts.to_vec())],
         };
-        let reranking = Reranking::of_all(folds.iter().map(of_fold).collect::<crate::Result<_>>()?);
+        let asked = folds.iter().map(of_fold).collect::<crate::Result<Option<_>>>()?;
+        let reranking = Reranking::of_all(asked.expect("nobody breaks it off"));
         let found = reranking.found(reranking.best_weight(without, &Weights::default()));
         self.n_worse = if self.best.offer(&self.mean, found.at_1, self.step)? { 0 } else { self.n_worse + 1 };
         Ok([reranking.found(without).at_1, found.at_1])
